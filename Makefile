@@ -1,0 +1,31 @@
+# Two commands matter: `make reproduce` and `make test`. Each does its own set-up.
+BIN := .venv/bin
+export JUPYTER_PREFER_ENV_PATH = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lab readme lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup:
+	@.ci/setup.sh
+
+reproduce: setup ## the experiment: corpus, features, five trainings, evaluation, figures, report
+	@.ci/reproduce.sh
+
+test: setup ## all tests
+	@$(BIN)/python .ci/test.py
+
+lab: setup ## JupyterLab on the notebooks
+	@$(BIN)/jupyter lab nbs
+
+readme: setup ## README.md from nbs/index.ipynb
+	@$(BIN)/python .ci/readme.py
+
+lock: setup ## resolve settings.ini anew into requirements.lock
+	@$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.12 --generate-hashes --no-header --no-annotate --quiet -o requirements.lock
+
+clean: ## delete what can be made again: runs/, caches and temporary files (.venv stays)
+	@rm -rf runs build dist protein_llm.egg-info
+	@find nbs protein_llm .ci \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
