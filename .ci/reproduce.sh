@@ -13,7 +13,7 @@ notebook() {
     number=$1 name=$2; shift 2
     kept=$out/$name${2:+-$3}.ipynb
     printf '\n== %s/9  %s  %s\n' "$number" "$(basename "$kept" .ipynb)" "$(clock)"
-    .venv/bin/papermill "nbs/$name.ipynb" "$kept" --no-progress-bar --log-level ERROR --stdout-file - --stderr-file - "$@" || {
+    .venv/bin/papermill "nbs/$name.ipynb" "$kept" --no-progress-bar --start-timeout 600 --log-level ERROR --stdout-file - --stderr-file - "$@" || {
         printf '\nstopped in %s: as far as it came it is in %s; `make reproduce` goes on from there\n' "$name" "$kept" >&2
         exit 1
     }

@@ -79,6 +79,9 @@ fi
 want=$(stamp_of settings.ini setup.py)
 if [ "$(cat "$VENV/package.stamp" 2>/dev/null)" != "$want" ]; then
     "$PY" -m uv pip install --quiet --no-deps --no-build-isolation --python "$PY" -e . || stop "protein_llm itself was not installed: the reason stands above."
+    # kernels listen on this machine only: their warning about unencrypted sockets would hide the progress of a run
+    mkdir -p "$VENV/etc/ipython"
+    printf 'c.IPKernelApp.log_level = "ERROR"\n' >"$VENV/etc/ipython/ipython_kernel_config.py"
     printf '%s\n' "$want" >"$VENV/package.stamp"
 fi
 

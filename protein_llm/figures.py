@@ -6,21 +6,22 @@
 __all__ = ['COLOURS', 'LABELS', 'STYLE', 'COLUMNS', 'label', 'smooth', 'fig_training_loss', 'fig_grad_norm', 'fig_eval_loss',
            'fig_text_metrics', 'fig_protein_use', 'fig_corpus', 'four_way', 'fig_table', 'save_figure']
 
-# %% ../nbs/api/25_figures.ipynb #303e3099
-from contextlib import contextmanager
+# %% ../nbs/api/25_figures.ipynb #6c8cda7b
 from pathlib import Path
 
 import matplotlib as mpl, matplotlib.pyplot as plt, numpy as np, pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
+from .config import ARCHS
 from .core import repo_root, sha256_file, write_atomic, write_json
 
-# %% ../nbs/api/25_figures.ipynb #49ec7c40
+# %% ../nbs/api/25_figures.ipynb #0b784dad
 COLOURS = dict(text="#E69F00", mlp="#0072B2", perceiver="#009E73", flamingo="#CC79A7", blind="#4D4D4D",
     majority="#8C8C8C", nearest_sequence="#ABABAB", nearest_feature="#C9C9C9")
 LABELS = dict(majority="majority answer", nearest_sequence="nearest by sequence", nearest_feature="nearest by features",
     loss="true protein", loss_swapped="another protein", loss_null="no protein")
-STYLE = {"figure.dpi": 110, "savefig.dpi": 150, "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
+STYLE = {"figure.dpi": 80, "savefig.dpi": 150, "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": .6,
     "legend.frameon": False, "figure.constrained_layout.use": True, "svg.hashsalt": "protein_llm", "svg.fonttype": "path", "figure.facecolor": "white"}
 
@@ -30,13 +31,12 @@ def label(
     "What a reader sees for a name"
     return LABELS.get(name, name.replace("_", " "))
 
-# %% ../nbs/api/25_figures.ipynb #71114a67
-def _axes(columns:int=1, size:tuple=(7., 3.6), **kw):
+# %% ../nbs/api/25_figures.ipynb #0c3be546
+def _axes(columns:int=1, size:tuple=(7., 3.6), rows:int=1, **kw):
     "A figure in our style that no notebook shows twice"
-    with mpl.rc_context(STYLE):
-        fig,axes = plt.subplots(1, columns, figsize=size, squeeze=False, **kw)
-        plt.close(fig)
-    return fig,list(axes[0])
+    fig,axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **kw)
+    plt.close(fig)
+    return fig,list(axes.flat)
 
 def _systems(table:pd.DataFrame)->list:
     "The systems of a table in their fixed order"
@@ -44,7 +44,7 @@ def _systems(table:pd.DataFrame)->list:
     if unknown: raise ValueError(f"no colour for {', '.join(sorted(unknown))}: choose from {', '.join(COLOURS)}")
     return [s for s in COLOURS if s in set(table.system)]
 
-# %% ../nbs/api/25_figures.ipynb #fbe7b5d3
+# %% ../nbs/api/25_figures.ipynb #ac97bb3e
 def smooth(
     values:pd.Series, # One value a step
     span:int=20, # Steps over which the weight falls by about 1/e
@@ -61,35 +61,42 @@ def _curves(log:pd.DataFrame, column:str, ylabel:str, log_y:bool=False)->Figure:
         one = log[(log.arch == arch) & log[column].notna()].sort_values("step")
         ax.plot(one.step, one[column], color=COLOURS[arch], alpha=.22, linewidth=.8)
         ax.plot(one.step, smooth(one[column]), color=COLOURS[arch], linewidth=1.8, label=arch)
-    ax.set(xlabel="optimizer step", ylabel=ylabel, yscale="log" if log_y else "linear")
+    ax.set(xlabel="optimizer step", ylabel=ylabel)
+    if log_y:
+        ax.set_yscale("log", subs=[])
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
     ax.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=.2, columnspacing=1.2, handlelength=1.4)
     return fig
 
-# %% ../nbs/api/25_figures.ipynb #3831b287
+# %% ../nbs/api/25_figures.ipynb #da859176
+@mpl.rc_context(STYLE)
 def fig_training_loss(
     log:pd.DataFrame, # Columns `arch`, `step`, `loss`
 )->Figure:
     "Training loss of each arm over the steps"
     return _curves(log, "loss", "training loss (nats per token)")
 
+@mpl.rc_context(STYLE)
 def fig_grad_norm(
     log:pd.DataFrame, # Columns `arch`, `step`, `grad_norm`
 )->Figure:
     "Gradient norm of each arm over the steps, before clipping"
     return _curves(log, "grad_norm", "gradient norm", log_y=True)
 
-# %% ../nbs/api/25_figures.ipynb #8bc92d8a
-def _bars(ax, table:pd.DataFrame, order:list, width:float=.7):
+# %% ../nbs/api/25_figures.ipynb #b4392337
+def _bars(ax, table:pd.DataFrame, order:list):
     "Horizontal intervals with a dot at the value, one line for each system; the value is written beside it"
     for y,system in enumerate(order):
         r = table[table.system == system].iloc[0]
         ax.plot([r.low, r.high], [y, y], color=COLOURS[system], linewidth=3, solid_capstyle="butt")
         ax.plot([r.value], [y], "o", color=COLOURS[system], markersize=7)
-        ax.annotate(f"{r.value:.3f}", (r.value, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)
+        ax.annotate(f"{r.value:.3f}".replace("-", "\N{MINUS SIGN}"), (r.value, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)
     ax.set_yticks(range(len(order)), [label(s) for s in order])
     ax.set_ylim(len(order)-.5, -.6)
     ax.grid(axis="y", visible=False)
 
+@mpl.rc_context(STYLE)
 def fig_eval_loss(
     comparison:pd.DataFrame, # Long table with the metrics `loss` and `gap_to_blind` of task `all`
 )->Figure:
@@ -104,7 +111,7 @@ def fig_eval_loss(
     right.set(title="Difference to blind", xlabel="nats per token (left of 0: better than blind)")
     return fig
 
-# %% ../nbs/api/25_figures.ipynb #dca35ea9
+# %% ../nbs/api/25_figures.ipynb #4454fc6a
 def _grouped(ax, table:pd.DataFrame, tasks:list, systems:list):
     "Vertical bars with intervals, grouped by task"
     width = .86/len(systems)
@@ -117,6 +124,7 @@ def _grouped(ax, table:pd.DataFrame, tasks:list, systems:list):
     ax.set_xlim(-.5, len(tasks)-.5)
     ax.grid(axis="x", visible=False)
 
+@mpl.rc_context(STYLE)
 def fig_text_metrics(
     comparison:pd.DataFrame, # Long table with the metrics `bleu` and `rouge_l`
 )->Figure:
@@ -124,16 +132,15 @@ def fig_text_metrics(
     names = dict(bleu="BLEU", rouge_l="ROUGE-L")
     table = comparison[comparison.metric.isin(names)]
     tasks = ["all"] + [t for t in dict.fromkeys(table.task) if t != "all"]
-    with mpl.rc_context(STYLE):
-        fig,axes = plt.subplots(2, 1, figsize=(10.5, 6.4), sharex=True)
-        plt.close(fig)
+    fig,axes = _axes(1, (10.5, 6.4), rows=2, sharex=True)
     for ax,(metric,title) in zip(axes, names.items()):
         _grouped(ax, table[table.metric == metric], tasks, _systems(table))
         ax.set(title=title, ylabel=title)
-    axes[0].legend(ncols=4, loc="lower right", bbox_to_anchor=(1, 1.0), fontsize=9, columnspacing=1.2, handlelength=1.2)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, fontsize=9, columnspacing=1.2, handlelength=1.2)
     return fig
 
-# %% ../nbs/api/25_figures.ipynb #bccac4f9
+# %% ../nbs/api/25_figures.ipynb #fa60f650
+@mpl.rc_context(STYLE)
 def fig_protein_use(
     comparison:pd.DataFrame, # Long table with the metrics `loss`, `loss_swapped`, `loss_null` of task `all`
 )->Figure:
@@ -145,7 +152,7 @@ def fig_protein_use(
     for i,(metric,(mark,filled)) in enumerate(marks.items()):
         one = table[table.metric == metric].set_index("system").reindex(order)
         for y,(system,r) in enumerate(one.iterrows()):
-            ax.plot([r.low, r.high], [y+.22*(i-1)]*2, color=COLOURS[system], linewidth=1.5)
+            ax.plot([r.low, r.high], [y+.22*(i-1)]*2, "-", color=COLOURS[system], linewidth=1.5)
             ax.plot(r.value, y+.22*(i-1), mark, color=COLOURS[system], markersize=7, markerfacecolor=COLOURS[system] if filled else "white")
         ax.plot([], [], mark, color="#4D4D4D", markerfacecolor="#4D4D4D" if filled else "white", label=label(metric))
     ax.set_yticks(range(len(order)), order)
@@ -155,14 +162,15 @@ def fig_protein_use(
     ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=.2)
     return fig
 
-# %% ../nbs/api/25_figures.ipynb #d834c580
+# %% ../nbs/api/25_figures.ipynb #8c1be955
+@mpl.rc_context(STYLE)
 def fig_corpus(
     counts:pd.DataFrame, # Columns `source`, `task`, `records`
 )->Figure:
     "Records of each task, by the source they come from"
     wide = counts.pivot_table(index="task", columns="source", values="records", aggfunc="sum", fill_value=0)
     wide = wide.loc[wide.sum(axis=1).sort_values(ascending=False).index]
-    fig,(ax,) = _axes(1, (7.6, .9+.33*len(wide)))
+    fig,(ax,) = _axes(1, (7.6, 1.4+.33*len(wide)))
     palette = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#4D4D4D"]
     left = np.zeros(len(wide))
     for colour,source in zip(palette*(1+len(wide.columns)//len(palette)), wide.columns):
@@ -172,7 +180,7 @@ def fig_corpus(
     ax.invert_yaxis(); ax.margins(x=.1); ax.grid(axis="y", visible=False)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="records")
-    ax.legend(loc="lower right", fontsize=9)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
     return fig
 
 # %% ../nbs/api/25_figures.ipynb #7ab1c82f
@@ -188,7 +196,8 @@ def four_way(
     wide = table.pivot(index="system", columns="metric", values="cell").reindex(index=_systems(table), columns=[c for c in COLUMNS if c in set(table.metric)])
     return wide.fillna("").rename(columns=COLUMNS).rename(index=label).rename_axis(index=None, columns=None)
 
-# %% ../nbs/api/25_figures.ipynb #58a5b501
+# %% ../nbs/api/25_figures.ipynb #aeea63a0
+@mpl.rc_context(STYLE)
 def fig_table(
     comparison:pd.DataFrame, # Long table
 )->Figure:
@@ -199,10 +208,10 @@ def fig_table(
     drawn = ax.table(table.values.tolist(), rowLabels=list(table.index), colLabels=list(table.columns), loc="center", cellLoc="center", bbox=[.18, 0, .82, 1])
     drawn.auto_set_font_size(False); drawn.set_fontsize(9.5)
     for (r,c),cell in drawn.get_celld().items():
-        cell.visible_edges,cell.get_text().set_fontweight = "B",cell.get_text().set_fontweight
+        cell.visible_edges = "B"
         cell.set_edgecolor("#CCCCCC")
         if r == 0: cell.set_text_props(fontweight="bold")
-        if c == -1: cell.set_text_props(color=COLOURS[names[r-1]], fontweight="bold") if names[r-1] in list(COLOURS)[:5] else None
+        if c == -1 and names[r-1] in ARCHS: cell.set_text_props(color=COLOURS[names[r-1]], fontweight="bold")
     return fig
 
 # %% ../nbs/api/25_figures.ipynb #cc5adc0b

@@ -91,7 +91,7 @@ def build_tokens(
         write_json(folder/"manifest.json", dict(records=len(ids), tokens=int(lengths.sum()), longest=int(lengths.max()), layout=layout, llm=cfg.llm))
     return ensure_stage(run_folder("shared")/f"tokens-{name}", build)
 
-# %% ../nbs/api/08_prompts.ipynb #90eebaa4
+# %% ../nbs/api/08_prompts.ipynb #f2d36f56
 class TokenStore:
     "Token ids of all records, mapped from disk"
     def __init__(self,
@@ -117,3 +117,9 @@ class TokenStore:
     )->np.ndarray: # True token length of each [R]
         "True lengths, prompt and answer together"
         return self.length[[self.row[r] for r in record_ids]]
+
+    def prompt_lengths(self,
+        record_ids:list, # Records
+    )->np.ndarray: # Tokens of each prompt [R]
+        "How much of each record is prompt; the rest is trained"
+        return self.n_prompt[[self.row[r] for r in record_ids]]
