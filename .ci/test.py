@@ -10,15 +10,16 @@ LIMIT = 900 # seconds that one command may take
 
 ARCHS = ("text", "mlp", "perceiver", "flamingo", "blind")
 # The experiment at smoke size: parameters that the notebooks share. Their hash names the folders, so nothing of the real run is touched.
-SMOKE = dict(n_proteins=300, n_test_clusters=20)
+SMOKE = dict(n_proteins=300, n_test_clusters=30, n_valid_clusters=10)
 TRAIN = dict(SMOKE, steps=4)
+EVALUATE = dict(TRAIN, n_generate=2, n_swap=10, draws=50)
 # what each notebook gets, in the order in which they run
 CHAIN = dict(
     data=("01_data", SMOKE),
     encode=("02_encode", SMOKE),
     **{f"train {arch}": ("03_train", dict(TRAIN, arch=arch)) for arch in ARCHS},
-    evaluate=("04_evaluate", dict(TRAIN, n_generate=2, draws=50)),
-    figures=("05_figures", dict(TRAIN, folder="runs/smoke/figures", report="runs/smoke/report")),
+    evaluate=("04_evaluate", EVALUATE),
+    figures=("05_figures", dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report")),
 )
 # input that must end with exit code 1, and what the message must say
 REFUSED = {

@@ -80,14 +80,14 @@ class ModelConfig:
         _choose("llm_dtype", self.llm_dtype, ("float32", "bfloat16"))
         if self.d_bridge % self.heads and self.arch in ("perceiver", "flamingo"): raise ValueError(f"heads={self.heads} must divide d_bridge={self.d_bridge}")
 
-# %% ../nbs/api/01_config.ipynb #db500fb7
+# %% ../nbs/api/01_config.ipynb #71598300
 @dataclass(frozen=True)
 class TrainConfig:
     "How an arm is trained"
     steps:int = 200 # Optimizer steps
     batch_records:int = 32 # Records in an optimizer step, over all ranks: the same records for every arm
     batch_tokens:int = 2_048 # Most tokens of one micro-batch, padding included
-    max_tokens:int = 640 # Longest record; a longer one is an error that names it
+    max_tokens:int = 768 # Longest record; a longer one is an error that names it
     pack:bool = False # Several records in one row, each attending to itself alone
     lr:float = 1e-3 # Peak learning rate of LoRA
     lr_bridge:float = 2e-3 # Peak learning rate of bridge and gated blocks

@@ -130,7 +130,7 @@ def _read_all(cfg:DataConfig):
             elif not why.startswith("task "): refused.append(dict(source=r.source, file=r.file, row=r.row, task=r.task, reason=why))
     return kept, refused, [dict(source=s, task=t, reason=w, records=n) for (s,t,w),n in sorted(counts.items())]
 
-# %% ../nbs/api/05_corpus.ipynb #9c03c6e8
+# %% ../nbs/api/05_corpus.ipynb #19a9e93b
 def split_proteins(
     proteins:pd.DataFrame, # `protein_id`, `sequence`
     cfg:DataConfig, # Identity, coverage, numbers of clusters, seed
@@ -139,8 +139,10 @@ def split_proteins(
     "Cluster, assign, verify by search, drop what leaks. Raises `ValueError` when too few held-out clusters remain"
     clusters = cluster_proteins(proteins, cfg.min_seq_id, cfg.coverage)
     wish = dict(test=cfg.n_test_clusters, valid=cfg.n_valid_clusters)
-    spare = {k: n + max(2, n//8) for k,n in wish.items()} # some will leak: take more, trim after the search
-    split = assign_splits(clusters, spare["test"], spare["valid"], cfg.n_proteins, cfg.held_cap, cfg.train_cap, reserved, cfg.data_seed)
+    spare = {k: n + max(4, 3*n//4) for k,n in wish.items()} # some will leak: take more, trim after the search
+    n_train = cfg.n_proteins - cfg.held_cap*sum(wish.values()) if cfg.n_proteins else 0
+    if n_train < 0: raise ValueError(f"n_proteins={cfg.n_proteins} is less than the {cfg.held_cap*sum(wish.values())} held-out ones: raise it or hold out fewer clusters")
+    split = assign_splits(clusters, spare["test"], spare["valid"], n_train, cfg.held_cap, cfg.train_cap, reserved, cfg.data_seed)
     table = proteins.assign(cluster=clusters.values, split=split.reindex(proteins.protein_id).values)
     table,n_leaky = drop_leaks(table, cfg.min_seq_id, cfg.coverage)
     for side,n in wish.items():

@@ -16,11 +16,11 @@ from matplotlib.ticker import LogLocator
 from .config import ARCHS
 from .core import repo_root, sha256_file, write_atomic, write_json
 
-# %% ../nbs/api/25_figures.ipynb #0b784dad
+# %% ../nbs/api/25_figures.ipynb #d331c19c
 COLOURS = dict(text="#E69F00", mlp="#0072B2", perceiver="#009E73", flamingo="#CC79A7", blind="#4D4D4D",
     majority="#8C8C8C", nearest_sequence="#ABABAB", nearest_feature="#C9C9C9")
 LABELS = dict(majority="majority answer", nearest_sequence="nearest by sequence", nearest_feature="nearest by features",
-    loss="true protein", loss_swapped="another protein", loss_null="no protein")
+    loss_true="true protein", loss_swapped="another protein", loss_null="no protein")
 STYLE = {"figure.dpi": 80, "savefig.dpi": 150, "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": .6,
     "legend.frameon": False, "figure.constrained_layout.use": True, "svg.hashsalt": "protein_llm", "svg.fonttype": "path", "figure.facecolor": "white"}
@@ -139,13 +139,13 @@ def fig_text_metrics(
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, fontsize=9, columnspacing=1.2, handlelength=1.2)
     return fig
 
-# %% ../nbs/api/25_figures.ipynb #fa60f650
+# %% ../nbs/api/25_figures.ipynb #1ddbe398
 @mpl.rc_context(STYLE)
 def fig_protein_use(
-    comparison:pd.DataFrame, # Long table with the metrics `loss`, `loss_swapped`, `loss_null` of task `all`
+    comparison:pd.DataFrame, # Long table with the metrics `loss_true`, `loss_swapped`, `loss_null` of task `all`
 )->Figure:
-    "Loss of each arm with the true protein, another one, and none"
-    marks = dict(loss=("o", True), loss_swapped=("s", False), loss_null=("^", False))
+    "Loss of each arm with the true protein, another one, and none, on the same records"
+    marks = dict(loss_true=("o", True), loss_swapped=("s", False), loss_null=("^", False))
     table = comparison[(comparison.task == "all") & comparison.metric.isin(marks)]
     order = _systems(table)
     fig,(ax,) = _axes(1, (7., 3.4))
@@ -183,16 +183,15 @@ def fig_corpus(
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
     return fig
 
-# %% ../nbs/api/25_figures.ipynb #7ab1c82f
+# %% ../nbs/api/25_figures.ipynb #f27a52f8
 COLUMNS = dict(loss="loss", gap_to_blind="difference to blind", bleu="BLEU", rouge_l="ROUGE-L")
 
 def four_way(
     comparison:pd.DataFrame, # Long table
 )->pd.DataFrame: # One row a system, one column a metric, each cell `value [low, high]`
-    "The main numbers of task `all`, as text"
+    "The main numbers of task `all`, as text; BLEU and ROUGE-L from 0 to 1"
     table = comparison[(comparison.task == "all") & comparison.metric.isin(COLUMNS)].copy()
-    digits = table.metric.map(dict(bleu=1)).fillna(3).astype(int)
-    table["cell"] = [f"{r.value:.{d}f} [{r.low:.{d}f}, {r.high:.{d}f}]" for r,d in zip(table.itertuples(), digits)]
+    table["cell"] = [f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in table.itertuples()]
     wide = table.pivot(index="system", columns="metric", values="cell").reindex(index=_systems(table), columns=[c for c in COLUMNS if c in set(table.metric)])
     return wide.fillna("").rename(columns=COLUMNS).rename(index=label).rename_axis(index=None, columns=None)
 

@@ -163,7 +163,7 @@ class ProteinLLM(nn.Module):
         if self.cfg.arch in ("text", "flamingo"): return dict(inputs_embeds=x, **self.media(batch.protein_index, seen))
         return dict(inputs_embeds=place_tokens(x, batch.input_ids == self.ids[1], batch.protein_index, seen))
 
-# %% ../nbs/api/13_model.ipynb #d9e39053
+# %% ../nbs/api/13_model.ipynb #c7226606
 @patch
 def see(
     self:ProteinLLM,
@@ -173,6 +173,7 @@ def see(
     if self.cfg.arch == "blind": return self.bridge(1)
     return None if self.bridge is None or batch.features is None else self.bridge(batch.features, batch.feature_mask)
 
+# %% ../nbs/api/13_model.ipynb #a9d1863c
 @patch
 def embed(
     self:ProteinLLM,

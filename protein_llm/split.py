@@ -49,14 +49,14 @@ def cluster_proteins(
         pairs = pd.read_csv(Path(d)/"out_cluster.tsv", sep="\t", header=None, names=["cluster", "protein_id"], dtype=str)
     return pairs.set_index("protein_id").cluster.reindex(proteins.protein_id)
 
-# %% ../nbs/api/04_split.ipynb #07c4f922
+# %% ../nbs/api/04_split.ipynb #33a1764a
 def _rank(seed:int, text:str)->str: return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
 def assign_splits(
     clusters:pd.Series, # Cluster of each protein, by `protein_id`
     n_test_clusters:int, # Clusters held out for test
     n_valid_clusters:int, # Clusters held out for validation
-    n_proteins:int=0, # Proteins to use in all; 0 means all
+    n_train:int=0, # Proteins to train on; 0 means all
     held_cap:int=1, # Proteins kept of a test or validation cluster
     train_cap:int=0, # Proteins kept of a train cluster; 0 means all
     reserved:frozenset=frozenset(), # Proteins that the language model has seen
@@ -73,9 +73,8 @@ def assign_splits(
         side,cap = ("test", held_cap) if i < n_test_clusters else ("valid", held_cap) if i < n_held else ("train", train_cap)
         split[sorted(members[c], key=lambda p: _rank(seed, p))[:cap or None]] = side
     train = sorted(split.index[split == "train"], key=lambda p: _rank(seed, clusters[p]))
-    room = n_proteins - int(split.isin(("test", "valid")).sum()) if n_proteins else len(train)
-    if min(room, len(train)) < 1: raise ValueError(f"{n_proteins} proteins and {n_held} held-out clusters leave none for train: raise n_proteins or hold out fewer")
-    split[train[room:]] = "unused"
+    if not train: raise ValueError(f"{n_held} held-out clusters of {len(order)} leave no protein for train: hold out fewer")
+    split[train[n_train or None:]] = "unused"
     return split
 
 # %% ../nbs/api/04_split.ipynb #2358d009
