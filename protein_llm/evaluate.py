@@ -66,19 +66,19 @@ def swapped_records(
     if not rows: raise ValueError(f"no test record has {swaps} partners of the same task: use more test clusters or fewer swaps")
     return pd.DataFrame(rows)
 
-# %% ../nbs/api/19_evaluate.ipynb #3774b4db
+# %% ../nbs/api/19_evaluate.ipynb #7301a7da
 NULL = "<null>" # the protein that is none
 
 class NullFeatures:
     "Stands in for a feature store: the train mean at one position, for every protein"
     def __init__(self,
-        mean:torch.Tensor, # Train mean of the features [D]
-    ): self.mean = mean
+        d:int, # Width of the features
+    ): self.d = d
 
     def batch(self, protein_ids:list)->tuple: # Features [P, 1, D] and mask [P, 1]
-        return self.mean.expand(len(protein_ids), 1, -1).float(), torch.ones(len(protein_ids), 1).bool()
+        return torch.zeros(len(protein_ids), 1, self.d), torch.ones(len(protein_ids), 1).bool() # zero standard deviations from the mean
 
-# %% ../nbs/api/19_evaluate.ipynb #334e49ce
+# %% ../nbs/api/19_evaluate.ipynb #296f3d70
 def diagnose(
     model:ProteinLLM, # Trained
     data:RunData, # Tokens and features
@@ -95,18 +95,18 @@ def diagnose(
     proteins = pd.concat([data.corpus.proteins[["sequence"]], pd.DataFrame(dict(sequence=["X"]), index=[NULL])])
     key = lambda t: digest(data.corpus.manifest["key"], t.record_id.tolist(), [list(p) for p in t.protein_ids])
     swap = losses_on(model, changed.record_id.tolist(), data, cfg, data.tokens_of(changed, proteins, key(changed)), device=device)
-    null = losses_on(model, none.record_id.tolist(), data, cfg, data.tokens_of(none, proteins, key(none)), NullFeatures(data.features.mean) if data.reads_features else None, device)
+    null = losses_on(model, none.record_id.tolist(), data, cfg, data.tokens_of(none, proteins, key(none)), NullFeatures(data.features.d) if data.reads_features else None, device)
     mean = swap["sum"].groupby(swap.record_id.str.split("#").str[0]).mean() # of the draws
     return out.assign(swapped=out.record_id.map(mean), null=out.record_id.map(null.set_index("record_id")["sum"]))
 
-# %% ../nbs/api/19_evaluate.ipynb #5e731ef7
+# %% ../nbs/api/19_evaluate.ipynb #a8d1cb4b
 def answer_records(
     model:ProteinLLM, # Trained
     records:pd.DataFrame, # Records to answer; their answers are not read
     data:RunData, # Tokens and features
     cfg:RunConfig, # The run
     device="cpu", # Where the model is
-)->pd.DataFrame: # `record_id, prediction, finish` (`stop`, or `length` when cut), in the order of `records`
+)->pd.DataFrame: # `record_id, prediction, finish` (`eos`, or `length` when cut), in the order of `records`
     "Generate an answer to each record"
     features,eos = data.features if data.reads_features else None, data.tokenizer.eos_token_id
     ids = sorted(records.record_id, key=lambda r: (data.tokens.prompt_lengths([r])[0], r))
@@ -182,13 +182,13 @@ def text_rows(
         out += _rows(system, task, bleu=(bleu_interval(t.prediction.tolist(), t.answer.tolist(), t.cluster, draws), len(t)), rouge_l=(rouge, len(t)))
     return out
 
-# %% ../nbs/api/19_evaluate.ipynb #16f48c07
-def _pairs(systems:dict, against:dict, metric:str, set_hash:str, draws:int)->list:
-    "Paired differences of each system to each of `against`, in all and by task"
+# %% ../nbs/api/19_evaluate.ipynb #fc723d10
+def _pairs(systems:dict, against:dict, metric:str, set_hash:str, draws:int, tasks:tuple=())->list:
+    "Paired differences of each system to each of `against`; in all and by task, or for `tasks` only"
     out = []
     for a,ta in systems.items():
         for b,tb in against.items():
-            for task in ["all", *sorted(ta.task.unique())]:
+            for task in tasks or ("all", *sorted(ta.task.unique())):
                 pick = lambda t: t if task == "all" else t[t.task == task]
                 d = paired_difference(pick(ta), pick(tb), set_hash, set_hash, draws)
                 out.append(dict(system=a, against=b, metric=metric, task=task, **d._asdict()))
@@ -206,9 +206,10 @@ def _tables(cfgs:list, folders:dict, set_hash:str)->tuple:
     rouge = {s: t.assign(sum=rouge_l(t.prediction.tolist(), t.answer.tolist()), count=1) for s,t in texts.items()}
     seeing = [a for a in losses if a != "blind"]
     gaps = _pairs({a: nll[a] for a in seeing}, dict(blind=nll["blind"]), "loss", set_hash, ev.draws)
+    arms = [g for i,a in enumerate(seeing) for g in _pairs({a: nll[a]}, {b: nll[b] for b in seeing[i+1:]}, "loss", set_hash, ev.draws, ("all",))]
     lifts = _pairs({a: rouge[a] for a in seeing}, {s: t for s,t in rouge.items() if s not in seeing}, "rouge_l", set_hash, ev.draws)
     table += [{k: g[k] for k in ("system", "task", "value", "low", "high")} | dict(metric="gap_to_blind", n=len(losses["blind"])) for g in gaps]
-    return pd.DataFrame(table), pd.DataFrame(gaps+lifts), coverage
+    return pd.DataFrame(table), pd.DataFrame(gaps+arms+lifts), coverage
 
 # %% ../nbs/api/19_evaluate.ipynb #0a908da0
 def compare_runs(

@@ -84,12 +84,15 @@ def _encode_rest(table, encoder, part, key, batch_tokens, progress):
             write_json(said, dict(key=key, done=stop))
             bar.update(int(batch.length.sum()))
 
-# %% ../nbs/api/07_features.ipynb #6ece6e52
+# %% ../nbs/api/07_features.ipynb #fc3ab401
 def _finish(table, ids, encoder, part, key):
-    "Write index, mean vector and, last, the manifest"
+    "Write index, mean, standard deviation and, last, the manifest"
     chosen = table.protein_id.isin(ids).to_numpy()
     pooled,n = np.load(part/"pooled.npy")[chosen],table.length.to_numpy()[chosen].astype(float)
-    np.save(part/"mean.npy", (n@pooled/n.sum()).astype(np.float32))
+    mean,flat = n@pooled/n.sum(),np.load(part/"features.npy", mmap_mode="r")
+    squares = sum(np.square(flat[o:o+l].astype(np.float32)-mean).sum(0) for o,l in zip(table.offset[chosen], table.length[chosen]))
+    np.save(part/"mean.npy", mean.astype(np.float32))
+    np.save(part/"std.npy", np.maximum(np.sqrt(squares/n.sum()), 1e-6).astype(np.float32))
     table.drop(columns="sequence").to_parquet(part/"index.parquet", index=False)
     (part/"progress.json").unlink()
     files = {p.name: p.stat().st_size for p in sorted(part.iterdir())}
@@ -121,7 +124,7 @@ def build_features(
         os.replace(part, folder)
     return folder
 
-# %% ../nbs/api/07_features.ipynb #6326708f
+# %% ../nbs/api/07_features.ipynb #7ceb7079
 class FeatureStore:
     "A finished store. Raises `FileNotFoundError` when it is not complete, `ValueError` when a file has not the size that the manifest names"
     def __init__(self,
@@ -136,20 +139,23 @@ class FeatureStore:
         self.index = pd.read_parquet(self.folder/"index.parquet")
         self.row = {p:(o,n) for p,o,n in zip(self.index.protein_id, self.index.offset.tolist(), self.index.length.tolist())}
         self.flat = torch.from_numpy(np.load(self.folder/"features.npy", mmap_mode="c")) # [residues, D] float16; mode c because torch warns of read-only memory
-        self.mean = torch.from_numpy(np.load(self.folder/"mean.npy")) # [D]
+        self.mean,self.std = (torch.from_numpy(np.load(self.folder/f"{name}.npy")) for name in ("mean", "std")) # [D], over the residues of train
         self.d,self.identity = self.manifest["d"],self.manifest["identity"]
 
-# %% ../nbs/api/07_features.ipynb #8a267de6
+# %% ../nbs/api/07_features.ipynb #c65e16c4
 @patch
 def batch(self:FeatureStore,
     protein_ids:list, # Proteins, in the order wanted; one may occur twice
+    raw:bool=False, # As the encoder gives them; else each value in standard deviations from its train mean
 )->tuple: # Features [P, L, D] float32, zero behind the end; mask [P, L], True at residues
     "The features of some proteins, padded. Raises `KeyError` that names the protein that is not there"
     try: places = [self.row[p] for p in protein_ids]
     except KeyError as e: raise KeyError(f"protein {e.args[0]!r} has no features in {self.folder}") from None
     n = torch.tensor([n for _,n in places])
     features = torch.zeros(len(places), int(n.max()) if len(n) else 0, self.d)
-    for i,(offset,length) in enumerate(places): features[i,:length] = self.flat[offset:offset+length]
+    for i,(offset,length) in enumerate(places):
+        rows = self.flat[offset:offset+length].float()
+        features[i,:length] = rows if raw else (rows-self.mean)/self.std
     return features,torch.arange(features.shape[1]) < n[:,None]
 
 # %% ../nbs/api/07_features.ipynb #70d5bd9b

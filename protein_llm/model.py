@@ -6,7 +6,7 @@
 __all__ = ['LORA_TARGETS', 'load_llm', 'NewTokens', 'record_mask', 'trainable_parts', 'add_lora', 'place_tokens', 'ProteinLLM',
            'build_model', 'load_model']
 
-# %% ../nbs/api/13_model.ipynb #95ab65e2
+# %% ../nbs/api/13_model.ipynb #a7da2c60
 import os, shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -20,11 +20,10 @@ from .config import ModelConfig
 from .core import read_json, write_json
 from .flamingo import insert_cross_attention, make_media
 from .loss import answer_nll, record_sums
-from .manifest import fetch
 from .packing import Batch
-from .prompts import END, PLACE, START
+from .prompts import END, PLACE, START, llm_folder
 
-# %% ../nbs/api/13_model.ipynb #fc629b7a
+# %% ../nbs/api/13_model.ipynb #fccfe756
 def load_llm(
     name:str="tiny_lm", # `tiny_lm` (shipped), a hub id whose weights are in the hub's cache, or a folder
     dtype:str="float32", # Type of the weights: float32 or bfloat16
@@ -33,18 +32,11 @@ def load_llm(
     meta:bool=False, # Shapes only, no memory
 ): # A transformers causal language model with SDPA attention
     "Load a causal language model. Raises `FileNotFoundError` that names the model, its page and the command when it is not on this machine"
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
     from transformers import AutoConfig, AutoModelForCausalLM
     kind = dict(dtype=getattr(torch, dtype), attn_implementation="sdpa")
-    try:
-        if config is None:
-            folder = fetch(name) if name == "tiny_lm" else name if Path(name).is_dir() else snapshot_download(name, local_files_only=True)
-            if not meta: return AutoModelForCausalLM.from_pretrained(folder, **kind).to(device)
-            config = AutoConfig.from_pretrained(folder)
-    except (OSError, HFValidationError) as e:
-        raise FileNotFoundError(f"the language model {name!r} is not on this machine. Fetch it with `hf download {name}`; if its page "
-            f"https://huggingface.co/{name} asks you to accept a licence, accept it there and run `hf auth login` first") from e
+    if config is None:
+        if not meta: return AutoModelForCausalLM.from_pretrained(llm_folder(name), **kind).to(device)
+        config = AutoConfig.from_pretrained(llm_folder(name))
     with torch.device("meta" if meta else device): return AutoModelForCausalLM.from_config(config, **kind)
 
 # %% ../nbs/api/13_model.ipynb #37334fd6
