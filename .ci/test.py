@@ -71,7 +71,7 @@ def library(tally):
     "Run every library notebook; nbdev_test prints no count, so it is taken here"
     paths = [p for p in notebooks() if not skipped(p) and not p.name.startswith("_")]
     began = time.time()
-    code, out = run([BIN/"nbdev_test", "--n_workers", 2, "--timing"])
+    code, out = run([BIN/"nbdev_test", "--n_workers", 2, "--timing"], OMP_NUM_THREADS="1") # two workers: more threads would wait for each other
     bad = [p for p in paths if code and p.name in out.rpartition("Failed On The Following Notebooks")[2]]
     if code and not bad: tally.add("nbdev_test", out)
     for p in paths: tally.add(p.relative_to(ROOT/"nbs").as_posix(), "its error stands below" if p in bad else "")

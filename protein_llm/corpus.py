@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'clean_answer', 'family_name', 'clean_sequence', 'judge', 'merge_records', 'reserved_proteins',
-           'split_proteins', 'build_corpus', 'Corpus']
+           'shared_clusters', 'split_proteins', 'build_corpus', 'Corpus']
 
 # %% ../nbs/api/05_corpus.ipynb #b217e635
 import gzip, hashlib, re
@@ -130,14 +130,27 @@ def _read_all(cfg:DataConfig):
             elif not why.startswith("task "): refused.append(dict(source=r.source, file=r.file, row=r.row, task=r.task, reason=why))
     return kept, refused, [dict(source=s, task=t, reason=w, records=n) for (s,t,w),n in sorted(counts.items())]
 
-# %% ../nbs/api/05_corpus.ipynb #19a9e93b
+# %% ../nbs/api/05_corpus.ipynb #ec82e7c2
+def shared_clusters(
+    proteins:pd.DataFrame, # `protein_id`, `sequence`
+    cfg:DataConfig, # Identity and coverage
+)->pd.Series: # Cluster of each protein, by `protein_id`
+    "Cluster once for each set of sequences, identity and coverage"
+    key = digest(proteins.protein_id.tolist(), proteins.sequence.tolist(), cfg.min_seq_id, cfg.coverage)
+    def build(folder):
+        cluster_proteins(proteins, cfg.min_seq_id, cfg.coverage).rename("cluster").reset_index().to_parquet(folder/"clusters.parquet")
+        write_json(folder/"manifest.json", dict(proteins=len(proteins), min_seq_id=cfg.min_seq_id, coverage=cfg.coverage))
+    folder = ensure_stage(run_folder("shared")/f"clusters-{key}", build)
+    return pd.read_parquet(folder/"clusters.parquet").set_index("protein_id").cluster
+
+# %% ../nbs/api/05_corpus.ipynb #a99c0c3d
 def split_proteins(
     proteins:pd.DataFrame, # `protein_id`, `sequence`
     cfg:DataConfig, # Identity, coverage, numbers of clusters, seed
     reserved:frozenset=frozenset(), # Proteins that the language model has seen
 )->tuple[pd.DataFrame, int]: # Proteins with `cluster` and `split`, and the number of leaking ones dropped
     "Cluster, assign, verify by search, drop what leaks. Raises `ValueError` when too few held-out clusters remain"
-    clusters = cluster_proteins(proteins, cfg.min_seq_id, cfg.coverage)
+    clusters = shared_clusters(proteins, cfg)
     wish = dict(test=cfg.n_test_clusters, valid=cfg.n_valid_clusters)
     spare = {k: n + max(4, 3*n//4) for k,n in wish.items()} # some will leak: take more, trim after the search
     n_train = cfg.n_proteins - cfg.held_cap*sum(wish.values()) if cfg.n_proteins else 0

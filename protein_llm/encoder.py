@@ -73,7 +73,7 @@ def weights_hash(
         h.update(t.view(torch.uint8).numpy() if t.dim() else t[None].view(torch.uint8).numpy())
     return h.hexdigest()
 
-# %% ../nbs/api/06_encoder.ipynb #79b5339a
+# %% ../nbs/api/06_encoder.ipynb #d6fd7d77
 class Encoder:
     "Sequences to per-residue features; a subclass says how a packed row of tokens is turned into hidden states"
     helpers = () # functions of the forward pass, beyond `hidden`, whose source is part of the identity
@@ -88,7 +88,7 @@ class Encoder:
         self.d,self.max_residues,self.licence = d,max_residues,licence
         self.device,self.dtype = torch.device(device),dtype
         self.padded = self.device.type != "cpu"
-        self.call_tokens = 65_536 if self.padded else 2_048 # bounds the memory of one pass; larger ones are not faster on a CPU
+        self.call_tokens = 65_536 if self.padded else 1_024 # bounds the memory of one pass; larger ones are not faster on a CPU
         path = (pack_sequences, segment_attention, Encoder.encode, type(self).__init__, type(self).hidden, *self.helpers)
         source = "".join(inspect.getsource(f) for f in path)
         self.identity = digest(type(self).__name__, weights_hash(tensors), source, str(dtype))
@@ -113,10 +113,12 @@ def encode(self:Encoder,
         start = stop
     return features,mask
 
-# %% ../nbs/api/06_encoder.ipynb #07d29160
+# %% ../nbs/api/06_encoder.ipynb #e80115dc
 def _gelu(x):
-    "GELU by the error function; in place because x is the widest tensor of the layer"
-    return torch.erf(x*2**-0.5).add_(1).mul_(x).mul_(0.5) if x.dtype == torch.float32 else F.gelu(x)
+    "GELU by the error function, in place, and on a CPU by slices that stay in its cache: x is the widest tensor of the layer"
+    if x.dtype != torch.float32: return F.gelu(x)
+    for part in x.split(64 if x.device.type == "cpu" else max(len(x), 1)): part.mul_(torch.erf(part*2**-0.5).add_(1).mul_(0.5))
+    return x
 
 def _rotate(x, turns):
     "Turn neighbouring pairs of the last axis [S, .., d] by the complex numbers [S, .., d/2]"

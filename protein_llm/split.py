@@ -49,7 +49,7 @@ def cluster_proteins(
         pairs = pd.read_csv(Path(d)/"out_cluster.tsv", sep="\t", header=None, names=["cluster", "protein_id"], dtype=str)
     return pairs.set_index("protein_id").cluster.reindex(proteins.protein_id)
 
-# %% ../nbs/api/04_split.ipynb #33a1764a
+# %% ../nbs/api/04_split.ipynb #915d9b94
 def _rank(seed:int, text:str)->str: return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
 def assign_splits(
@@ -74,7 +74,7 @@ def assign_splits(
         split[sorted(members[c], key=lambda p: _rank(seed, p))[:cap or None]] = side
     train = sorted(split.index[split == "train"], key=lambda p: _rank(seed, clusters[p]))
     if not train: raise ValueError(f"{n_held} held-out clusters of {len(order)} leave no protein for train: hold out fewer")
-    split[train[n_train or None:]] = "unused"
+    if n_train: split[train[n_train:]] = "unused"
     return split
 
 # %% ../nbs/api/04_split.ipynb #2358d009

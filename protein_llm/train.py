@@ -145,7 +145,7 @@ def train_step(
     return dict(kind="train", step=step+1, loss=loss, answer_tokens=n_answer, tokens=n_tokens, grad_norm=norm["all"], **{f"grad_norm_{p}": n for p,n in norm.items() if p != "all"},
         **{f"lr_{g['part']}": g["lr"] for g in opt.param_groups}, tokens_per_s=round(n_tokens/seconds, 1))
 
-# %% ../nbs/api/21_train.ipynb #20395d3f
+# %% ../nbs/api/21_train.ipynb #5439c19f
 def train(
     cfg:RunConfig, # The run
     stop_after:int|None=None, # Leave after this step, as if interrupted
@@ -154,6 +154,7 @@ def train(
     "Train one arm, or go on where it was stopped; a finished run returns at once"
     acc,folder = make_accelerator(cfg), folder or run_folder(cfg.name)
     if (folder/"trained.json").exists(): return folder
+    folder.mkdir(parents=True, exist_ok=True)
     data,path,log = RunData(cfg), folder/"checkpoint.pt", folder/"log.jsonl"
     data.tokenizer # a language model that is not there is found out before the corpus is built
     set_seed(cfg.train.seed)
