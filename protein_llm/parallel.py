@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['launch_command', 'stream', 'ensure_trained', 'read_log', 'make_accelerator']
 
-# %% ../nbs/api/15_parallel.ipynb #c6d9c5c9
+# %% ../nbs/api/15_parallel.ipynb #1d08ea6c
 import json, os, subprocess, sys
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from .config import RunConfig
 from .core import repo_root, run_folder
+from .prompts import llm_folder
 
 # %% ../nbs/api/15_parallel.ipynb #bcd0ac41
 def launch_command(
@@ -48,13 +49,14 @@ def stream(
             code = work.wait()
     if code: raise RuntimeError(f"{' '.join(map(str, command[1:4]))} ended with exit code {code}:\n{tail.decode(errors='replace').split(chr(13))[-1].strip()[-3000:]}")
 
-# %% ../nbs/api/15_parallel.ipynb #f3555a6f
+# %% ../nbs/api/15_parallel.ipynb #fafe965b
 def ensure_trained(
     cfg:RunConfig, # The run
 )->Path: # The run's folder, trained
-    "Train an arm if it is not trained yet: write its configuration, start the processes, show what they print"
+    "Train an arm if it is not trained yet. Raises what `llm_folder` raises, and `RuntimeError` with the worker's own last lines"
     folder = run_folder(cfg.name)
     if (folder/"trained.json").exists(): return folder
+    llm_folder(cfg.model.llm) # missing weights are found out here, not by eight processes
     cfg.save(folder/"config.json")
     gpus = 0
     if cfg.train.processes > 1: # torch is slow to import and needed for nothing else here
