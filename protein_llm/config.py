@@ -6,8 +6,8 @@
 __all__ = ['ARCHS', 'TASKS', 'MEMORY_TASKS', 'PRESETS', 'DataConfig', 'EncoderConfig', 'ModelConfig', 'TrainConfig', 'EvalConfig',
            'RunConfig', 'from_preset']
 
-# %% ../nbs/api/01_config.ipynb #f312037b
-from dataclasses import asdict, dataclass, field, fields, replace
+# %% ../nbs/api/01_config.ipynb #f68b8ff3
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .core import digest, read_json, write_json

@@ -6,7 +6,7 @@
 __all__ = ['TEMPLATES', 'clean_answer', 'family_name', 'clean_sequence', 'judge', 'merge_records', 'reserved_proteins',
            'shared_clusters', 'split_proteins', 'build_corpus', 'Corpus']
 
-# %% ../nbs/api/05_corpus.ipynb #b217e635
+# %% ../nbs/api/05_corpus.ipynb #cd55f704
 import gzip, hashlib, re
 from collections import Counter
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from .config import DataConfig, TASKS, MEMORY_TASKS
-from .core import digest, ensure_stage, read_json, repo_root, run_folder, sha256_file, write_json
+from .core import digest, ensure_stage, read_json, run_folder, write_json
 from .manifest import fetch, identity, load_manifest
 from .sources import RawRecord, read_source
 from .split import assign_splits, check_split, cluster_proteins, drop_leaks
@@ -118,12 +118,12 @@ def reserved_proteins(
     if sorted(seen) != load_manifest(llm)["pretraining"]["proteins"]: raise ValueError(f"{llm}: the proteins of its manifest and of its FASTA file differ: restore assets/{llm}")
     return seen
 
-# %% ../nbs/api/05_corpus.ipynb #70ab9853
+# %% ../nbs/api/05_corpus.ipynb #f35aaeb2
 def _read_all(cfg:DataConfig):
     "Kept raw records, refused ones, and the counts of each rule"
-    kept, refused, counts = [], [], Counter()
+    kept, refused, counts, root = [], [], Counter(), fetch(cfg.manifest)
     for entry in load_manifest(cfg.manifest)["sources"]:
-        for r in read_source(entry, fetch(cfg.manifest)):
+        for r in read_source(entry, root):
             seq,answer,why = judge(r, cfg)
             counts[r.source, r.task, re.sub(r"^bad residue.*", "bad residue", why)] += 1
             if not why: kept.append((r, seq, answer))

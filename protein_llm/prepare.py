@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['prepare_features', 'RunData']
 
-# %% ../nbs/api/14_prepare.ipynb #6799641d
-from dataclasses import dataclass
+# %% ../nbs/api/14_prepare.ipynb #74a4e4cf
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from .config import RunConfig, from_preset
+from .config import RunConfig
 from .corpus import Corpus, build_corpus, reserved_proteins
 from .features import FeatureStore, build_features, feature_folder
 from .encoder import load_encoder

@@ -6,15 +6,14 @@
 __all__ = ['START', 'PLACE', 'END', 'llm_folder', 'load_tokenizer', 'places', 'protein_block', 'Renderer', 'build_tokens',
            'TokenStore']
 
-# %% ../nbs/api/08_prompts.ipynb #dfdbab41
-from dataclasses import dataclass
+# %% ../nbs/api/08_prompts.ipynb #b85d440b
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .config import ModelConfig
-from .core import digest, ensure_stage, read_json, repo_root, run_folder, write_json
+from .core import digest, ensure_stage, read_json, run_folder, write_json
 from .manifest import fetch, identity
 
 # %% ../nbs/api/08_prompts.ipynb #c1c46131

@@ -6,7 +6,7 @@
 __all__ = ['lr_factor', 'make_optimizer', 'step_gradients', 'save_checkpoint', 'load_checkpoint', 'norms', 'validate',
            'train_step', 'train', 'main']
 
-# %% ../nbs/api/21_train.ipynb #8aede445
+# %% ../nbs/api/21_train.ipynb #b51abd4a
 import argparse, json, math, os, resource, sys, time
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from .config import RunConfig, TrainConfig
 from .core import file_lock, run_folder, set_seed, write_atomic, write_json
 from .evaluate import losses_on
-from .model import ProteinLLM, build_model, load_model, trainable_parts
+from .model import ProteinLLM, build_model, trainable_parts
 from .packing import collate, plan_step, step_records
-from .parallel import make_accelerator, read_log
+from .parallel import make_accelerator
 from .prepare import RunData
 
 # %% ../nbs/api/21_train.ipynb #e257eceb
