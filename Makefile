@@ -1,6 +1,8 @@
 # Two commands matter: `make reproduce` and `make test`. Each does its own set-up.
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH = 1
+# waiting threads soon give up their core, so that two notebooks at once do not slow each other down
+export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce test lab readme lock clean

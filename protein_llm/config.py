@@ -10,7 +10,7 @@ __all__ = ['ARCHS', 'TASKS', 'MEMORY_TASKS', 'PRESETS', 'DataConfig', 'EncoderCo
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from .core import digest, read_json, write_json
+from .core import read_json, write_json
 
 # %% ../nbs/api/01_config.ipynb #8c8f4d4b
 ARCHS = ("text", "mlp", "perceiver", "flamingo", "blind")
@@ -128,9 +128,6 @@ class RunConfig:
     model:ModelConfig = field(default_factory=ModelConfig) # Language model and bridge
     train:TrainConfig = field(default_factory=TrainConfig) # Optimisation
     evaluation:EvalConfig = field(default_factory=EvalConfig) # Measurement
-
-    @property
-    def name(self)->str: return f"{self.preset}-{self.model.arch}-{digest(self.data, self.encoder, self.model, self.train, n=6)}"
 
     def save(self, path:Path|str)->Path: return write_json(path, self)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'clean_answer', 'family_name', 'clean_sequence', 'judge', 'merge_records', 'reserved_proteins',
-           'shared_clusters', 'split_proteins', 'build_corpus', 'Corpus']
+           'shared_clusters', 'split_proteins', 'corpus_key', 'build_corpus', 'Corpus']
 
 # %% ../nbs/api/05_corpus.ipynb #cd55f704
 import gzip, hashlib, re
@@ -164,19 +164,27 @@ def split_proteins(
         table.loc[(table.split == side) & ~table.cluster.isin(sorted(have, key=lambda c: digest(cfg.data_seed, c))[:n]), "split"] = "unused"
     return table, n_leaky
 
+# %% ../nbs/api/05_corpus.ipynb #a3899f24
+def corpus_key(
+    cfg:DataConfig, # Which records, and how to split
+    llm:str="tiny_lm", # Language model whose pretraining must not be met
+)->str: # 12 hexadecimal digits
+    "Name of a corpus: it changes with the configuration, with the content of the files, and with what the language model has seen"
+    return digest(cfg, identity(cfg.manifest), load_manifest(cfg.manifest)["sources"], sorted(reserved_proteins(llm)))
+
 # %% ../nbs/api/05_corpus.ipynb #96ec1326
 def build_corpus(
     cfg:DataConfig, # Which records, and how to split
     llm:str="tiny_lm", # Language model whose pretraining must not be met
 )->Path: # Folder with `proteins.parquet`, `records.parquet`, `rejected.parquet`, `manifest.json`
     "Build the corpus once and return its folder. Raises `ValueError` on bad input, and when the split does not hold"
-    key = digest(cfg, identity(cfg.manifest), load_manifest(cfg.manifest)["sources"], sorted(reserved_proteins(llm)))
+    key = corpus_key(cfg, llm)
     def build(folder):
         kept,refused,counts = _read_all(cfg)
         if not kept: raise ValueError(f"{cfg.manifest}: no record passed the rules: {counts[:3]}")
         proteins,records = merge_records(kept)
-        seen = reserved_proteins(llm)
-        extra = pd.DataFrame([(p, s, len(s)) for p,s in seen.items() if p not in set(proteins.protein_id)], columns=proteins.columns)
+        seen,there = reserved_proteins(llm),set(proteins.protein_id)
+        extra = pd.DataFrame([(p, s, len(s)) for p,s in seen.items() if p not in there], columns=proteins.columns)
         table,n_leaky = split_proteins(pd.concat([proteins, extra], ignore_index=True), cfg, frozenset(seen))
         sides = check_split(table, frozenset(seen))
         records["split"] = records.protein_ids.str[0].map(table.set_index("protein_id").split)

@@ -22,6 +22,7 @@ from .generate import generate
 from .metrics import bleu_interval, cluster_bootstrap, paired_difference, rouge_l
 from .model import ProteinLLM, load_model
 from .packing import collate, plan_step
+from .parallel import run_name
 from .prepare import RunData
 
 # %% ../nbs/api/19_evaluate.ipynb #720eafac
@@ -129,8 +130,8 @@ def evaluate_arm(
     cfg:RunConfig, # A trained run
 )->Path: # Folder with `losses.parquet`, `samples.parquet`, `card.json`
     "Measure a trained arm once. Raises `FileNotFoundError` when it is not trained"
-    folder = run_folder(cfg.name)
-    if not (folder/"trained.json").exists(): raise FileNotFoundError(f"{cfg.name} is not trained: run 03_train with arch={cfg.model.arch}")
+    folder = run_folder(run_name(cfg))
+    if not (folder/"trained.json").exists(): raise FileNotFoundError(f"{folder.name} is not trained: run 03_train with arch={cfg.model.arch}")
     def build(out):
         data,device = RunData(cfg), "cuda" if torch.cuda.is_available() else "cpu"
         model = load_model(folder/"model", data.tokenizer, device)
@@ -138,7 +139,7 @@ def evaluate_arm(
         losses,chosen = diagnose(model, data, cfg, device), generation_set(test, cfg.evaluation.n_generate)
         samples = chosen[["record_id", "task", "protein_id", "cluster", "instruction", "answer"]].merge(answer_records(model, chosen, data, cfg, device), on="record_id")
         losses.to_parquet(out/"losses.parquet"); samples.to_parquet(out/"samples.parquet")
-        write_json(out/"card.json", dict(name=cfg.name, arch=cfg.model.arch, test_hash=data.corpus.manifest["test_hash"], corpus=data.corpus.manifest["key"], records=len(losses),
+        write_json(out/"card.json", dict(name=folder.name, arch=cfg.model.arch, test_hash=data.corpus.manifest["test_hash"], corpus=data.corpus.manifest["key"], records=len(losses),
             clusters=losses.cluster.nunique(), answer_tokens=int(losses["count"].sum()), loss=losses.true.sum()/losses["count"].sum(), answered=len(samples),
             cut=int((samples.finish == "length").sum()), empty=int((samples.prediction.str.strip() == "").sum()), evaluation=asdict(cfg.evaluation)))
     return ensure_stage(folder/f"evaluation-{digest(cfg.evaluation, n=6)}", build, last="card.json")
@@ -224,5 +225,5 @@ def compare_runs(
         table,differences,coverage = _tables(cfgs, folders, cards["blind"]["test_hash"])
         table.to_parquet(out/"comparison.parquet"); differences.to_parquet(out/"differences.parquet")
         write_json(out/"facts.json", dict(coverage=coverage, test_hash=cards["blind"]["test_hash"], cards=cards))
-    key = digest([c.name for c in cfgs], cfgs[0].evaluation)
+    key = digest([run_name(c) for c in cfgs], cfgs[0].evaluation)
     return ensure_stage(run_folder(f"comparison-{key}")/"tables", build, last="facts.json")

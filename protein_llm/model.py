@@ -234,6 +234,20 @@ def trained_state(
     full = lambda p: p.detach().full_tensor() if isinstance(p, DTensor) else p.detach()
     return {name: full(p).cpu().contiguous() for part in trainable_parts(self).values() for name,p in part}
 
+# %% ../nbs/api/13_model.ipynb #fe603e73
+@patch
+@torch.no_grad()
+def set_trained_state(
+    self:ProteinLLM,
+    state:dict, # From `trained_state`
+    where:str, # Where it was read, for the message
+)->ProteinLLM: # Itself
+    "Copy trained parameters into the model. Raises `ValueError` that names the first one that is on one side only"
+    params = dict(pair for part in trainable_parts(self).values() for pair in part)
+    if odd := sorted(params.keys() ^ state.keys()): raise ValueError(f"{where} does not hold the trained parts of this model: {odd[0]} and {len(odd)-1} more are only on one side")
+    for name,p in params.items(): p.copy_(state[name])
+    return self
+
 # %% ../nbs/api/13_model.ipynb #7c9e3840
 @patch
 def save(
@@ -272,11 +286,7 @@ def load(
     if differ: raise ValueError(f"{folder.name} is a checkpoint of another configuration: {differ}")
     state = load_file(folder/"model.safetensors")
     if self.cfg.lora_r: state |= {_lora_name(n): t for n,t in load_file(folder/"adapter"/"adapter_model.safetensors").items()}
-    params = dict(pair for part in trainable_parts(self).values() for pair in part)
-    if odd := sorted(params.keys() ^ state.keys()): raise ValueError(f"{folder.name} does not hold the trained parts of this model: {odd[0]} and {len(odd)-1} more are only on one side")
-    with torch.no_grad():
-        for name,p in params.items(): p.copy_(state[name])
-    return self
+    return self.set_trained_state(state, folder.name)
 
 def _lora_name(name):
     "The parameter that an entry of PEFT's adapter file belongs to"

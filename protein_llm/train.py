@@ -19,7 +19,7 @@ from .core import file_lock, run_folder, set_seed, write_atomic, write_json
 from .evaluate import losses_on
 from .model import ProteinLLM, build_model, trainable_parts
 from .packing import collate, plan_step, step_records
-from .parallel import make_accelerator
+from .parallel import make_accelerator, run_name
 from .prepare import RunData
 
 # %% ../nbs/api/21_train.ipynb #e257eceb
@@ -86,10 +86,7 @@ def load_checkpoint(
     "Read a checkpoint. Raises `ValueError` that names the file when it is cut short or of another model"
     try: state = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, OSError) as e: raise ValueError(f"{path} is not a whole checkpoint ({e}): delete it to start this run again") from e
-    params = {n: p for ps in trainable_parts(model).values() for n,p in ps}
-    if params.keys() != state["model"].keys(): raise ValueError(f"{path} is of another model: delete it to start this run again")
-    with torch.no_grad():
-        for n,p in params.items(): p.copy_(state["model"][n])
+    model.set_trained_state(state["model"], str(path))
     opt.load_state_dict(state["opt"]); torch.set_rng_state(state["rng"]["cpu"])
     if state["rng"]["cuda"] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state["rng"]["cuda"])
     return state["step"], state["seconds"]
@@ -152,7 +149,7 @@ def train(
     folder:Path|None=None, # Folder of the run; `runs/<name>` when None
 )->Path: # The run's folder with `model/`, `log.jsonl` and, last of all, `trained.json`
     "Train one arm, or go on where it was stopped; a finished run returns at once"
-    acc,folder = make_accelerator(cfg), folder or run_folder(cfg.name)
+    acc,folder = make_accelerator(cfg), folder or run_folder(run_name(cfg))
     if (folder/"trained.json").exists(): return folder
     folder.mkdir(parents=True, exist_ok=True)
     data,path,log = RunData(cfg), folder/"checkpoint.pt", folder/"log.jsonl"
@@ -172,16 +169,17 @@ def train(
             with open(log, "a") as f: f.writelines(json.dumps(l)+"\n" for l in lines)
             if done % cfg.train.save_every == 0 or done == cfg.train.steps: save_checkpoint(path, model, opt, done, before+time.time()-began)
         if done == stop_after: return folder
-    return _finish(folder, model, cfg, before+time.time()-began, acc)
+    return _finish(folder, model, data, before+time.time()-began, acc)
 
 # %% ../nbs/api/21_train.ipynb #463558d0
-def _finish(folder:Path, model, cfg:RunConfig, seconds:float, acc)->Path:
+def _finish(folder:Path, model, data:RunData, seconds:float, acc)->Path:
     "Save the model, say that the run is complete, and drop the checkpoint that is no longer needed"
     if not acc.is_main_process: return folder
     model.save(folder/"model")
     count = {part: sum(p.numel() for _,p in ps) for part,ps in trainable_parts(model).items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**30 if sys.platform == "darwin" else 2**20)
-    write_json(folder/"trained.json", dict(name=cfg.name, arch=cfg.model.arch, steps=cfg.train.steps, seconds=round(seconds, 1), parameters=count, processes=acc.num_processes, peak_memory_gb=round(peak, 2)))
+    write_json(folder/"trained.json", dict(name=run_name(data.cfg), arch=data.cfg.model.arch, steps=data.cfg.train.steps, features=data.features.identity if data.reads_features else None,
+        seconds=round(seconds, 1), parameters=count, processes=acc.num_processes, peak_memory_gb=round(peak, 2)))
     (folder/"checkpoint.pt").unlink(missing_ok=True)
     return folder
 
@@ -195,6 +193,6 @@ def main(
     cfg = RunConfig.load(parser.parse_args(argv).config)
     if int(os.environ.get("RANK", 0)): train(cfg)
     else:
-        with file_lock(run_folder(cfg.name)/".train.lock"): train(cfg)
+        with file_lock(run_folder(run_name(cfg))/".train.lock"): train(cfg)
 
 if __name__ == "__main__" and "__file__" in globals(): main() # a notebook has no __file__
