@@ -53,7 +53,7 @@ def nearest_by_sequence(
 )->tuple: # `record_id, prediction, neighbour, identity` in the order of test (None and NaN without a hit), and the share of records with a hit
     "The answer of the train protein that aligns best and has the record's task; the majority answer where nothing aligns"
     _check(train, test)
-    hits = search_proteins(*(_with_sequences(t.protein_id.unique(), sequences) for t in (test, train)), "--max-seqs", 10_000, threads=threads)
+    hits = search_proteins(*(_with_sequences(t.protein_id.unique(), sequences) for t in (test, train)), max_hits=10_000, threads=threads)
     tasks = train[["protein_id", "task"]].drop_duplicates().rename(columns=dict(protein_id="target"))
     best = hits.merge(tasks, on="target", how="inner").sort_values("bits", ascending=False, kind="stable").drop_duplicates(["query", "task"])
     found = best.set_index(["query", "task"])[["target", "identity"]].to_dict("index")

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'TOLERANCE', 'PRETRAINING', 'VERSION', 'tolerances', 'check_set', 'read_set', 'pfam_families', 'corpus_sets',
-           'find_fragments', 'find_relatives', 'plain_answer', 'answer_overlap', 'family_overlap', 'pretraining_of',
-           'Ledger', 'require_clean', 'sequence_clusters', 'set_digest', 'leak_ledger', 'corpus_ledger', 'ledger_text',
-           'main']
+           'plain_answer', 'answer_overlap', 'family_overlap', 'pretraining_of', 'Ledger', 'require_clean',
+           'sequence_clusters', 'set_digest', 'leak_ledger', 'corpus_ledger', 'ledger_text', 'main']
 
 # %% ../nbs/api/05a_ledger.ipynb #f7fe2b58
-import argparse, gzip, hashlib, json, re, sys, tempfile
+import argparse, gzip, hashlib, json, re, sys
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +19,7 @@ from .config import PRESETS, from_preset
 from .core import digest, ensure_stage, read_json, run_folder, write_json
 from .corpus import Corpus, build_corpus, clean_sequence, reserved_proteins
 from .manifest import fetch, load_manifest
-from .split import cluster_proteins, run_mmseqs, write_fasta
+from .split import _WINDOW, cluster_proteins, find_fragments, search_proteins
 
 # %% ../nbs/api/05a_ledger.ipynb #1c5deb24
 KINDS = dict(
@@ -139,82 +138,6 @@ def corpus_sets(
         if families is not None: proteins["families"] = proteins.protein_id.map(families).fillna("")
         sets[side] = proteins.merge(corpus.records[["protein_id", "task", "answer"]], on="protein_id", how="left")
     return sets
-
-# %% ../nbs/api/05a_ledger.ipynb #7255b230
-_WINDOW = 20
-_BASE = 0x9E3779B97F4A7C15 # odd, so it has an inverse modulo 2**64
-
-class _Hashes:
-    "Polynomial hashes, modulo 2**64, of any window of some sequences (Karp and Rabin 1987)"
-    def __init__(self, sequences:list):
-        self.lengths = np.array([len(s) for s in sequences])
-        self.starts = np.concatenate([[0], self.lengths.cumsum()])
-        residues = np.frombuffer("".join(sequences).encode(), np.uint8).astype(np.uint64)
-        def powers(b): return np.array([1] + [b]*len(residues), np.uint64).cumprod()
-        self.sums = np.append(np.zeros(1, np.uint64), (residues*powers(_BASE)[:-1]).cumsum())
-        self.inverse = powers(pow(_BASE, -1, 2**64))
-
-    def at(self, start:np.ndarray, n:np.ndarray|int)->np.ndarray: return (self.sums[start+n]-self.sums[start])*self.inverse[start]
-
-def _chunks(sequences:list, residues:int=2_000_000):
-    "First index and sequences of pieces that need little memory"
-    place = np.cumsum([0]+[len(s) for s in sequences])//residues
-    cuts = [0, *(np.flatnonzero(np.diff(place[:-1]))+1), len(sequences)]
-    for a,b in zip(cuts, cuts[1:]):
-        if b > a: yield int(a), sequences[a:b]
-
-# %% ../nbs/api/05a_ledger.ipynb #245e95ce
-def _anchors(sequences:list)->tuple:
-    "Length, start and hash of the middle window, and hash of the whole, of sequences of 20 residues or more"
-    parts = [np.empty((4, 0), np.uint64)]
-    for _,some in _chunks(sequences):
-        h = _Hashes(some)
-        middle = (h.lengths-_WINDOW)//2 # not the start: tags and signal peptides are shared by thousands
-        parts.append(np.array([a.astype(np.uint64) for a in (h.lengths, middle, h.at(h.starts[:-1]+middle, _WINDOW), h.at(h.starts[:-1], h.lengths))]))
-    n,middle,anchor,whole = np.concatenate(parts, axis=1)
-    return n.astype(int), middle.astype(int), anchor, whole
-
-# %% ../nbs/api/05a_ledger.ipynb #b5d613f4
-def find_fragments(
-    short:list, # Sequences; those under 20 residues are left out: they meet by chance
-    long:list, # Sequences that may hold them
-)->pd.DataFrame: # `short`, `long`: positions in the two lists
-    "Every sequence of `short` that lies whole inside a longer one of `long`"
-    ids = np.array([i for i,s in enumerate(short) if len(s) >= _WINDOW], int)
-    n,middle,anchor,whole = _anchors([short[i] for i in ids])
-    order,found = anchor.argsort(kind="stable"),[pd.DataFrame(dict(short=ids[:0], long=ids[:0]))]
-    keys = anchor[order]
-    for first,some in _chunks(long):
-        p = _Hashes(some)
-        windows = p.at(np.arange(max(0, p.starts[-1]-_WINDOW+1)), _WINDOW)
-        low,high = (np.searchsorted(keys, windows, side) for side in ("left", "right"))
-        at = np.repeat(np.arange(len(windows)), high-low)
-        who = order[np.arange(len(at)) - np.repeat((high-low).cumsum()-(high-low), high-low) + low[at]]
-        start,j = at-middle[who],np.searchsorted(p.starts, at, "right")-1
-        fits = (start >= p.starts[j]) & (start+n[who] <= p.starts[j+1]) & (n[who] < p.lengths[j])
-        start,who,j = start[fits],who[fits],j[fits]
-        same = p.at(start, n[who]) == whole[who]
-        found.append(pd.DataFrame(dict(short=ids[who[same]], long=first+j[same])))
-    return pd.concat(found).drop_duplicates(ignore_index=True)
-
-# %% ../nbs/api/05a_ledger.ipynb #de5f1b41
-def find_relatives(
-    query:list, # Sequences
-    target:list, # Sequences to search in
-    min_seq_id:float=0.3, # Identity from which a hit counts
-    coverage:float=0.8, # Share of the shorter sequence that the alignment spans
-    evalue:float=1e-3, # Largest expected number of chance hits
-)->pd.DataFrame: # `query`, `target` (positions in the lists), `identity`, `coverage`; the best hit of a query first
-    "All relatives by `mmseqs easy-search -s 7.5`"
-    columns = ["query", "target", "identity", "q0", "q1", "t0", "t1", "qlen", "tlen", "bits"]
-    with tempfile.TemporaryDirectory() as d:
-        q,t = (write_fasta(pd.DataFrame(dict(protein_id=range(len(s)), sequence=s)), Path(d)/f"{name}.fasta") for name,s in (("q", query), ("t", target)))
-        run_mmseqs("easy-search", q, t, Path(d)/"hits.tsv", Path(d)/"tmp", "-s", 7.5, "--alignment-mode", 3, "--min-seq-id", min_seq_id,
-            "-e", evalue, "--max-seqs", 1_000, "--format-output", "query,target,fident,qstart,qend,tstart,tend,qlen,tlen,bits")
-        hits = pd.read_csv(Path(d)/"hits.tsv", sep="\t", header=None, names=columns)
-    spans = ((hits.q1-hits.q0+1)/hits.qlen).where(hits.qlen <= hits.tlen, (hits.t1-hits.t0+1)/hits.tlen)
-    hits = hits.assign(coverage=spans)[spans >= coverage].sort_values(["query", "bits", "target"], ascending=[True, False, True])
-    return hits[["query", "target", "identity", "coverage"]].reset_index(drop=True)
 
 # %% ../nbs/api/05a_ledger.ipynb #84be5c3e
 def plain_answer(
@@ -345,10 +268,10 @@ def _code(frames:dict, held:list, min_seq_id:float, coverage:float, clusters:pd.
     ours = sorted({c for n in held for c in frames[n].code})
     mine = [sequences[c] for c in ours]
     inside,around = find_fragments(mine, sequences),find_fragments(sequences, mine)
-    hits = find_relatives(mine, sequences, min_seq_id, coverage)
-    place = np.array(ours)
+    place,table = np.array(ours),pd.DataFrame(dict(protein_id=range(len(sequences)), sequence=sequences))
+    hits = search_proteins(table.iloc[ours], table, min_seq_id, coverage)
     pieces = pd.DataFrame(dict(query=place[[*inside.short, *around.long]], target=[*inside.long, *around.short]))
-    return pieces.sort_values(["query", "target"]), hits.assign(query=place[hits["query"]])
+    return pieces.sort_values(["query", "target"]), hits
 
 # %% ../nbs/api/05a_ledger.ipynb #7ee97c45
 def _roles(frames:dict, trained:tuple)->list:
