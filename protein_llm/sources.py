@@ -41,7 +41,7 @@ def _text(
 def _optional(record:dict, key:str)->str:
     "The field's text, or empty where the field is missing or null"
     value = record.get(key)
-    if not isinstance(value, str | None): raise ValueError(f"`{key}` is {type(value).__name__}, not text")
+    if value is not None and not isinstance(value, str): raise ValueError(f"`{key}` is {type(value).__name__}, not text")
     return value or ""
 
 # %% ../nbs/api/03_sources.ipynb #3b26c001
@@ -92,7 +92,7 @@ def json_list(
 )->Iterator[tuple]: # Row from 1, and the object or the `ValueError` of an invalid one
     "Objects of a JSON list, in constant memory. Raises `ValueError` when the file holds no list or ends inside of it"
     with open_text(path) as f:
-        for row,e in enumerate(_elements(f, path), 1): yield row, e if isinstance(e, dict | ValueError) else ValueError(f"expected an object, found {type(e).__name__}")
+        for row,e in enumerate(_elements(f, path), 1): yield row, e if isinstance(e, (dict, ValueError)) else ValueError(f"expected an object, found {type(e).__name__}")
 
 # %% ../nbs/api/03_sources.ipynb #54b4704b
 def parse_mol_instructions(
@@ -138,7 +138,7 @@ def parse_swissprot(
 # %% ../nbs/api/03_sources.ipynb #f2244f2c
 SECTIONS = {"Function": "function", "Subunit Structure": "subunit", "Post-translational Modifications (PTM)": "ptm",
     "Tissue Specificity": "tissue", "Induction": "induction", "Disease Association": "disease"}
-_HEADING = re.compile(r"(?m)^(Introduction|Domain|" + "|".join(map(re.escape, SECTIONS)) + r"):[ \t]*$")
+_HEADINGS = {f"{h}:": task for h,task in SECTIONS.items()} | {"Introduction:": "", "Domain:": ""} # of these two nothing is taken
 _ACCESSION = re.compile(r"UniProt accession number (\w+)")
 
 def parse_protein_lm(
@@ -151,13 +151,13 @@ def parse_protein_lm(
     before,_,rest = "\n".join(_optional(t, "output") for t in turns).partition("<seq>")
     sequence,closed,after = rest.partition("</seq>")
     if not closed or not sequence.strip(): raise ValueError("no <seq>..</seq>")
-    accession,parts,texts = _ACCESSION.search(before+after),_HEADING.split(before+after),[]
-    for heading,body in zip(parts[1::2], parts[2::2]):
-        if heading not in SECTIONS: continue
-        lines = [l.strip() for l in body.split("\n") if l.strip()]
-        if len(lines) > 1 and lines[0].endswith(":"): lines = lines[1:] # the opening sentence is the same for every protein
-        texts.append((SECTIONS[heading], " ".join(lines)))
-    return RawRecord(sequence.replace(" ", ""), accession[1] if accession else "", texts)
+    accession,bodies,body = _ACCESSION.search(before+after),[],[]
+    for line in map(str.strip, (before+after).split("\n")):
+        if line in _HEADINGS: bodies.append((_HEADINGS[line], body := []))
+        elif line: body.append(line)
+    # the opening sentence is the same for every protein
+    texts = [(task, " ".join(b[1:] if len(b) > 1 and b[0].endswith(":") else b)) for task,b in bodies if task]
+    return RawRecord(sequence.encode().translate(None, b" ").decode(), accession[1] if accession else "", texts)
 
 # %% ../nbs/api/03_sources.ipynb #2615129c
 def parallel_lines(
@@ -236,7 +236,7 @@ def own_lines(
             if isinstance(line, str):
                 try: line = json.loads(line)
                 except (ValueError, RecursionError) as e: line = ValueError(f"not valid JSON ({e})")
-            yield row, line if isinstance(line, dict | ValueError) else ValueError(f"expected an object, found {type(line).__name__}")
+            yield row, line if isinstance(line, (dict, ValueError)) else ValueError(f"expected an object, found {type(line).__name__}")
 
 def parse_own(
     r:dict, # Record
