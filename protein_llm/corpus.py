@@ -144,15 +144,14 @@ def clean_rows(
 )->pl.DataFrame: # The rows with the repaired sequence, its 64-bit `key`, and `rule`: null, or why the row is left out
     "Repair and judge sequences"
     s = pl.col("sequence")
-    odd = s.str.contains("[^A-IK-Z]")
-    plain = pl.when(odd).then(s).str.replace_all(r"\s+", "").str.strip_suffix("*")
-    rows = rows.with_columns(pl.when(odd).then(plain).otherwise(s).alias("sequence"), odd.alias("odd"))
-    strange = pl.when("odd").then(s).str.contains(_STRANGE).fill_null(False)
-    rows = rows.with_columns(pl.when(strange | ~pl.col("odd")).then(s).otherwise(s.str.to_uppercase()).alias("sequence"), strange.alias("strange"))
-    lost = pl.any_horizontal(pl.col("sequence", "accession", "question").str.contains("\ufffd", literal=True))
+    rows = rows.with_columns(s.str.contains("[^A-IK-Z]").alias("strange"))
+    odd = rows.filter("strange").with_columns(s.str.replace_all(r"\s+", "").str.strip_suffix("*")).with_columns(s.str.contains(_STRANGE).alias("strange"))
+    odd = odd.with_columns(pl.when("strange").then(s).otherwise(s.str.to_uppercase()).alias("sequence"))
+    rows = pl.concat([rows.filter(~pl.col("strange")), odd]).sort("row")
+    lost = (pl.col("strange") & s.str.contains("\ufffd", literal=True)) | pl.any_horizontal(pl.col("accession", "question").str.contains("\ufffd", literal=True))
     size = s.str.len_bytes()
     rule = pl.when(lost).then(pl.lit("not_utf8")).when("strange").then(pl.lit("bad_residue")).when(size < cfg.min_residues).then(pl.lit("too_short")).when(size > cfg.max_residues).then(pl.lit("too_long"))
-    return rows.with_columns(rule.alias("rule"), s.hash(0).alias("key")).drop("odd", "strange")
+    return rows.with_columns(rule.alias("rule"), s.hash(0).alias("key")).drop("strange")
 
 # %% ../nbs/api/05_corpus.ipynb #45a65d7d
 def clean_batch(

@@ -201,10 +201,12 @@ def _sections(t:pl.DataFrame, text:pl.Expr)->pl.DataFrame:
     heading,first = pl.col("line").replace_strict(_HEADINGS, default=None),pl.col("at") != pl.col("at").shift(1, fill_value=-1)
     lines = lines.with_columns(pl.when(heading.is_not_null()).then(heading).when(first).then(pl.lit("")).alias("start"))
     lines = lines.with_columns(pl.col("start").forward_fill().alias("task"), pl.col("start").is_not_null().cum_sum().alias("section")).filter((pl.col("task") != ""))
-    body = pl.when(pl.col("start").is_null()).then("line")
-    # the opening sentence is the same for every protein
-    opening = pl.col("start").shift(1).is_not_null() & pl.col("line").str.ends_with(":") & (pl.col("section") == pl.col("section").shift(-1)) & pl.col("start").is_null()
-    return lines.with_columns(pl.when(~opening).then(body).alias("line")).group_by("section", maintain_order=True).agg(pl.col("at", "task").first(), pl.col("line").str.join(" ").alias("answer")).drop("section")
+    same = pl.col("section") == pl.col("section").shift(-1)
+    opening = pl.col("start").shift(1).is_not_null() & pl.col("line").str.ends_with(":") & same # the same for every protein
+    lines = lines.filter(pl.col("start").is_null() & ~opening.fill_null(False)).select("at", "task", "section", pl.col("line").alias("answer"))
+    alone = ~pl.col("section").is_duplicated() # most sections are one line
+    several = lines.filter(~alone).group_by("section", maintain_order=True).agg(pl.col("at", "task").first(), pl.col("answer").str.join(" "))
+    return pl.concat([lines.filter(alone), several.select(lines.columns)]).drop("section")
 
 # %% ../nbs/api/03_sources.ipynb #f2244f2c
 def parse_protein_lm(
