@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['TASKS_TABLE', 'TEMPLATES', 'RULES', 'VERSION', 'wanted_tasks', 'without_tags', 'tidy', 'clean_answer', 'to_family',
-           'family_name', 'clean_sequence', 'clean_rows', 'clean_batch', 'Intake', 'check_rejects', 'read_and_clean',
-           'name_proteins', 'record_ids', 'give_ids', 'merge_records', 'near_keys', 'final_shape', 'records_key',
-           'to_parquet', 'near_duplicates', 'funnel', 'assemble', 'build_records', 'reserved_proteins',
+           'family_name', 'clean_sequence', 'clean_rows', 'clean_batch', 'Intake', 'take_in', 'check_rejects',
+           'read_and_clean', 'name_proteins', 'record_ids', 'give_ids', 'merge_records', 'near_keys', 'final_shape',
+           'records_key', 'to_parquet', 'near_duplicates', 'funnel', 'assemble', 'build_records', 'reserved_proteins',
            'shared_clusters', 'split_proteins', 'corpus_key', 'counts_of', 'build_corpus', 'Corpus']
 
 # %% ../nbs/api/05_corpus.ipynb #cd55f704
 import gzip, hashlib, re, shutil
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -170,45 +171,21 @@ def clean_batch(
     return texts.with_columns(tidy(answer).alias("answer")).with_columns(rule.alias("rule"))
 
 # %% ../nbs/api/05_corpus.ipynb #6a3bc746
+@dataclass
 class Intake:
-    "What the first pass gathers: files of kept records, distinct proteins, refused records, counts"
-    def __init__(self,
-        cfg:DataConfig, # Rules
-        scratch:Path|str, # Folder for the files: `0.arrow`, `0.sequence`, `0.accession`, `1.arrow`, ..
-    ):
-        self.cfg,self.scratch,self.parts,self.origins = cfg,Path(scratch),0,[]
-        self.counts,self.refused,self._keys,self._named = Counter(),[],set(),set()
+    "What the first pass gathers"
+    cfg:DataConfig # Rules
+    scratch:Path # Folder for kept records and distinct proteins: `0.arrow`, `0.sequence`, `0.accession`, `1.arrow`, ..
+    parts:int = 0 # Number of files of each kind
+    origins:list = field(default_factory=list) # `(source, file)` of the sources' files; records hold the index
+    counts:Counter = field(default_factory=Counter) # Records by source, task and rule; the rule is empty for those that are kept
+    refused:list = field(default_factory=list) # Tables of what goes into `rejected.parquet`
+    keys:set = field(default_factory=set) # Of the proteins met
+    named:set = field(default_factory=set) # Keys of the proteins that have an accession
 
     @property
     def kept(self)->int: return sum(n for (_,_,rule),n in self.counts.items() if not rule)
 
-    def take(self,
-        b:Batch, # The next batch
-    ):
-        "Clean a batch, count, and put its kept records into a file"
-        if (b.source, b.file) not in self.origins: self.origins.append((b.source, b.file))
-        texts = clean_batch(b, self.cfg)
-        for task,rule,n in texts.group_by("task", "rule").len().rows(): self.counts[b.source, task, rule or ""] += n
-        if b.bad: self.counts[b.source, "", "unreadable"] += len(b.bad)
-        self._refuse(b, texts.filter(pl.col("rule").is_not_null() & (pl.col("rule") != "task_off")))
-        kept = texts.filter(pl.col("rule").is_null())
-        self._meet(kept.unique("at", maintain_order=True))
-        origin = pl.lit(self.origins.index((b.source, b.file)), dtype=pl.UInt16).alias("origin")
-        kept.select("key", "task", "answer", "question", "official", "row", origin).write_ipc(self.scratch/f"{self.parts}.arrow")
-        self.parts += 1
-
-    def _refuse(self, b:Batch, texts:pl.DataFrame):
-        rows = [(row, "", "unreadable", why) for row,why in b.bad] + [(*r[:3], _reason(*r[2:], self.cfg)) for r in texts.select("row", "task", "rule", "sequence").rows()]
-        self.refused.append(pl.DataFrame([(b.source, b.file, *r) for r in rows], schema=_REFUSED, orient="row"))
-
-    def _meet(self, entries:pl.DataFrame):
-        for column,known in (("sequence", self._keys), ("accession", self._named)):
-            keys = entries.filter(pl.col(column) != "").unique("key", maintain_order=True)
-            new = keys.filter(pl.Series([k not in known for k in keys["key"]], dtype=pl.Boolean))
-            known.update(new["key"])
-            new.select("key", column).write_ipc(self.scratch/f"{self.parts}.{column}")
-
-# %% ../nbs/api/05_corpus.ipynb #442a1f14
 _REFUSED = dict(source=pl.String, file=pl.String, row=pl.Int64, task=pl.String, rule=pl.String, reason=pl.String)
 
 def _reason(rule:str, sequence:str, cfg:DataConfig)->str:
@@ -218,6 +195,34 @@ def _reason(rule:str, sequence:str, cfg:DataConfig)->str:
     except ValueError as e: return f"bad residue: {e}"
     raise AssertionError(f"{sequence[:60]} was refused and is a sequence") # the two forms of the rule differ
 
+# %% ../nbs/api/05_corpus.ipynb #73c09977
+def _meet(intake:Intake, entries:pl.DataFrame):
+    "Write the sequences that are new, and the first accession of each"
+    for column,known in (("sequence", intake.keys), ("accession", intake.named)):
+        some = entries.filter(pl.col(column) != "").unique("key", maintain_order=True)
+        new = some.filter(pl.Series([k not in known for k in some["key"]], dtype=pl.Boolean))
+        known.update(new["key"])
+        new.select("key", column).write_ipc(intake.scratch/f"{intake.parts}.{column}")
+
+def take_in(
+    intake:Intake, # The pass so far; it is changed
+    b:Batch, # The next batch
+):
+    "Clean a batch, count, and put its kept records into a file"
+    if (b.source, b.file) not in intake.origins: intake.origins.append((b.source, b.file))
+    texts = clean_batch(b, intake.cfg)
+    for task,rule,n in texts.group_by("task", "rule").len().rows(): intake.counts[b.source, task, rule or ""] += n
+    if b.bad: intake.counts[b.source, "", "unreadable"] += len(b.bad)
+    out = texts.filter(pl.col("rule").is_not_null() & (pl.col("rule") != "task_off")).select("row", "task", "rule", "sequence").rows()
+    rows = [(row, "", "unreadable", why) for row,why in b.bad] + [(*r[:3], _reason(*r[2:], intake.cfg)) for r in out]
+    intake.refused.append(pl.DataFrame([(b.source, b.file, *r) for r in rows], schema=_REFUSED, orient="row"))
+    kept = texts.filter(pl.col("rule").is_null())
+    _meet(intake, kept.unique("at", maintain_order=True))
+    origin = pl.lit(intake.origins.index((b.source, b.file)), dtype=pl.UInt16).alias("origin")
+    kept.select("key", "task", "answer", "question", "official", "row", origin).write_ipc(intake.scratch/f"{intake.parts}.arrow")
+    intake.parts += 1
+
+# %% ../nbs/api/05_corpus.ipynb #a6032fea
 def check_rejects(
     source:str, # Name of the source that was read
     intake:Intake, # The pass so far
@@ -250,9 +255,9 @@ def read_and_clean(
     scratch:Path|str, # Folder for the kept records
 )->Intake:
     "The first pass. Raises what the readers raise, and `ValueError` on too many damaged records"
-    intake = Intake(cfg, scratch)
+    intake = Intake(cfg, Path(scratch))
     for entry in sources:
-        _behind(intake.take, read_source(entry, root))
+        _behind(partial(take_in, intake), read_source(entry, root))
         check_rejects(entry["source"], intake)
     if not intake.kept: raise ValueError(f"no record passed the rules: {dict(list(intake.counts.items())[:5])}")
     return intake
@@ -425,6 +430,7 @@ def assemble(
     shutil.rmtree(scratch)
     return dict(rules={r: d[1] for r,d in RULES.items()}, funnel=funnel(intake.counts), stated=stated, records=intake.kept, proteins=len(proteins), near_duplicates=near_duplicates(near))
 
+# %% ../nbs/api/05_corpus.ipynb #fa194353
 def build_records(
     cfg:DataConfig, # Manifest and rules; what concerns the split is not used
 )->Path: # Folder with what `assemble` writes and `manifest.json`
