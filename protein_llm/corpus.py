@@ -152,7 +152,7 @@ def split_proteins(
     "Cluster, assign, verify by search, drop what leaks. Raises `ValueError` when too few held-out clusters remain"
     clusters = shared_clusters(proteins, cfg)
     wish = dict(test=cfg.n_test_clusters, valid=cfg.n_valid_clusters)
-    spare = {k: n + max(4, 3*n//4) for k,n in wish.items()} # some will leak: take more, trim after the search
+    spare = {k: n + max(4, 2*n//5) for k,n in wish.items()} # some will leak: take more, trim after the search
     n_train = cfg.n_proteins - cfg.held_cap*sum(wish.values()) if cfg.n_proteins else 0
     if n_train < 0: raise ValueError(f"n_proteins={cfg.n_proteins} is less than the {cfg.held_cap*sum(wish.values())} held-out ones: raise it or hold out fewer clusters")
     split = assign_splits(clusters, spare["test"], spare["valid"], n_train, cfg.held_cap, cfg.train_cap, reserved, cfg.data_seed)
