@@ -27,8 +27,8 @@ def _choose(kind:str, value, options):
 class DataConfig:
     "Which records, and how proteins are split"
     manifest:str = "demo" # Name of a manifest in `data_manifests/`, or the path of one
-    n_proteins:int = 3_000 # Proteins to use, train, valid and test together; 0 means all
-    max_residues:int = 512 # Longer proteins are left out, and counted
+    n_proteins:int = 3_600 # Proteins to use, train, valid and test together; 0 means all
+    max_residues:int = 384 # Longer proteins are left out, and counted
     tasks:tuple = TASKS[:9] # Tasks to keep
     min_seq_id:float = 0.3 # Identity above which two proteins fall into one cluster
     coverage:float = 0.8 # Share of both sequences that the alignment must cover
@@ -84,18 +84,18 @@ class ModelConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     "How an arm is trained"
-    steps:int = 240 # Optimizer steps
+    steps:int = 320 # Optimizer steps
     batch_records:int = 16 # Records in an optimizer step, over all ranks: the same records for every arm
     batch_tokens:int = 2_048 # Most tokens of one micro-batch, padding included
     max_tokens:int = 768 # Longest record; a longer one is an error that names it
     pack:bool = False # Several records in one row, each attending to itself alone
     lr:float = 1e-3 # Peak learning rate of LoRA
-    lr_bridge:float = 5e-3 # Peak learning rate of bridge and gated blocks
+    lr_bridge:float = 2e-3 # Peak learning rate of bridge and gated blocks
     warmup:int = 20 # Steps of linear warm-up; cosine to zero after it
     weight_decay:float = 0.01 # AdamW
     clip:float = 1.0 # Largest gradient norm
     seed:int = 0 # Seed of initialisation and of the order of records
-    eval_every:int = 60 # Steps between losses on the validation set
+    eval_every:int = 160 # Steps between losses on the validation set
     save_every:int = 60 # Steps between checkpoints
     processes:int = 1 # Processes on this machine: 1 on a laptop, 8 on an 8-GPU node
     precision:str = "float32" # Computation: float32 or bfloat16
@@ -109,8 +109,8 @@ class TrainConfig:
 @dataclass(frozen=True)
 class EvalConfig:
     "What is measured on the frozen test set"
-    n_generate:int = 60 # Answers to generate for each task
-    n_swap:int = 600 # Test records used for the swapped- and null-protein diagnostics
+    n_generate:int = 50 # Answers to generate for each task
+    n_swap:int = 200 # Test records used for the swapped- and null-protein diagnostics
     swaps:int = 5 # Draws of another protein for each of these
     max_new_tokens:int = 64 # An answer that is longer is cut, and counted as cut
     draws:int = 1_000 # Bootstrap draws over clusters

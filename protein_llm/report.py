@@ -142,6 +142,7 @@ def _counts(corpus:dict)->list:
 LIMITS = ("The encoder was pretrained on sequences that include these proteins or close relatives; the language model was not, and no cluster is on two sides.",
     "The default's models are tiny. How bridges rank at this size need not be how they rank at 8 billion parameters.",
     "Most texts are composed from GO and InterPro terms in fixed sentence forms; they are not curators' prose, so part of any text score rewards the form.",
+    "flamingo trains no LoRA and blind does: their difference mixes what the bridge brings with what adapting the language model brings.",
     "One training run for each arm: the intervals cover the choice of test clusters, not the choice of the seed.",
     "The published numbers come from other data, another split and other models; they stand here for orientation only.")
 
