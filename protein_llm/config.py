@@ -84,7 +84,7 @@ class ModelConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     "How an arm is trained"
-    steps:int = 320 # Optimizer steps
+    steps:int = 300 # Optimizer steps
     batch_records:int = 16 # Records in an optimizer step, over all ranks: the same records for every arm
     batch_tokens:int = 2_048 # Most tokens of one micro-batch, padding included
     max_tokens:int = 768 # Longest record; a longer one is an error that names it
@@ -95,7 +95,7 @@ class TrainConfig:
     weight_decay:float = 0.01 # AdamW
     clip:float = 1.0 # Largest gradient norm
     seed:int = 0 # Seed of initialisation and of the order of records
-    eval_every:int = 160 # Steps between losses on the validation set
+    eval_every:int = 150 # Steps between losses on the validation set
     save_every:int = 60 # Steps between checkpoints
     processes:int = 1 # Processes on this machine: 1 on a laptop, 8 on an 8-GPU node
     precision:str = "float32" # Computation: float32 or bfloat16

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .baselines import majority_answers, nearest_by_feature, nearest_by_sequence
 from .config import RunConfig, TrainConfig

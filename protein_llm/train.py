@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .config import RunConfig, TrainConfig
 from .core import file_lock, run_folder, set_seed, write_atomic, write_json
