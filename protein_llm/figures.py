@@ -53,37 +53,49 @@ def smooth(
     "Exponential moving average"
     return values.ewm(span=span).mean()
 
-def _curves(log:pd.DataFrame, column:str, ylabel:str, log_y:bool=False)->Figure:
-    "A line for each arm over the steps"
+def _by_arch(log:pd.DataFrame, column:str)->pd.DataFrame:
+    "One row a step, one column an arm"
     for need in ("arch", "step", column):
         if need not in log: raise ValueError(f"the log has no column {need!r}, only {', '.join(log.columns)}")
-    fig,(ax,) = _axes()
-    for arch in _systems(log.rename(columns={"arch": "system"})):
-        one = log[(log.arch == arch) & log[column].notna()].sort_values("step")
-        ax.plot(one.step, one[column], color=COLOURS[arch], alpha=.22, linewidth=.8)
-        ax.plot(one.step, smooth(one[column]), color=COLOURS[arch], linewidth=1.8, label=arch)
+    return log.pivot(index="step", columns="arch", values=column)[_systems(log.rename(columns={"arch": "system"}))]
+
+def _curves(ax, wide:pd.DataFrame, ylabel:str):
+    "A line for each arm over the steps: faint as it is, bold smoothed"
+    for arch in wide:
+        ax.plot(wide.index, wide[arch], color=COLOURS[arch], alpha=.22, linewidth=.8)
+        ax.plot(wide.index, smooth(wide[arch]), color=COLOURS[arch], linewidth=1.8, label=arch)
     ax.set(xlabel="optimizer step", ylabel=ylabel)
-    if log_y:
-        ax.set_yscale("log", subs=[])
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter("{x:g}")
     ax.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=.2, columnspacing=1.2, handlelength=1.4)
-    return fig
 
 # %% ../nbs/api/25_figures.ipynb #da859176
 @mpl.rc_context(STYLE)
 def fig_training_loss(
-    log:pd.DataFrame, # Columns `arch`, `step`, `loss`
+    log:pd.DataFrame, # Columns `arch`, `step`, `loss`; `blind` among the arms
 )->Figure:
-    "Training loss of each arm over the steps"
-    return _curves(log, "loss", "training loss (nats per token)")
+    "Training loss of each arm; below, its distance to the arm that never sees a protein on the same records, where the noise of the batches cancels"
+    wide = _by_arch(log, "loss")
+    if "blind" not in wide: raise ValueError(f"the log has no arm 'blind' to compare with, only {', '.join(wide)}")
+    fig,(top,below) = _axes(1, (7., 5.6), rows=2, sharex=True)
+    _curves(top, wide, "training loss (nats per token)")
+    top.set_xlabel("")
+    gap = wide.sub(wide.blind, axis=0).apply(smooth)
+    for arch in gap.columns.drop("blind"): below.plot(gap.index, gap[arch], color=COLOURS[arch], linewidth=1.8)
+    below.axhline(0, color=COLOURS["blind"], linewidth=1.8)
+    settled = gap[len(gap)//8:] # the first steps, before warm-up ends, would set the scale
+    below.set(xlabel="optimizer step", ylabel="minus blind, smoothed", ylim=(settled.min().min()*1.2-1e-3, settled.max().max()*1.2+1e-3))
+    return fig
 
 @mpl.rc_context(STYLE)
 def fig_grad_norm(
     log:pd.DataFrame, # Columns `arch`, `step`, `grad_norm`
 )->Figure:
     "Gradient norm of each arm over the steps, before clipping"
-    return _curves(log, "grad_norm", "gradient norm", log_y=True)
+    fig,(ax,) = _axes()
+    _curves(ax, _by_arch(log, "grad_norm"), "gradient norm")
+    ax.set_yscale("log", subs=[])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    return fig
 
 # %% ../nbs/api/25_figures.ipynb #b4392337
 def _bars(ax, table:pd.DataFrame, order:list):

@@ -109,7 +109,7 @@ _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name
 FIGURES = dict(
     corpus="Records of each task, by the source whose raw format they were read from.",
     ledger="The leak ledger: what each held-out set shares with what was trained on. A leak would be hatched and named, and no number would be made.",
-    training_loss="Training loss; faint: each step, bold: exponential mean over 20 steps.",
+    training_loss="Training loss; faint: each step, bold: exponential mean over 20 steps. Below: the same minus blind's on the same records, smoothed.",
     grad_norm="Gradient norm before clipping.",
     eval_loss="Left: loss on held-out clusters. Right: paired difference to the arm that never sees a protein. Lines are 95 % bootstrap intervals over clusters.",
     text_metrics="BLEU and ROUGE-L of generated answers, arms and baselines, with 95 % intervals.",
