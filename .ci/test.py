@@ -143,7 +143,7 @@ def corrupt():
 
 def killed():
     "Whether a run that is killed in the middle ends with the weights of one that was not; the error, or nothing"
-    make = f"from protein_llm.config import *; from protein_llm.parallel import *; c = from_preset('tiny', 'mlp', seed=7, save_every=1, **{dict(TRAIN, steps=8)}); print(run_folder(run_name(c))); c.save('runs/smoke/killed.json')"
+    make = f"from protein_llm.config import *; from protein_llm.core import *; from protein_llm.parallel import *; c = from_preset('tiny', 'mlp', seed=7, save_every=1, **{dict(TRAIN, steps=8)}); print(run_folder(run_name(c))); c.save('runs/smoke/killed.json')"
     code, out = run([BIN/"python", "-c", make])
     if code: return out
     folder, train, found = Path(out.strip().splitlines()[-1]), [BIN/"python", "-m", "protein_llm.train", OUT/"killed.json"], []
