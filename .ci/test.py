@@ -134,7 +134,7 @@ def refused(case):
 
 def corrupt():
     "A manifest whose shipped file was cut short"
-    manifest = read(ROOT/"data_manifests"/"demo.json")
+    manifest = read(ROOT/"data_manifests"/"demo.json") | dict(name="corrupt") # a name of its own: what is unpacked already is not asked for again
     whole = ROOT/manifest["origin"]["path"]
     (OUT/whole.name).write_bytes(whole.read_bytes()[:100_000])
     manifest["origin"]["path"] = f"runs/smoke/{whole.name}"
