@@ -139,7 +139,7 @@ def evaluate_arm(
         losses,chosen = diagnose(model, data, cfg, device), generation_set(test, cfg.evaluation.n_generate)
         samples = chosen[["record_id", "task", "protein_id", "cluster", "instruction", "answer"]].merge(answer_records(model, chosen, data, cfg, device), on="record_id")
         losses.to_parquet(out/"losses.parquet"); samples.to_parquet(out/"samples.parquet")
-        write_json(out/"card.json", dict(name=folder.name, arch=cfg.model.arch, test_hash=data.corpus.manifest["test_hash"], corpus=data.corpus.manifest["key"], records=len(losses),
+        write_json(out/"card.json", dict(name=folder.name, arch=cfg.model.arch, test_hash=data.corpus.manifest["test_hash"], corpus=data.corpus.manifest["key"], split=data.corpus.label, records=len(losses),
             clusters=losses.cluster.nunique(), answer_tokens=int(losses["count"].sum()), loss=losses.true.sum()/losses["count"].sum(), answered=len(samples),
             cut=int((samples.finish == "length").sum()), empty=int((samples.prediction.str.strip() == "").sum()), evaluation=asdict(cfg.evaluation)))
     return ensure_stage(folder/f"evaluation-{digest(cfg.evaluation, n=6)}", build, last="card.json")
@@ -224,6 +224,6 @@ def compare_runs(
     def build(out):
         table,differences,coverage = _tables(cfgs, folders, cards["blind"]["test_hash"])
         table.to_parquet(out/"comparison.parquet"); differences.to_parquet(out/"differences.parquet")
-        write_json(out/"facts.json", dict(coverage=coverage, test_hash=cards["blind"]["test_hash"], cards=cards))
+        write_json(out/"facts.json", dict(coverage=coverage, test_hash=cards["blind"]["test_hash"], split=cards["blind"]["split"], cards=cards))
     key = digest([run_name(c) for c in cfgs], cfgs[0].evaluation)
     return ensure_stage(run_folder(f"comparison-{key}")/"tables", build, last="facts.json")
