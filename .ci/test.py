@@ -1,5 +1,5 @@
 "All tests: the library notebooks, what is generated from them, and the experiment at smoke size. Standard library only; started by `make test`."
-import json, os, re, shutil, subprocess, sys, tempfile, time
+import hashlib, json, os, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,20 +13,21 @@ ARCHS = ("text", "mlp", "perceiver", "flamingo", "blind")
 SMOKE = dict(n_proteins=300, n_test_clusters=20, n_valid_clusters=5)
 TRAIN = dict(SMOKE, steps=4)
 EVALUATE = dict(TRAIN, n_generate=2, n_swap=10, draws=50)
-# what each notebook gets, in the order in which they run
-CHAIN = dict(
-    data=("01_data", SMOKE),
-    encode=("02_encode", SMOKE),
-    **{f"train {arch}": ("03_train", dict(TRAIN, arch=arch)) for arch in ARCHS},
-    evaluate=("04_evaluate", EVALUATE),
-    figures=("05_figures", dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report")),
-)
+# What each notebook gets; those of one line run two at a time. The first two start from nothing: both need the corpus, one builds it and the other waits.
+CHAIN = [
+    {"encode": ("02_encode", SMOKE), "train text": ("03_train", dict(TRAIN, arch="text"))},
+    {"data": ("01_data", SMOKE), **{f"train {arch}": ("03_train", dict(TRAIN, arch=arch)) for arch in ARCHS if arch != "text"}},
+    {"evaluate": ("04_evaluate", EVALUATE)},
+    {"figures": ("05_figures", dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report"))},
+]
 # input that must end with exit code 1, and what the message must say
 REFUSED = {
     "a misspelt parameter": ("03_train", dict(step=3), "step"),
     "an unknown arch": ("03_train", dict(arch="mpl"), "unknown arch 'mpl'"),
     "an unknown preset": ("03_train", dict(preset="huge"), "unknown preset 'huge'"),
-    "a preset without its weights": ("03_train", dict(preset="qwen3_8b"), "Qwen/Qwen3-8B"),
+    "a preset without its weights": ("03_train", dict(preset="qwen3_8b"), "hf download Qwen/Qwen3-8B"),
+    "a licence not accepted": ("02_encode", dict(preset="qwen3_8b"), "accept their licence at https://huggingface.co/EvolutionaryScale/esm3-sm-open-v1"),
+    "a corrupt shipped file": ("01_data", dict(manifest="runs/smoke/corrupt.json"), "human_demo.tar.xz is corrupt"),
 }
 
 
@@ -131,16 +132,52 @@ def refused(case):
     return label, f"{out}\nexpected exit code 1 and {words!r}; the exit code was {code}", time.time()-began
 
 
+def corrupt():
+    "A manifest whose shipped file was cut short"
+    manifest = read(ROOT/"data_manifests"/"demo.json") | dict(name="corrupt") # a name of its own: what is unpacked already is not asked for again
+    whole = ROOT/manifest["origin"]["path"]
+    (OUT/whole.name).write_bytes(whole.read_bytes()[:100_000])
+    manifest["origin"]["path"] = f"runs/smoke/{whole.name}"
+    (OUT/"corrupt.json").write_text(json.dumps(manifest))
+
+
+def killed():
+    "Whether a run that is killed in the middle ends with the weights of one that was not; the error, or nothing"
+    make = f"from protein_llm.config import *; from protein_llm.core import *; from protein_llm.parallel import *; c = from_preset('tiny', 'mlp', seed=7, save_every=1, **{dict(TRAIN, steps=8)}); print(run_folder(run_name(c))); c.save('runs/smoke/killed.json')"
+    code, out = run([BIN/"python", "-c", make])
+    if code: return out
+    folder, train, found = Path(out.strip().splitlines()[-1]), [BIN/"python", "-m", "protein_llm.train", OUT/"killed.json"], []
+    for kill in (True, False):
+        shutil.rmtree(folder, ignore_errors=True)
+        if kill:
+            work = subprocess.Popen(train, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            while work.poll() is None and not (folder/"checkpoint.pt").exists(): time.sleep(.01)
+            if work.poll() is not None: return "training ended before its first checkpoint"
+            work.kill(); work.wait()
+            if (folder/"trained.json").exists(): return "training ended before it could be killed"
+        code, out = run(train, OMP_NUM_THREADS="1")
+        if code: return out
+        found.append([hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((folder/"model").rglob("*.safetensors"))])
+    return "" if found[0] == found[1] and found[0] else f"the weights differ: {found}"
+
+
 def chain(tally):
     "The experiment at smoke size, from a clean folder, and the inputs that must be refused"
     shutil.rmtree(OUT, ignore_errors=True)
     (OUT/"notebooks").mkdir(parents=True)
-    for label, (name, parameters) in CHAIN.items():
+    def one(item):
+        label, (name, parameters) = item
         began = time.time()
         code, out = papermill(name, label, parameters)
-        tally.add(f"papermill: {label}", out if code else "", time.time()-began)
-        if code: break # what follows needs it
+        return label, out if code else "", time.time()-began
     with ThreadPoolExecutor(2) as pool:
+        for line in CHAIN:
+            results = list(pool.map(one, line.items()))
+            for label, error, seconds in results: tally.add(f"papermill: {label}", error, seconds)
+            if any(error for _, error, _ in results): return # what follows needs it
+        began = time.time()
+        tally.add("a killed training goes on as if nothing had been", killed(), time.time()-began)
+        corrupt()
         for label, error, seconds in pool.map(refused, REFUSED.items()): tally.add(f"refused: {label}", error, seconds)
 
 

@@ -7,10 +7,12 @@ __all__ = ['TASKS_TABLE', 'TEMPLATES', 'RULES', 'VERSION', 'wanted_tasks', 'with
            'family_name', 'clean_sequence', 'clean_rows', 'clean_batch', 'Intake', 'take_in', 'check_rejects',
            'read_and_clean', 'name_proteins', 'record_ids', 'give_ids', 'merge_records', 'near_keys', 'final_shape',
            'records_key', 'to_parquet', 'near_duplicates', 'funnel', 'assemble', 'build_records', 'reserved_proteins',
-           'shared_clusters', 'split_proteins', 'corpus_key', 'counts_of', 'build_corpus', 'Corpus']
+           'shared_clusters', 'check_set', 'read_set', 'pfam_families', 'first_dates', 'exclude_paths', 'split_rules',
+           'kept_out', 'split_proteins', 'split_by_rows', 'keep_subset', 'corpus_key', 'assign_sides', 'counts_of',
+           'build_corpus', 'check_sides', 'Corpus', 'publish_split', 'check_published']
 
 # %% ../nbs/api/05_corpus.ipynb #cd55f704
-import gzip, hashlib, re, shutil
+import gzip, hashlib, json, re, shutil, zlib
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -23,11 +25,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .config import DataConfig, TASKS, MEMORY_TASKS
-from .core import digest, ensure_stage, read_json, run_folder, write_json
+from .config import DataConfig, LEAKY, TASKS, MEMORY_TASKS
+from .core import digest, ensure_stage, read_json, repo_root, run_folder, sha256_file, write_atomic, write_json
 from .manifest import fetch, identity, load_manifest
 from .sources import Batch, read_source
-from .split import assign_splits, check_split, cluster_proteins, drop_leaks
+from .split import assign_splits, check_split, cluster_proteins, clusters_near, drop_leaks, family_groups, nested_subset, split_rows, _rank
 
 # %% ../nbs/api/05_corpus.ipynb #a225d029
 TASKS_TABLE = dict( # task: style, what the answer says
@@ -138,7 +140,7 @@ def clean_sequence(
     if strange: raise ValueError(f"{strange[0]!r} at residue {strange.start()+1} is no amino acid")
     return seq.upper()
 
-# %% ../nbs/api/05_corpus.ipynb #c01d3fed
+# %% ../nbs/api/05_corpus.ipynb #53489c20
 def clean_rows(
     rows:pl.DataFrame, # `rows` of a `Batch`
     cfg:DataConfig, # Limits of length
@@ -170,7 +172,7 @@ def clean_batch(
         .when((pl.col("task") == "qa") & (pl.col("question") == "")).then(pl.lit("no_question")).when(pl.col("answer") == "").then(pl.lit("empty_answer")))
     return texts.with_columns(tidy(answer).alias("answer")).with_columns(rule.alias("rule"))
 
-# %% ../nbs/api/05_corpus.ipynb #6a3bc746
+# %% ../nbs/api/05_corpus.ipynb #29989056
 @dataclass
 class Intake:
     "What the first pass gathers"
@@ -182,6 +184,7 @@ class Intake:
     refused:list = field(default_factory=list) # Tables of what goes into `rejected.parquet`
     keys:set = field(default_factory=set) # Of the proteins met
     named:set = field(default_factory=set) # Keys of the proteins that have an accession
+    official:set = field(default_factory=set) # Keys of the proteins that a source has in its own test set
 
     @property
     def kept(self)->int: return sum(n for (_,_,rule),n in self.counts.items() if not rule)
@@ -195,7 +198,7 @@ def _reason(rule:str, sequence:str, cfg:DataConfig)->str:
     except ValueError as e: return f"bad residue: {e}"
     raise AssertionError(f"{sequence[:60]} was refused and is a sequence") # the two forms of the rule differ
 
-# %% ../nbs/api/05_corpus.ipynb #73c09977
+# %% ../nbs/api/05_corpus.ipynb #fc677c21
 def _meet(intake:Intake, entries:pl.DataFrame):
     "Write the sequences that are new, and the first accession of each"
     for column,known in (("sequence", intake.keys), ("accession", intake.named)):
@@ -218,6 +221,7 @@ def take_in(
     intake.refused.append(pl.DataFrame([(b.source, b.file, *r) for r in rows], schema=_REFUSED, orient="row"))
     kept = texts.filter(pl.col("rule").is_null())
     _meet(intake, kept.unique("at", maintain_order=True))
+    intake.official.update(kept.filter(pl.col("official") == "test")["key"])
     origin = pl.lit(intake.origins.index((b.source, b.file)), dtype=pl.UInt16).alias("origin")
     kept.select("key", "task", "answer", "question", "official", "row", origin).write_ipc(intake.scratch/f"{intake.parts}.arrow")
     intake.parts += 1
@@ -238,7 +242,7 @@ def check_rejects(
     raise ValueError(f"{source}: {sum(damaged.values()):,} of {wanted:,} records are damaged, more than max_rejects={intake.cfg.max_rejects:g} allows. Most by the rule {worst}: "
         + "; ".join(f"{r['file']}, record {r['row']}: {r['reason']}" for r in some) + ". Mend the file, or raise max_rejects if that is how it is")
 
-# %% ../nbs/api/05_corpus.ipynb #ab42f2bd
+# %% ../nbs/api/05_corpus.ipynb #e0bb40f3
 def _behind(work, items):
     "`work` on each item, in order, in one thread behind the caller's; at most two wait"
     with ThreadPoolExecutor(1) as pool:
@@ -262,10 +266,10 @@ def read_and_clean(
     if not intake.kept: raise ValueError(f"no record passed the rules: {dict(list(intake.counts.items())[:5])}")
     return intake
 
-# %% ../nbs/api/05_corpus.ipynb #95ad3f66
+# %% ../nbs/api/05_corpus.ipynb #b8779e96
 def name_proteins(
     intake:Intake, # The first pass
-)->pl.DataFrame: # `key, protein_id, sequence, length`, sorted by `protein_id`
+)->pl.DataFrame: # `key, protein_id, sequence, length, official`, sorted by `protein_id`
     "Name every distinct sequence"
     read = lambda column: pl.concat([pl.read_ipc(intake.scratch/f"{i}.{column}") for i in range(intake.parts)])
     named = read("accession").unique("accession", keep="first", maintain_order=True)
@@ -275,9 +279,10 @@ def name_proteins(
     table = pl.concat([table.filter(pl.col("accession").is_not_null()), other]).rename(dict(accession="protein_id"))
     twice = table["protein_id"].is_duplicated()
     if twice.any(): raise ValueError(f"two sequences are called {table.filter(twice)['protein_id'][0]}: give them accessions of their own")
-    return table.select("key", "protein_id", "sequence", pl.col("sequence").str.len_bytes().cast(pl.Int64).alias("length")).sort("protein_id")
+    return table.select("key", "protein_id", "sequence", pl.col("sequence").str.len_bytes().cast(pl.Int64).alias("length"),
+        pl.when(pl.col("key").is_in(pl.Series(sorted(intake.official), dtype=pl.UInt64).implode())).then(pl.lit("test")).otherwise(pl.lit("")).alias("official")).sort("protein_id")
 
-# %% ../nbs/api/05_corpus.ipynb #09644cc9
+# %% ../nbs/api/05_corpus.ipynb #571c30a6
 def record_ids(
     keys:list, # Protein id, task, question and answer, joined by tabs
 )->list: # 16 hexadecimal digits each
@@ -322,7 +327,7 @@ def merge_records(
         kept = kept.with_columns(pl.Series("record_id", [r if n == 0 else r[:8]+record_ids([f"{r}#{n}"])[0][:8] for r,n in more.rows()], dtype=pl.String))
     return kept.drop("rule").sort("record_id"), removed.group_by("source", "task", "rule").len()
 
-# %% ../nbs/api/05_corpus.ipynb #0b036a79
+# %% ../nbs/api/05_corpus.ipynb #b8833b27
 _SHAPE = dict(record_id=pl.String, protein_ids=pl.List(pl.String), task=pl.String, instruction=pl.String, answer=pl.String, sources=pl.List(pl.String),
     style=pl.String, file=pl.String, row=pl.Int64, official=pl.String)
 _WORDINGS = pl.Series([w for t in TEMPLATES.values() for w in t])
@@ -373,7 +378,7 @@ def _small(kind:pa.DataType)->pa.DataType:
     if pa.types.is_large_list(kind): return pa.list_(_small(kind.value_type))
     return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
 
-# %% ../nbs/api/05_corpus.ipynb #2df4d2f8
+# %% ../nbs/api/05_corpus.ipynb #c5f3d170
 def _merged(intake:Intake, cfg:DataConfig, scratch:Path, near:list):
     "The third pass: records of one digit after another; adds to the counts, and to `near` what near-duplicates share"
     origins = pl.DataFrame([(i, *o) for i,o in enumerate(intake.origins)], schema=dict(origin=pl.UInt16, source=pl.String, file=pl.String), orient="row")
@@ -410,12 +415,12 @@ def funnel(
             left[s, t] -= n
     return table
 
-# %% ../nbs/api/05_corpus.ipynb #50b81f34
+# %% ../nbs/api/05_corpus.ipynb #eb4eb9ba
 def assemble(
     sources:list, # Entries of a manifest: source, format, path
     root:Path|str, # Folder that holds them
     cfg:DataConfig, # Rules
-    folder:Path|str, # Where `proteins.parquet` (protein_id, sequence, length), `records.parquet` and `rejected.parquet` are written
+    folder:Path|str, # Where `proteins.parquet` (protein_id, sequence, length, official: whether a source has it in its own test set), `records.parquet` and `rejected.parquet` are written
 )->dict: # Counts: `rules, funnel, stated, records, proteins, near_duplicates`
     "The three passes. Raises `ValueError` or `FileNotFoundError` on bad input, with file and place"
     scratch,near = Path(folder)/"scratch",[]
@@ -463,26 +468,217 @@ def shared_clusters(
     folder = ensure_stage(run_folder("shared")/f"clusters-{key}", build)
     return pd.read_parquet(folder/"clusters.parquet").set_index("protein_id").cluster
 
+# %% ../nbs/api/05_corpus.ipynb #21558173
+_COLUMNS = ("protein_id", "sequence", "task", "answer", "families")
+_PLAIN = re.compile("[ACDEFGHIKLMNPQRSTVWYXBUZO]+") # nothing to repair: the common case, and fast
+
+def _residues(text:str, where:str)->str:
+    "The repaired sequence, or a `ValueError` that says where it stands"
+    if _PLAIN.fullmatch(text): return text
+    try: seq = clean_sequence(text)
+    except ValueError as e: raise ValueError(f"{where}: {e}: correct the sequence or leave the record out") from e
+    if not seq: raise ValueError(f"{where}: the sequence is empty: give one or leave the record out")
+    return seq
+
+# %% ../nbs/api/05_corpus.ipynb #9726b335
+def check_set(
+    frame:pd.DataFrame, # `protein_id`, `sequence`, and where there are any `task`, `answer`, `families`
+    name:str, # The set's name, for messages
+)->pd.DataFrame: # The same columns as text, sequences repaired
+    "Raise `ValueError` that names set, record and value where a set cannot be used"
+    if frame.empty: raise ValueError(f"{name} holds no protein: nothing can be said of an empty set")
+    for need in _COLUMNS[:2]:
+        if need not in frame: raise ValueError(f"{name}: no column {need!r}, only {', '.join(map(str, frame.columns))}")
+    frame = frame[[c for c in _COLUMNS if c in frame]].reset_index(drop=True)
+    gap = frame[["protein_id", "sequence"]].isna().any(axis=1)
+    if gap.any(): raise ValueError(f"{name}, record {gap.idxmax()+1}: no protein_id or no sequence: give both")
+    frame = frame.fillna("").astype(str)
+    frame["sequence"] = [_residues(s, f"{name}, record {i} ({p})") for i,(p,s) in enumerate(zip(frame.protein_id, frame.sequence), 1)]
+    twice = frame.drop_duplicates(["protein_id", "sequence"]).protein_id.duplicated()
+    if twice.any():
+        raise ValueError(f"{name}, record {twice.idxmax()+1}: {frame.protein_id[twice.idxmax()]} has another sequence above: one id, one protein")
+    return frame
+
+# %% ../nbs/api/05_corpus.ipynb #96b855d5
+def _read_fasta(lines, name:str)->pd.DataFrame:
+    "Proteins of a FASTA file; the id is the first word of the header"
+    ids,parts = [],[]
+    for n,line in enumerate(map(str.strip, lines), 1):
+        if line.startswith(">"):
+            if not line[1:].split(): raise ValueError(f"{name}, line {n}: a header without an id: write one after >")
+            ids.append(line[1:].split()[0]); parts.append([])
+        elif line:
+            if not ids: raise ValueError(f"{name}, line {n}: a FASTA file starts with a header, found {line[:20]!r}")
+            parts[-1].append(line)
+    return pd.DataFrame(dict(protein_id=ids, sequence=["".join(p) for p in parts]))
+
+def _read_jsonl(lines, name:str)->pd.DataFrame:
+    "One JSON object a line"
+    rows = []
+    for n,line in enumerate(lines, 1):
+        try: rows.append(json.loads(line))
+        except json.JSONDecodeError as e: raise ValueError(f"{name}, line {n}: not valid JSON ({e})") from e
+        if not isinstance(rows[-1], dict): raise ValueError(f"{name}, line {n}: expected an object, found {type(rows[-1]).__name__}")
+    return pd.DataFrame(rows)
+
+# %% ../nbs/api/05_corpus.ipynb #38708dac
+def _read_csv(file, name:str, sep:str=",")->pd.DataFrame:
+    "A table with a header; `NA` is a sequence, not a gap"
+    try: return pd.read_csv(file, sep=sep, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise ValueError(f"{name}: not a table with a header ({str(e).strip()})") from e
+
+_READERS = dict(fasta=_read_fasta, fa=_read_fasta, faa=_read_fasta, jsonl=_read_jsonl, csv=_read_csv, tsv=lambda f,name: _read_csv(f, name, "\t"))
+
+def read_set(
+    path:Path|str, # A .fasta, .fa, .faa, .csv, .tsv or .jsonl file, or one of these with .gz
+)->pd.DataFrame: # A checked set
+    "Read a set; `protein_id` may be called `accession`. Raises `ValueError` that names file and record"
+    path = Path(path)
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    if kind not in _READERS: raise ValueError(f"{path.name}: unknown format {kind!r}: choose from {', '.join(_READERS)}")
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as f: frame = _READERS[kind](f, path.name)
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as e: raise ValueError(f"{path.name}: not a whole text file ({e})") from e
+    if "protein_id" not in frame and "accession" in frame: frame = frame.rename(columns=dict(accession="protein_id"))
+    if "sequence" in frame:
+        given = frame.protein_id.fillna("") if "protein_id" in frame else [""]*len(frame)
+        frame["protein_id"] = [p or "seq-"+hashlib.sha256(str(s).encode()).hexdigest()[:12] for p,s in zip(given, frame.sequence)]
+    return check_set(frame, path.name)
+
+# %% ../nbs/api/05_corpus.ipynb #ebd3f618
+def pfam_families(
+    manifest:str, # Name or path of a manifest
+)->pd.Series|None: # Pfam accessions of each protein, joined by `;`; None where the manifest has no `annotations/interpro.tsv`
+    "Families that the annotations of a manifest give"
+    if "annotations/interpro.tsv" not in load_manifest(manifest)["files"]: return None
+    rows = pd.read_csv(fetch(manifest)/"annotations"/"interpro.tsv", sep="\t", dtype=str)
+    return rows.dropna(subset="pfam").groupby("protein_id").pfam.agg(";".join)
+
+# %% ../nbs/api/05_corpus.ipynb #f8babb1a
+_DAY = r"\d{4}-\d\d-\d\d"
+
+def first_dates(
+    manifest:str, # Name or path of a manifest
+)->pd.Series: # Day of each protein's first annotation, YYYY-MM-DD, by `protein_id`
+    "Days that `annotations/dates.tsv` gives (`protein_id`, `date`). Raises `ValueError` where there are none, or one is no day"
+    name = "annotations/dates.tsv"
+    if name not in load_manifest(manifest)["files"]: raise ValueError(f"{manifest} has no {name} (columns protein_id and date): add it to the manifest, or choose another split than temporal")
+    rows = pd.read_csv(fetch(manifest)/name, sep="\t", dtype=str, keep_default_na=False)
+    for need in ("protein_id", "date"):
+        if need not in rows: raise ValueError(f"{name}: no column {need!r}, only {', '.join(rows.columns)}")
+    bad = ~rows.date.str.fullmatch(_DAY)
+    if bad.any(): raise ValueError(f"{name}, line {bad.idxmax()+2}: {rows.protein_id[bad.idxmax()]} has date {rows.date[bad.idxmax()]!r}: write YYYY-MM-DD")
+    return rows.groupby("protein_id").date.min()
+
+# %% ../nbs/api/05_corpus.ipynb #e4e46194
+def exclude_paths(
+    cfg:DataConfig, # `exclude`: files of the manifest, paths from the repository, or absolute ones
+)->list: # Where they are
+    "Files of proteins that go to no side. Raises `FileNotFoundError` that names the one that is not there"
+    files,paths = load_manifest(cfg.manifest)["files"] if cfg.exclude else {},[]
+    for name in cfg.exclude:
+        paths.append(fetch(cfg.manifest)/name if name in files else repo_root()/Path(name).expanduser()) # an absolute path stays as it is
+        if not paths[-1].is_file(): raise FileNotFoundError(f"exclude: no file {name!r} in manifest {cfg.manifest}, and none at {paths[-1]}: correct the path")
+    return paths
+
+# %% ../nbs/api/05_corpus.ipynb #bb287c97
+_WIDE = .01 # share of the proteins above which a group of families is left to train
+
+def split_rules(
+    clusters:pd.Series, # Cluster of each protein, by `protein_id`
+    cfg:DataConfig, # `split`, `manifest`, `cut_date`
+)->dict: # `groups`, `not_held`, `not_train`, as `assign_splits` takes them
+    "What a kind of split asks for. Raises `ValueError` where the manifest lacks the annotations for it"
+    if cfg.split == "exact": return dict(groups=pd.Series(clusters.index, index=clusters.index))
+    if cfg.split == "family":
+        families = pfam_families(cfg.manifest)
+        if families is None: raise ValueError(f"{cfg.manifest} has no annotations/interpro.tsv (columns protein_id and pfam): add it to the manifest, or choose another split than family")
+        groups = family_groups(clusters, families)
+        wide = groups.map(groups.value_counts()) > max(20, _WIDE*len(groups))
+        return dict(groups=groups, not_held=frozenset(groups.index[wide]))
+    if cfg.split == "temporal":
+        day = first_dates(cfg.manifest).reindex(clusters.index).fillna("")
+        return dict(not_held=frozenset(day.index[day < cfg.cut_date]), not_train=frozenset(day.index[(day == "") | (day >= cfg.cut_date)]))
+    return {}
+
+# %% ../nbs/api/05_corpus.ipynb #32c73bac
+def kept_out(
+    table:pd.DataFrame, # `protein_id`, `sequence`, `cluster`
+    cfg:DataConfig, # `official`, `exclude`
+    official:frozenset=frozenset(), # Sequences that a source marks as its own test set
+)->tuple[frozenset, frozenset, dict]: # Ids that are not trained on, those of them that are not held out either, and counts
+    "Proteins near an official test set or an excluded file"
+    theirs = table[table.sequence.isin(official)] if cfg.official == "exclude" else table[:0]
+    others = pd.concat([table[:0], *map(read_set, exclude_paths(cfg))], ignore_index=True)
+    near = [clusters_near(t, table, cfg.min_seq_id, cfg.coverage) if len(t) else frozenset() for t in (theirs, others)]
+    counts = {k: dict(proteins=t.sequence.nunique(), near=len(ids), clusters=table.cluster[table.protein_id.isin(ids)].nunique()) for k,t,ids in zip(("official", "exclude"), (theirs, others), near)}
+    return near[0]|near[1], near[1], counts
+
 # %% ../nbs/api/05_corpus.ipynb #a99c0c3d
+def _trim(table:pd.DataFrame, groups:pd.Series, wish:dict, seed:int)->pd.DataFrame:
+    "Keep the wanted number of held-out groups. Raises `ValueError` when too few remain"
+    for side,n in wish.items():
+        have = groups[(table.split == side).values].unique()
+        if len(have) < n: raise ValueError(f"only {len(have)} clean {side} clusters of the {n} wanted: lower n_{side}_clusters or use more proteins")
+        kept = sorted(have, key=lambda g: digest(seed, g))[:n]
+        table.loc[(table.split == side) & ~groups.isin(kept).values, "split"] = "unused"
+    return table
+
+# %% ../nbs/api/05_corpus.ipynb #9dd42a91
 def split_proteins(
     proteins:pd.DataFrame, # `protein_id`, `sequence`
-    cfg:DataConfig, # Identity, coverage, numbers of clusters, seed
+    cfg:DataConfig, # Kind of split, identity, coverage, numbers of clusters, seed
     reserved:frozenset=frozenset(), # Proteins that the language model has seen
-)->tuple[pd.DataFrame, int]: # Proteins with `cluster` and `split`, and the number of leaking ones dropped
+    official:frozenset=frozenset(), # Sequences that a source marks as its own test set
+)->tuple[pd.DataFrame, dict]: # Proteins with `cluster` and `split`, and what was left out
     "Cluster, assign, verify by search, drop what leaks. Raises `ValueError` when too few held-out clusters remain"
     clusters = shared_clusters(proteins, cfg)
+    table,rules = proteins.assign(cluster=clusters.values),split_rules(clusters, cfg)
+    out,no_side,counts = kept_out(table, cfg, official)
+    rules |= dict(not_train=rules.get("not_train", frozenset())|out, not_held=rules.get("not_held", frozenset())|no_side)
     wish = dict(test=cfg.n_test_clusters, valid=cfg.n_valid_clusters)
-    spare = {k: n + max(4, 3*n//4) for k,n in wish.items()} # some will leak: take more, trim after the search
+    spare = {k: n if cfg.split in LEAKY else n + max(4, 2*n//5) for k,n in wish.items()} # some will leak: take more, trim after the search
     n_train = cfg.n_proteins - cfg.held_cap*sum(wish.values()) if cfg.n_proteins else 0
     if n_train < 0: raise ValueError(f"n_proteins={cfg.n_proteins} is less than the {cfg.held_cap*sum(wish.values())} held-out ones: raise it or hold out fewer clusters")
-    split = assign_splits(clusters, spare["test"], spare["valid"], n_train, cfg.held_cap, cfg.train_cap, reserved, cfg.data_seed)
-    table = proteins.assign(cluster=clusters.values, split=split.reindex(proteins.protein_id).values)
-    table,n_leaky = drop_leaks(table, cfg.min_seq_id, cfg.coverage)
-    for side,n in wish.items():
-        have = table[table.split == side].cluster.unique()
-        if len(have) < n: raise ValueError(f"only {len(have)} clean {side} clusters of the {n} wanted: lower n_{side}_clusters or use more proteins")
-        table.loc[(table.split == side) & ~table.cluster.isin(sorted(have, key=lambda c: digest(cfg.data_seed, c))[:n]), "split"] = "unused"
-    return table, n_leaky
+    split = assign_splits(clusters, spare["test"], spare["valid"], n_train, cfg.held_cap, cfg.train_cap, reserved, cfg.data_seed, **rules)
+    table["split"] = split.reindex(table.protein_id).values
+    if cfg.split == "family": table["group"] = rules["groups"].values
+    table,n_leaky = (table, 0) if cfg.split in LEAKY else drop_leaks(table, cfg.min_seq_id, cfg.coverage)
+    table = _trim(table, rules.get("groups", clusters), wish, cfg.data_seed)
+    return table.assign(split=table.split.mask((table.split == "unused") & table.protein_id.isin(out), "excluded")), dict(leaky_dropped=n_leaky, excluded=counts)
+
+# %% ../nbs/api/05_corpus.ipynb #f5b00e02
+def split_by_rows(
+    proteins:pd.DataFrame, # `protein_id`, `sequence`
+    records:pd.DataFrame, # Records with `sources`
+    cfg:DataConfig, # `n_proteins`, `data_seed`
+    reserved:frozenset=frozenset(), # Proteins that the language model has seen
+)->tuple[pd.DataFrame, pd.DataFrame]: # Proteins with `cluster` and `split`, and the up-sampled records with `split`
+    "Draw proteins, up-sample their rows and split these at random"
+    clusters = shared_clusters(proteins, cfg)
+    taken = clusters.isin(clusters[clusters.index.isin(reserved)])
+    drawn = sorted(clusters.index[~taken], key=lambda p: _rank(cfg.data_seed, p))[:cfg.n_proteins or None]
+    mine = records[records.protein_ids.str[0].isin(drawn)]
+    rows = mine[["record_id", "sources"]].explode("sources").rename(columns=dict(sources="source")).astype(str)
+    rows = split_rows(rows, seed=cfg.data_seed).merge(mine.drop(columns="sources"), on="record_id")
+    rows["record_id"] = rows.record_id+"."+rows.source+"."+rows["copy"].astype(str)
+    side = rows.assign(p=rows.protein_ids.str[0], rank=rows.split.map(dict(train=0, valid=1, test=2))).sort_values("rank").drop_duplicates("p").set_index("p").split
+    split = pd.Series("unused", index=clusters.index).mask(taken, "reserved")
+    split[side.index] = side
+    return proteins.assign(cluster=clusters.values, split=split.values), rows.assign(sources=rows.source.map(lambda s: [s])).drop(columns=["source", "copy"])
+
+# %% ../nbs/api/05_corpus.ipynb #c28a1d5d
+def keep_subset(
+    table:pd.DataFrame, # Proteins with `split`
+    records:pd.DataFrame, # Records with `split`
+    cfg:DataConfig, # `subset`, `subset_records`, `data_seed`
+)->tuple[pd.DataFrame, pd.DataFrame]: # The same; train proteins outside of the subset are `unused`
+    "Cut train down to a nested subset"
+    if not (cfg.subset or cfg.subset_records): return table, records
+    owner = records.protein_ids.str[0]
+    kept = nested_subset(records[records.split == "train"].groupby(owner).size(), cfg.subset, cfg.subset_records, cfg.data_seed)
+    gone = (table.split == "train") & ~table.protein_id.isin(kept)
+    return table.assign(split=table.split.mask(gone, "unused")), records.assign(split=records.split.mask(owner.isin(table.protein_id[gone]), "unused"))
 
 # %% ../nbs/api/05_corpus.ipynb #a3899f24
 def corpus_key(
@@ -490,9 +686,28 @@ def corpus_key(
     llm:str="tiny_lm", # Language model whose pretraining must not be met
 )->str: # 12 hexadecimal digits
     "Name of a corpus: it changes with the configuration, with the content of the files, and with what the language model has seen"
-    return digest(cfg, records_key(cfg), sorted(reserved_proteins(llm)))
+    return digest(cfg, records_key(cfg), sorted(reserved_proteins(llm)), [sha256_file(p) for p in exclude_paths(cfg)])
 
-# %% ../nbs/api/05_corpus.ipynb #c6ff1e02
+# %% ../nbs/api/05_corpus.ipynb #d19e057a
+def assign_sides(
+    proteins:pd.DataFrame, # `protein_id`, `sequence`, `length`
+    records:pd.DataFrame, # Merged records
+    cfg:DataConfig, # Kind of split and its numbers
+    seen:dict, # Sequence of each protein that the language model has seen, by id
+    official:frozenset, # Sequences that a source marks as its own test set
+)->tuple[pd.DataFrame, pd.DataFrame, dict]: # Proteins and records with `split`, and what was left out
+    "Give every protein and every record a side"
+    there = set(proteins.protein_id)
+    extra = pd.DataFrame([(p, s, len(s)) for p,s in seen.items() if p not in there], columns=proteins.columns)
+    everyone = pd.concat([proteins, extra], ignore_index=True)
+    if cfg.split == "rows":
+        table,records = split_by_rows(everyone, records, cfg, frozenset(seen))
+        return table, records, dict(leaky_dropped=0, excluded={}) # nothing is kept out: that is the recipe
+    table,facts = split_proteins(everyone, cfg, frozenset(seen), official)
+    records = records.assign(split=records.protein_ids.str[0].map(table.set_index("protein_id").split))
+    return *keep_subset(table, records, cfg), facts
+
+# %% ../nbs/api/05_corpus.ipynb #2a0e4099
 def counts_of(
     flow:list, # What `funnel` gave
     cfg:DataConfig, # Limits, for the wording
@@ -506,18 +721,28 @@ def counts_of(
         if rule == "duplicate" and f["came"]: out.append((f["source"], f["task"], "", f["came"]))
     return [dict(zip(("source", "task", "reason", "records"), r)) for r in sorted(out)]
 
-def _with_split(path:Path, table:pd.DataFrame, seen:Counter, test_ids:list):
-    "Records of a file that are on a side, one row group after another; counts them and collects the ids of test"
+def _with_split(path:Path, table:pd.DataFrame):
+    "Records of a file with `split`, one row group after another"
     sides = pl.DataFrame(dict(first=table.protein_id.to_numpy(dtype=object), split=table.split.to_numpy(dtype=object)), schema=dict(first=pl.String, split=pl.String))
     records = pq.ParquetFile(path)
     for i in range(records.num_row_groups):
-        part = pl.from_arrow(records.read_row_group(i)).with_columns(first=pl.col("protein_ids").list.first()).join(sides, on="first", how="left", maintain_order="left")
-        part = part.drop("first").filter(pl.col("split").is_in(["train", "valid", "test"]))
-        for task,split,n in part.group_by("task", "split").len().rows(): seen[task, split] += n
+        yield pl.from_arrow(records.read_row_group(i)).with_columns(first=pl.col("protein_ids").list.first()).join(sides, on="first", how="left", maintain_order="left").drop("first")
+
+def _used(parts, counts:Counter, test_ids:list):
+    "Records that are on a side; counts them by task and side, and collects the ids of test"
+    for part in parts:
+        part = part.filter(pl.col("split").is_in(["train", "valid", "test"]))
+        for task,split,n in part.group_by("task", "split").len().rows(): counts[task, split] += n
         test_ids.extend(part.filter(pl.col("split") == "test")["record_id"])
         yield part
 
-# %% ../nbs/api/05_corpus.ipynb #96ec1326
+# %% ../nbs/api/05_corpus.ipynb #47b64fe3
+def _records_for(cfg:DataConfig, path:Path)->pd.DataFrame:
+    "What `assign_sides` has to know of the records"
+    if cfg.split == "rows": return pd.read_parquet(path)
+    few = ["record_id", "protein_ids"]
+    return pd.read_parquet(path, columns=few) if cfg.subset or cfg.subset_records else pd.DataFrame(columns=few, dtype=object)
+
 def build_corpus(
     cfg:DataConfig, # Which records, and how to split
     llm:str="tiny_lm", # Language model whose pretraining must not be met
@@ -525,23 +750,36 @@ def build_corpus(
     "Build the corpus once and return its folder. Raises `ValueError` on bad input, and when the split does not hold"
     key = corpus_key(cfg, llm)
     def build(folder):
-        cleaned = build_records(cfg)
-        proteins,about = pd.read_parquet(cleaned/"proteins.parquet"),read_json(cleaned/"manifest.json")
-        seen,there = reserved_proteins(llm),set(proteins.protein_id)
-        extra = pd.DataFrame([(p, s, len(s)) for p,s in seen.items() if p not in there], columns=proteins.columns)
-        table,n_leaky = split_proteins(pd.concat([proteins, extra], ignore_index=True), cfg, frozenset(seen))
-        sides = check_split(table, frozenset(seen))
+        cleaned,seen,used,test_ids = build_records(cfg),reserved_proteins(llm),Counter(),[]
+        proteins,about,theirs = pd.read_parquet(cleaned/"proteins.parquet"),read_json(cleaned/"manifest.json"),cleaned/"records.parquet"
+        official = frozenset(proteins.sequence[proteins.official == "test"])
+        table,records,facts = assign_sides(proteins.drop(columns="official"), _records_for(cfg, theirs), cfg, seen, official)
+        sides = check_split(table, frozenset(seen), cfg.split in LEAKY)
         table.to_parquet(folder/"proteins.parquet"); shutil.copy(cleaned/"rejected.parquet", folder)
-        used,test_ids = Counter(),[]
-        to_parquet(_with_split(cleaned/"records.parquet", table, used, test_ids), folder/"records.parquet")
+        to_parquet(_used([pl.from_pandas(records)] if cfg.split == "rows" else _with_split(theirs, table), used, test_ids), folder/"records.parquet")
         used = pd.Series(used).unstack(fill_value=0)
         write_json(folder/"manifest.json", dict(config=asdict(cfg), key=key, records_key=about["key"], counts=counts_of(about["funnel"], cfg), rules=about["rules"], funnel=about["funnel"],
             near_duplicates=about["near_duplicates"], proteins=table.split.value_counts().to_dict(), sides=sides, records=used.sum().to_dict(), tasks=used.to_dict("index"),
-            leaky_dropped=n_leaky, clusters=table[table.split.isin(("train", "valid", "test"))].groupby("split").cluster.nunique().to_dict(),
+            leaky=cfg.split in LEAKY, **facts, clusters=table[table.split.isin(("train", "valid", "test"))].groupby("split").cluster.nunique().to_dict(),
             merged=about["stated"]-about["records"], reserved=len(seen), test_hash=digest(sorted(test_ids), n=16)))
     return ensure_stage(run_folder("shared")/f"corpus-{key}", build)
 
 # %% ../nbs/api/05_corpus.ipynb #eb6ee1fb
+def check_sides(
+    proteins:pd.DataFrame, # By `protein_id`, with `split`
+    records:pd.DataFrame, # `record_id`, `protein_ids`, `split`
+    manifest:dict, # A corpus' manifest: its `config`, and `leaky`
+    reserved:frozenset=frozenset(), # Proteins that the language model has seen
+):
+    "Raise `ValueError` on a split that leaks and does not say so, or on a record whose protein is on another side"
+    split,leaky = manifest["config"]["split"],manifest["leaky"] is True
+    if leaky != (split in LEAKY): raise ValueError(f"corpus {manifest['key']}: split={split} {'leaks' if split in LEAKY else 'does not leak'}, but its manifest has leaky={manifest['leaky']}: build it again")
+    check_split(proteins, reserved, leaky)
+    if split == "rows": return
+    tall = records[["record_id", "protein_ids", "split"]].explode("protein_ids")
+    bad = tall[tall.protein_ids.map(proteins.split) != tall.split]
+    if len(bad): raise ValueError(f"record {bad.record_id.iloc[0]} is in {bad.split.iloc[0]}, its protein {bad.protein_ids.iloc[0]} is not ({len(bad)} such): build the corpus again")
+
 class Corpus:
     "A corpus folder, checked and read"
     def __init__(self,
@@ -551,13 +789,55 @@ class Corpus:
         self.folder,self.manifest = Path(folder),read_json(Path(folder)/"manifest.json")
         self.proteins = pd.read_parquet(self.folder/"proteins.parquet").set_index("protein_id", drop=False)
         self.records = pd.read_parquet(self.folder/"records.parquet").assign(protein_id=lambda d: d.protein_ids.str[0])
-        check_split(self.proteins, reserved)
+        check_sides(self.proteins, self.records, self.manifest, reserved)
         self.records["cluster"] = self.records.protein_id.map(self.proteins.cluster)
         found = digest(sorted(self.records.record_id[self.records.split == "test"]), n=16)
         if found != self.manifest["test_hash"]: raise ValueError(f"{self.folder.name}: the test set has changed ({found}, expected {self.manifest['test_hash']}): delete the folder and build it again")
+
+    @property
+    def label(self)->str:
+        "Kind of split, and that it leaks where it does: belongs beside every number"
+        split = self.manifest["config"]["split"]
+        return f"{split} split" + (" (LEAKY: not for claims)" if self.manifest["leaky"] else "")
 
     def side(self,
         split:str, # train, valid or test
     )->pd.DataFrame: # Records of that side
         "Records of one side, in a fixed order"
         return self.records[self.records.split == split].sort_values("record_id", ignore_index=True)
+
+# %% ../nbs/api/05_corpus.ipynb #fd9f1498
+def _published(corpus:Corpus)->dict:
+    "What a published split says of a corpus"
+    m,used = corpus.manifest,corpus.proteins[corpus.proteins.split.isin(("train", "valid", "test"))].sort_index()
+    sides = {s: corpus.side(s) for s in ("train", "valid", "test")}
+    return dict(manifest=load_manifest(m["config"]["manifest"])["name"], label=corpus.label, key=m["key"], **{k: m["config"][k] for k in ("split", "min_seq_id", "coverage", "data_seed")},
+        leaky=m["leaky"], test_hash=m["test_hash"], records_hash={s: digest(t.record_id.tolist(), n=16) for s,t in sides.items()},
+        clusters_hash=digest(used.cluster.to_dict(), n=16), sequences_hash=digest(used.sequence.to_dict(), n=16), proteins={s: sorted(t.protein_id.unique()) for s,t in sides.items()})
+
+def publish_split(
+    corpus:Corpus, # A corpus
+    folder:Path|str|None=None, # Where to put the file; `data_manifests/splits` when None
+)->Path: # `<manifest>-<split>-<key>.json.gz`: the same bytes each time
+    "Write the ids of each side, and hashes of what they stand for"
+    facts = _published(corpus)
+    path = Path(folder or repo_root()/"data_manifests"/"splits")/f"{facts['manifest']}-{facts['split']}-{facts['key']}.json.gz"
+    with write_atomic(path) as tmp: tmp.write_bytes(gzip.compress(json.dumps(facts, indent=1).encode(), mtime=0))
+    return path
+
+# %% ../nbs/api/05_corpus.ipynb #31222fd6
+def check_published(
+    corpus:Corpus, # A corpus
+    path:Path|str, # A published split
+)->dict: # What the file says
+    "Raise `ValueError` that names side and proteins, or the hash, in which a corpus is not the published one"
+    path = Path(path)
+    try: theirs = json.loads(gzip.decompress(path.read_bytes()))
+    except (gzip.BadGzipFile, EOFError, zlib.error, json.JSONDecodeError) as e: raise ValueError(f"{path.name}: not a whole published split ({e}): fetch it again") from e
+    ours = _published(corpus)
+    for side,ids in theirs["proteins"].items():
+        lost,new = (sorted(set(a)-set(b)) for a,b in ((ids, ours["proteins"][side]), (ours["proteins"][side], ids)))
+        if lost or new: raise ValueError(f"{side} is not that of {path.name}: {len(lost)} proteins are missing, {len(new)} were not in it ({', '.join([*lost, *new][:3])}): build the corpus with the published configuration")
+    wrong = [k for k in ("split", "leaky", "sequences_hash", "clusters_hash", "records_hash", "test_hash") if theirs[k] != ours[k]]
+    if wrong: raise ValueError(f"the proteins are those of {path.name}, but {', '.join(wrong)} differ: build the corpus from the published inputs")
+    return theirs

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'LABELS', 'STYLE', 'COLUMNS', 'LEDGER_KINDS', 'label', 'smooth', 'fig_training_loss', 'fig_grad_norm',
-           'fig_eval_loss', 'fig_text_metrics', 'fig_protein_use', 'fig_corpus', 'four_way', 'fig_table', 'fig_ledger',
-           'save_figure']
+           'fig_eval_loss', 'fig_text_metrics', 'fig_protein_use', 'fig_corpus', 'fig_funnel', 'fig_overlap',
+           'four_way', 'fig_table', 'fig_ledger', 'save_figure']
 
 # %% ../nbs/api/25_figures.ipynb #6c8cda7b
 from pathlib import Path
@@ -53,37 +53,49 @@ def smooth(
     "Exponential moving average"
     return values.ewm(span=span).mean()
 
-def _curves(log:pd.DataFrame, column:str, ylabel:str, log_y:bool=False)->Figure:
-    "A line for each arm over the steps"
+def _by_arch(log:pd.DataFrame, column:str)->pd.DataFrame:
+    "One row a step, one column an arm"
     for need in ("arch", "step", column):
         if need not in log: raise ValueError(f"the log has no column {need!r}, only {', '.join(log.columns)}")
-    fig,(ax,) = _axes()
-    for arch in _systems(log.rename(columns={"arch": "system"})):
-        one = log[(log.arch == arch) & log[column].notna()].sort_values("step")
-        ax.plot(one.step, one[column], color=COLOURS[arch], alpha=.22, linewidth=.8)
-        ax.plot(one.step, smooth(one[column]), color=COLOURS[arch], linewidth=1.8, label=arch)
+    return log.pivot(index="step", columns="arch", values=column)[_systems(log.rename(columns={"arch": "system"}))]
+
+def _curves(ax, wide:pd.DataFrame, ylabel:str):
+    "A line for each arm over the steps: faint as it is, bold smoothed"
+    for arch in wide:
+        ax.plot(wide.index, wide[arch], color=COLOURS[arch], alpha=.22, linewidth=.8)
+        ax.plot(wide.index, smooth(wide[arch]), color=COLOURS[arch], linewidth=1.8, label=arch)
     ax.set(xlabel="optimizer step", ylabel=ylabel)
-    if log_y:
-        ax.set_yscale("log", subs=[])
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter("{x:g}")
     ax.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=.2, columnspacing=1.2, handlelength=1.4)
-    return fig
 
 # %% ../nbs/api/25_figures.ipynb #da859176
 @mpl.rc_context(STYLE)
 def fig_training_loss(
-    log:pd.DataFrame, # Columns `arch`, `step`, `loss`
+    log:pd.DataFrame, # Columns `arch`, `step`, `loss`; `blind` among the arms
 )->Figure:
-    "Training loss of each arm over the steps"
-    return _curves(log, "loss", "training loss (nats per token)")
+    "Training loss of each arm; below, its distance to the arm that never sees a protein on the same records, where the noise of the batches cancels"
+    wide = _by_arch(log, "loss")
+    if "blind" not in wide: raise ValueError(f"the log has no arm 'blind' to compare with, only {', '.join(wide)}")
+    fig,(top,below) = _axes(1, (7., 5.6), rows=2, sharex=True)
+    _curves(top, wide, "training loss (nats per token)")
+    top.set_xlabel("")
+    gap = wide.sub(wide.blind, axis=0).apply(smooth)
+    for arch in gap.columns.drop("blind"): below.plot(gap.index, gap[arch], color=COLOURS[arch], linewidth=1.8)
+    below.axhline(0, color=COLOURS["blind"], linewidth=1.8)
+    settled = gap[len(gap)//8:] # the first steps, before warm-up ends, would set the scale
+    below.set(xlabel="optimizer step", ylabel="minus blind, smoothed", ylim=(settled.min().min()*1.2-1e-3, settled.max().max()*1.2+1e-3))
+    return fig
 
 @mpl.rc_context(STYLE)
 def fig_grad_norm(
     log:pd.DataFrame, # Columns `arch`, `step`, `grad_norm`
 )->Figure:
     "Gradient norm of each arm over the steps, before clipping"
-    return _curves(log, "grad_norm", "gradient norm", log_y=True)
+    fig,(ax,) = _axes()
+    _curves(ax, _by_arch(log, "grad_norm"), "gradient norm")
+    ax.set_yscale("log", subs=[])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    return fig
 
 # %% ../nbs/api/25_figures.ipynb #b4392337
 def _bars(ax, table:pd.DataFrame, order:list):
@@ -182,6 +194,55 @@ def fig_corpus(
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="records")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
+    return fig
+
+# %% ../nbs/api/25_figures.ipynb #d5503adf
+@mpl.rc_context(STYLE)
+def fig_funnel(
+    flow:pd.DataFrame, # Columns `rule`, `came`, `removed`: one row a rule (and source and task), in the order of the rules
+    words:dict|None=None, # What to write for a rule; its name when None
+)->Figure:
+    "Records before and after each rule that took any, and what was left at the end"
+    rules = flow.groupby("rule", sort=False)[["came", "removed"]].sum()
+    shown = rules[rules.removed > 0]
+    kept = int((rules.came-rules.removed).iloc[-1])
+    names = [(words or {}).get(r, label(r)) for r in shown.index]+["kept"]
+    left = np.array([*(shown.came-shown.removed), kept])
+    fig,(ax,) = _axes(1, (8.4, .9+.38*len(names)))
+    ax.barh(range(len(names)), left, color="#0072B2", height=.7)
+    ax.barh(range(len(shown)), shown.removed, left=left[:-1], color="#E69F00", height=.7)
+    for y,(a,b) in enumerate(zip(left, [*shown.removed, 0])):
+        ax.annotate(f"\N{MINUS SIGN}{b:,}" if b else f"{a:,}", (a+b, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis(); ax.margins(x=.12); ax.grid(axis="y", visible=False)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set(xlabel="records (blue: go on, orange: removed by this rule)")
+    return fig
+
+# %% ../nbs/api/25_figures.ipynb #debf657d
+@mpl.rc_context(STYLE)
+def fig_overlap(
+    sources:pd.Series, # Sources of each protein, each a sequence of names
+    most:int=14, # Combinations to draw; the commonest
+)->Figure:
+    "Proteins in each combination of sources"
+    several = sources.map(lambda s: tuple(sorted(set(s))))
+    counts = several.value_counts()
+    names,shown = sorted({n for c in counts.index for n in c}),counts[:most]
+    fig,(top,grid) = _axes(1, (max(6., 1.6+.46*len(shown)), 2.6+.26*len(names)), rows=2, sharex=True, height_ratios=[2.2, .26*len(names)+.2])
+    top.bar(range(len(shown)), shown.values, color="#0072B2", width=.62)
+    for x,n in enumerate(shown.values): top.annotate(f"{n:,}", (x, n), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
+    top.set(ylabel="proteins", title=f"{(several.map(len) > 1).mean():.1%} of {len(several):,} proteins are in several sources")
+    top.yaxis.set_major_formatter("{x:,.0f}")
+    for x,combination in enumerate(shown.index):
+        on = [names.index(n) for n in combination]
+        grid.scatter([x]*len(names), range(len(names)), s=26, color="#DDDDDD", zorder=2)
+        grid.plot([x]*len(on), on, "o-", color="#1c1c1e", markersize=5.5, linewidth=1.6, zorder=3)
+    grid.set_yticks(range(len(names)), [label(n) for n in names])
+    grid.set(ylim=(len(names)-.5, -.5), xticks=[])
+    grid.grid(visible=False)
+    for side in grid.spines.values(): side.set_visible(False)
+    for ax in (top, grid): ax.tick_params(axis="x", length=0)
     return fig
 
 # %% ../nbs/api/25_figures.ipynb #f27a52f8

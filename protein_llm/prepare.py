@@ -14,16 +14,15 @@ import pandas as pd
 from .config import RunConfig
 from .corpus import Corpus, build_corpus, reserved_proteins
 from .features import FeatureStore, build_features, feature_folder
-from .encoder import load_encoder
+from .encoder import Encoder, load_encoder
 from .prompts import TokenStore, build_tokens, load_tokenizer
 
 # %% ../nbs/api/14_prepare.ipynb #2d67b31c
 def prepare_features(
-    cfg:RunConfig, # A run
-    corpus:Corpus, # Its corpus
+    encoder:Encoder, # From `load_encoder`
+    corpus:Corpus, # A run's corpus
 )->Path: # Folder of the feature store
-    "Features of every train, valid and test protein, computed once; raises what the encoder raises when its weights are not there"
-    encoder = load_encoder(cfg.encoder)
+    "Features of every train, valid and test protein, computed once"
     used = corpus.proteins[corpus.proteins.split.isin(("train", "valid", "test"))]
     table,train = used[["protein_id", "sequence"]].reset_index(drop=True), used.protein_id[used.split == "train"].tolist()
     return build_features(table, encoder, feature_folder(table, encoder, train), mean_over=train)
@@ -40,7 +39,7 @@ class RunData:
     @cached_property
     def corpus(self): return Corpus(build_corpus(self.cfg.data, self.cfg.model.llm), self.reserved)
     @cached_property
-    def features(self): return FeatureStore(prepare_features(self.cfg, self.corpus))
+    def features(self): return FeatureStore(prepare_features(load_encoder(self.cfg.encoder), self.corpus)) # weights that are not there are found out before the corpus is built
     @cached_property
     def tokenizer(self): return load_tokenizer(self.cfg.model.llm)
     @cached_property

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['START', 'PLACE', 'END', 'llm_folder', 'load_tokenizer', 'places', 'protein_block', 'Renderer', 'build_tokens',
-           'TokenStore']
+           'TokenStore', 'token_html']
 
 # %% ../nbs/api/08_prompts.ipynb #b85d440b
 from pathlib import Path
@@ -135,3 +135,14 @@ class TokenStore:
     )->np.ndarray: # Tokens of each prompt [R]
         "How much of each record is prompt; the rest is trained"
         return self.n_prompt[[self.row[r] for r in record_ids]]
+
+# %% ../nbs/api/08_prompts.ipynb #00b1098c
+def token_html(
+    tokenizer, # From `load_tokenizer`
+    ids:np.ndarray, # Token ids of one record [T]
+    n_prompt:int, # How many of them are prompt
+)->str: # HTML, one span a token
+    "A record's tokens in colour: grey is read, green is trained"
+    from html import escape
+    span = '<span style="background:{};color:#222">{}</span>'
+    return "".join(span.format("#cfe" if i >= n_prompt else "#eee", escape(tokenizer.decode([int(t)])).replace("\n", "\u21b5<br>")) for i,t in enumerate(ids))

@@ -108,7 +108,8 @@ _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name
 # %% ../nbs/api/26_report.ipynb #3bc75ecf
 FIGURES = dict(
     corpus="Records of each task, by the source whose raw format they were read from.",
-    training_loss="Training loss; faint: each step, bold: exponential mean over 20 steps.",
+    ledger="The leak ledger: what each held-out set shares with what was trained on. A leak would be hatched and named, and no number would be made.",
+    training_loss="Training loss; faint: each step, bold: exponential mean over 20 steps. Below: the same minus blind's on the same records, smoothed.",
     grad_norm="Gradient norm before clipping.",
     eval_loss="Left: loss on held-out clusters. Right: paired difference to the arm that never sees a protein. Lines are 95 % bootstrap intervals over clusters.",
     text_metrics="BLEU and ROUGE-L of generated answers, arms and baselines, with 95 % intervals.",
@@ -141,13 +142,14 @@ def _counts(corpus:dict)->list:
 LIMITS = ("The encoder was pretrained on sequences that include these proteins or close relatives; the language model was not, and no cluster is on two sides.",
     "The default's models are tiny. How bridges rank at this size need not be how they rank at 8 billion parameters.",
     "Most texts are composed from GO and InterPro terms in fixed sentence forms; they are not curators' prose, so part of any text score rewards the form.",
+    "flamingo trains no LoRA and blind does: their difference mixes what the bridge brings with what adapting the language model brings.",
     "One training run for each arm: the intervals cover the choice of test clusters, not the choice of the seed.",
     "The published numbers come from other data, another split and other models; they stand here for orientation only.")
 
 WORDS = dict(
     done="A frozen protein encoder is bridged to a frozen language model in several ways. The arms see the same records in the same order. "
         "A last arm, blind, got a learned constant in the protein's place: whatever it can do needs no protein, so it is what the others must beat.",
-    corpus="Proteins were clustered by sequence, and whole clusters went to train, validation or test. Proteins that a search still found to have a relative on the other side were dropped; the table counts them.",
+    corpus="Proteins were clustered by sequence, and whole clusters went to train, validation or test. Proteins that a search still found to have a relative on the other side, or that share a whole fragment with one, were dropped; the table counts them.",
     use="Swapping or removing the protein shows how much an arm leans on it. A large effect alone proves no gain: the comparison with blind does.")
 
 # %% ../nbs/api/26_report.ipynb #d8453774
@@ -162,7 +164,7 @@ def _story(comparison, differences, corpus, runs, figures)->list:
     texts = [part for b in free for part in tasks(b, "rouge_l")]
     return [
         ("What was done", [("p", WORDS["done"]), _table(pd.DataFrame(runs).rename(columns=label), "The runs behind these numbers")]),
-        ("Corpus and split", [("p", WORDS["corpus"]), *_counts(corpus), fig("corpus")]),
+        ("Corpus and split", [("p", WORDS["corpus"]), *_counts(corpus), fig("corpus"), fig("ledger")]),
         ("Training", [fig("training_loss"), fig("grad_norm")]),
         ("Does seeing the protein help?", [fig("eval_loss"), ("list", claims(differences, ("blind",))), _table(main_table(comparison), "Held-out clusters, value [95 % interval]"), fig("table"), *tasks("blind", "loss")]),
         ("Which bridge?", [("list", claims(differences, arms) or ["No paired comparison between the arms was made."])]),

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .config import RunConfig, TrainConfig
 from .core import file_lock, run_folder, set_seed, write_atomic, write_json
 from .evaluate import losses_on
 from .model import ProteinLLM, build_model, trainable_parts
-from .packing import collate, plan_step, step_records
+from .packing import collate, plan_step, record_weights, step_records
 from .parallel import make_accelerator, run_name
 from .prepare import RunData
 
@@ -129,12 +129,13 @@ def train_step(
     data:RunData, # Tokens and features
     cfg:RunConfig, # The run
     acc, # Accelerator
+    weights:np.ndarray|None=None, # How often each record is drawn an epoch; all once when None
 )->dict: # A line of the log
     "Gradient, clipping, update"
     began = time.perf_counter()
     for g in opt.param_groups: g["lr"] = g["peak"]*lr_factor(step, cfg.train)
     opt.zero_grad(set_to_none=True)
-    loss,n_answer,n_tokens = step_gradients(model, record_ids[step_records(len(record_ids), step, cfg.train)].tolist(), data, cfg, acc)
+    loss,n_answer,n_tokens = step_gradients(model, record_ids[step_records(len(record_ids), step, cfg.train, weights)].tolist(), data, cfg, acc)
     norm = norms(model)
     torch.nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g["params"]], cfg.train.clip)
     opt.step()
@@ -156,12 +157,13 @@ def train(
     data.tokenizer # a language model that is not there is found out before the corpus is built
     set_seed(cfg.train.seed)
     model = build_model(cfg.model, data.features.d if data.reads_features else 0, data.tokenizer, str(acc.device)).train()
-    opt,ids = make_optimizer(model, cfg.train), data.corpus.side("train").record_id.to_numpy()
+    opt,side = make_optimizer(model, cfg.train),data.corpus.side("train")
+    ids,weights = side.record_id.to_numpy(),record_weights(side, cfg.train)
     start,before = load_checkpoint(path, model, opt) if path.exists() else (0, 0.)
     if acc.is_main_process: _cut_log(log, start)
     began,bar = time.time(), tqdm(total=cfg.train.steps, initial=start, desc=cfg.model.arch, unit="step", disable=not acc.is_main_process, mininterval=1)
     for step in range(start, cfg.train.steps):
-        lines = [train_step(model, opt, step, ids, data, cfg, acc)]
+        lines = [train_step(model, opt, step, ids, data, cfg, acc, weights)]
         bar.set_postfix(loss=f"{lines[0]['loss']:.3f}", tokens_per_s=f"{lines[0]['tokens_per_s']:.0f}", refresh=False); bar.update()
         done = step+1
         if done % cfg.train.eval_every == 0 or done == cfg.train.steps: lines.append(validate(model, data, cfg, done, acc.device))
