@@ -5,10 +5,10 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab readme lock clean
+.PHONY: help setup reproduce test lab readme lock bench-env clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup:
 	@.ci/setup.sh
@@ -27,6 +27,10 @@ readme: setup ## README.md from nbs/index.ipynb
 
 lock: setup ## resolve settings.ini anew into requirements.lock
 	@$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.12 --generate-hashes --no-header --no-annotate --quiet -o requirements.lock
+
+bench-env: setup ## .venv-bench: what the benchmarks compare with (bench/requirements.txt)
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-bench
+	@$(BIN)/uv pip install --quiet --python .venv-bench/bin/python -r bench/requirements.txt
 
 clean: ## delete what can be made again: runs/, caches and temporary files (.venv stays)
 	@rm -rf runs build dist protein_llm.egg-info

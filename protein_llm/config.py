@@ -44,8 +44,11 @@ class DataConfig:
     "Which records, and how proteins are split"
     manifest:str = "demo" # Name of a manifest in `data_manifests/`, or the path of one
     n_proteins:int = 3_600 # Proteins to use, train, valid and test together; 0 means all
+    min_residues:int = 3 # Shorter proteins are left out, and counted
     max_residues:int = 384 # Longer proteins are left out, and counted
     tasks:tuple = TASKS[:9] # Tasks to keep
+    restated:str = "once" # What several sources state alike: `once` with all of them named, or `keep` one record for each
+    max_rejects:float = 0.01 # Share of damaged records of a source above which the build stops
     min_seq_id:float = 0.3 # Identity above which two proteins fall into one cluster
     coverage:float = 0.8 # Share of both sequences that the alignment must cover
     n_test_clusters:int = 500 # Clusters held out for test
@@ -68,6 +71,8 @@ class DataConfig:
         if self.split is None: object.__setattr__(self, "split", "rows" if self.recipe == "reference" else "cluster")
         _check_split_choice(self)
         object.__setattr__(self, "exclude", tuple(self.exclude.split(",") if isinstance(self.exclude, str) and self.exclude else self.exclude))
+        _choose("restated", self.restated, ("once", "keep"))
+        if self.min_residues < 1 or self.max_residues < self.min_residues: raise ValueError(f"residues are limited to {self.min_residues} to {self.max_residues}: there is no such length")
         if not 0 < self.min_seq_id <= 1: raise ValueError(f"min_seq_id is a share in (0, 1], got {self.min_seq_id}")
 
 # %% ../nbs/api/01_config.ipynb #c1a69a72

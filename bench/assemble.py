@@ -1,0 +1,270 @@
+"""Six raw sources to one Parquet file of cleaned, merged records: ours against Hugging Face `datasets` (map and filter) and against a Polars script.
+
+`python bench/assemble.py` makes 4.9 M records out of the shipped demo (35 copies of its proteins, each with sequences of its own, in the six raw formats; about 2.4 GB) and
+is judged by PERF's bars; `--quick` is the same at 0.3 M records with the smaller bars below. Before anything is timed, all three have to keep the same set of
+(sequence, task, question, answer). Each side runs in a process of its own, which reports seconds of work without imports, and its peak memory; ours and Polars in turns,
+the faster of two rounds counts, `datasets` once. The work of ours is more: it also writes record and protein ids, instructions, provenance, counts of each rule and refused records.
+The peers get what suits them: `datasets` two processes and batches where a row holds several texts; Polars the same expressions as ours, all memory, eagerly.
+The smaller bars of a quick run: 0.3 M records take ours about 2 s, of which a third is constant (16 partitions, threads), so the ratio to Polars means less there.
+"""
+import argparse, hashlib, json, os, re, resource, shutil, subprocess, sys, tempfile, time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT/".venv-bench"/"bin"/"python"
+BARS = dict(speed_datasets=20.0, speed_polars=1.5, peak_gb=1.5)
+QUICK_BARS = dict(speed_datasets=10.0, speed_polars=0.8, peak_gb=1.5)
+COPIES, QUICK_COPIES = 35, 2
+MAX_RESIDUES = 512
+
+
+# ---------------------------------------------------------------- input
+
+def copied(sequence, accession, c):
+    "Sequence and accession of the c-th copy of a protein: turned by c residues, so that it is another string of the same length"
+    k = 7*c % max(1, len(sequence))
+    return sequence[k:]+sequence[:k], f"{accession}{c:02d}" if c else accession
+
+
+def odd(sequence, i):
+    "A few sequences as sources really have them: lower case, with a closing *, with a letter that is no residue"
+    if i % 997 == 0: return sequence.lower()
+    if i % 499 == 0: return sequence+"*"
+    return sequence[:5]+"7"+sequence[6:] if i % 1009 == 0 else sequence
+
+
+def json_copies(rows, change, copies, path):
+    "A JSON list: for each copy the changed rows, every ninth of them twice"
+    with open(path, "w") as f:
+        comma, i = "[\n", 0
+        for c in range(copies):
+            for r in rows:
+                i += 1
+                text = json.dumps(change(r, c, i))
+                for _ in range(2 if i % 9 == 0 else 1): f.write(comma+text); comma = ",\n"
+        f.write("\n]\n")
+
+
+def make_input(demo, out, copies):
+    "The six raw formats, `copies` times the demo"
+    for p in ("mol_instructions", "swissprot", "protein_lm", "swissprot_clap", "prot_describe", "protein2text_qa"): (out/p).mkdir(parents=True)
+    def mol(r, c, i):
+        seq, acc = copied(r["input"].strip("`\n"), r["metadata"]["protein_accession"], c)
+        return r | dict(input=f"```\n{odd(seq, i)}\n```", output="" if i % 1013 == 0 else r["output"], metadata=r["metadata"] | dict(protein_accession=acc))
+    for p in sorted((demo/"mol_instructions").glob("*.json")): json_copies(json.loads(p.read_text()), mol, copies, out/"mol_instructions"/p.name)
+    def qa(r, c, i):
+        seq, acc = copied(r["amino_seq"], r["protein_id"], c)
+        return r | dict(amino_seq=odd(seq, i), protein_id=acc)
+    json_copies(json.loads((demo/"protein2text_qa/protein2text_qa.json").read_text()), qa, copies, out/"protein2text_qa/protein2text_qa.json")
+    def lm(r, c, i):
+        text = r["conversation"][0]["output"]
+        acc, spaced = re.search(r"number (\w+)", text)[1], re.search("<seq> (.*?) </seq>", text)[1]
+        seq, other = copied(spaced.replace(" ", ""), acc, c)
+        return dict(conversation=[dict(system="", input="", output=text.replace(spaced, " ".join(odd(seq, i)), 1).replace(f"number {acc}", f"number {other}", 1))])
+    json_copies(json.loads((demo/"protein_lm/swissProt2Text.json").read_text()), lm, copies, out/"protein_lm/swissProt2Text.json")
+    entries = ("\n"+(demo/"swissprot/uniprot_sprot.fasta").read_text()).split("\n>")[1:]
+    acc, seqs = ((demo/f"swissprot_clap/{n}_sequence.txt").read_text().splitlines() for n in ("text", "protein"))
+    header, *table = (demo/"prot_describe/uniprot_sprot_filtered.tsv").read_text().splitlines()
+    with open(out/"swissprot/uniprot_sprot.fasta", "w") as fasta, open(out/"swissprot_clap/protein_sequence.txt", "w") as left, \
+            open(out/"swissprot_clap/text_sequence.txt", "w") as right, open(out/"prot_describe/uniprot_sprot_filtered.tsv", "w") as tsv:
+        tsv.write(header+"\n")
+        for c in range(copies):
+            for i,e in enumerate(entries):
+                head, _, seq = e.partition("\n")
+                kind, old, rest = head.split("|", 2)
+                seq, new = copied(seq.replace("\n", ""), old, c)
+                seq = odd(seq, i+1)
+                fasta.write(f">{kind}|{new}|{rest}\n" + "".join(seq[k:k+60]+"\n" for k in range(0, len(seq), 60)))
+            for i in range(0, len(acc), 2):
+                seq, new = copied(seqs[i+1], acc[i], c)
+                left.write(f"{new}\n{odd(seq, i+1)}\n"); right.write(f"{new}\n{acc[i+1]}\n")
+            for i,line in enumerate(table):
+                *fields, seq = line.split("\t")
+                tsv.write("\t".join([*fields, odd(copied(seq, "", c)[0], i+1)])+"\n")
+
+
+# ---------------------------------------------------------------- ours
+
+def ours(data, out):
+    from protein_llm import corpus
+    from protein_llm.config import DataConfig, MEMORY_TASKS, TASKS
+    formats = ("mol_instructions", "swissprot", "protein_lm", "swissprot_clap", "prot_describe", "protein2text_qa")
+    cfg = DataConfig(tasks=TASKS+MEMORY_TASKS, max_residues=MAX_RESIDUES)
+    start = time.perf_counter()
+    corpus.assemble([dict(source=f, format=f, path=f) for f in formats], data, cfg, out)
+    return start
+
+
+# ---------------------------------------------------------------- peers: what one would write without us
+
+TAGS = r"\s*\{(?:ECO|PubMed)[^{}]*\}|\s*\((?:PubMed:\d+(?:, )?)+\)|\s*\[MIM:\d+\]"
+GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega"
+MEMBER = rf"(?:\s+(?:\S*\d\S*|,*(?:[A-Z]{{1,2}}|[IVX]+|(?i:{GREEK})(?:[/-](?i:{GREEK}))*),*))+$"
+PLACE = ", (?:mitochondrial|chloroplastic)$"
+HEADER = r"(?:sp|tr)\|([\w-]+)\|\w+ (.*?) OS=(.*?) OX=\d+(?: GN=(.*?))? PE="
+SECTIONS = {"Function": "function", "Subunit Structure": "subunit"} # those of the demo
+TEXTS = dict(ProteinName="name", Function="function", SubcellularLocation="location", Similarity="family")
+
+
+def datasets_peer(data, out):
+    "Load each source, `map` it to records, concatenate, `map` the cleaning, `filter`, drop duplicates, write"
+    import datasets
+    datasets.disable_progress_bars()
+    keys = ("sequence", "task", "question", "answer")
+    def table(rows): return {k: [r[i] for r in rows] for i,k in enumerate(keys)}
+    def mol(b, task): return table([(i.split("```")[1].strip(), task, "", o) for i,o in zip(b["input"], b["output"])])
+    def qa(b): return table([(s, "qa", c[0]["value"].replace("<protein_sequence>", "").strip(), c[1]["value"]) for s,c in zip(b["amino_seq"], b["conversations"])])
+    def lm(b):
+        rows = []
+        for (turn,) in b["conversation"]:
+            text = turn["output"]
+            seq = re.search("<seq>(.*?)</seq>", text, re.S)[1]
+            parts = re.split(r"(?m)^(Introduction|" + "|".join(SECTIONS) + "):$", text)
+            for head,body in zip(parts[1::2], parts[2::2]):
+                if head in SECTIONS:
+                    lines = [l.strip() for l in body.strip().splitlines() if l.strip()]
+                    rows.append((seq, SECTIONS[head], "", " ".join(lines[1:] if len(lines) > 1 and lines[0].endswith(":") else lines)))
+        return table(rows)
+    def tsv(b): return table([(s, t, "", x) for c,t in TEXTS.items() for s,x in zip(b["Sequence"], b[c]) if x])
+    def fasta():
+        from itertools import chain
+        head, seq = None, []
+        for line in chain(open(data/"swissprot/uniprot_sprot.fasta"), [">"]):
+            if not line.startswith(">"): seq.append(line.strip()); continue
+            if head:
+                for task,text in zip(("name", "organism", "gene"), re.match(HEADER, head).groups()[1:]):
+                    if text: yield dict(sequence="".join(seq), task=task, question="", answer=text)
+            head, seq = line[1:], []
+    def clap():
+        with open(data/"swissprot_clap/protein_sequence.txt") as p, open(data/"swissprot_clap/text_sequence.txt") as t:
+            for _,s,_,x in zip(p, p, t, t): yield dict(sequence=s.strip(), task="description", question="", answer=x.strip())
+    def clean(r):
+        a = r["answer"]
+        if r["task"] == "name": a = re.sub(MEMBER, "", re.sub(PLACE, "", a.strip())).rstrip(",")
+        a = re.sub(r"\s+([.;,])", r"\1", re.sub(r"\s+", " ", re.sub(TAGS, "", a))).strip()
+        return dict(sequence=re.sub(r"\s+", "", r["sequence"]).upper().removesuffix("*"), answer=a)
+    def good(r): return bool(r["answer"]) and 3 <= len(r["sequence"]) <= MAX_RESIDUES and not re.search("[^A-IK-Z]", r["sequence"])
+    def load(kind, path, **kw): return datasets.load_dataset(kind, data_files=str(data/path), split="train", cache_dir=str(out/"cache"), **kw)
+    start = time.perf_counter()
+    wide = [(load("json", p.relative_to(data)), mol, dict(task=p.stem)) for p in sorted((data/"mol_instructions").glob("*.json"))]
+    wide += [(load("json", "protein_lm/swissProt2Text.json"), lm, {}), (load("json", "protein2text_qa/protein2text_qa.json"), qa, {}),
+        (load("csv", "prot_describe/uniprot_sprot_filtered.tsv", delimiter="\t", quoting=3, keep_default_na=False), tsv, {})]
+    parts = [d.map(f, batched=True, fn_kwargs=kw, remove_columns=d.column_names, num_proc=2) for d,f,kw in wide]
+    parts += [datasets.Dataset.from_generator(g, cache_dir=str(out/"cache")) for g in (fasta, clap)]
+    found = datasets.concatenate_datasets(parts).map(clean, num_proc=2).filter(good, num_proc=2)
+    seen = set()
+    def new(r):
+        k = hashlib.md5("\t".join(r[k] for k in keys).encode()).digest()
+        return k not in seen and not seen.add(k)
+    found.filter(new).to_parquet(out/"records.parquet")
+    return start
+
+
+def polars_peer(data, out):
+    "Read each source whole, clean with expressions, concatenate, `unique`, write"
+    import polars as pl
+    start = time.perf_counter()
+    def frame(sequence, task, answer, question=""):
+        lit = lambda v: pl.lit(v, dtype=pl.String) if isinstance(v, str) else v
+        return dict(sequence=sequence, task=lit(task), question=lit(question), answer=answer)
+    parts = []
+    for p in sorted((data/"mol_instructions").glob("*.json")):
+        parts.append(pl.read_json(p).select(**frame(pl.col("input").str.strip_chars("`\n"), p.stem, pl.col("output"))))
+    qa = pl.read_json(data/"protein2text_qa/protein2text_qa.json")
+    turn = lambda i: pl.col("conversations").list.get(i).struct.field("value")
+    parts.append(qa.select(**frame(pl.col("amino_seq"), "qa", turn(1), turn(0).str.replace("<protein_sequence>", "", literal=True).str.strip_chars())))
+    lm = pl.read_json(data/"protein_lm/swissProt2Text.json").select(text=pl.col("conversation").list.get(0).struct.field("output"))
+    for head,task in SECTIONS.items():
+        body = pl.col("text").str.extract(rf"(?s)\n{head}:\n[^\n]*:\n(.*?)(?:\n\n|$)")
+        parts.append(lm.select(**frame(pl.col("text").str.extract(r"(?s)<seq>(.*?)</seq>"), task, body.str.strip_chars())).drop_nulls("answer"))
+    tsv = pl.read_csv(data/"prot_describe/uniprot_sprot_filtered.tsv", separator="\t", quote_char=None, infer_schema=False)
+    for column,task in TEXTS.items(): parts.append(tsv.select(**frame(pl.col("Sequence"), task, pl.col(column))).filter(pl.col("answer").fill_null("") != ""))
+    entries = ("\n"+(data/"swissprot/uniprot_sprot.fasta").read_text()).split("\n>")[1:]
+    sp = pl.DataFrame(dict(entry=entries)).select(pl.col("entry").str.extract_groups(HEADER).alias("g"), sequence=pl.col("entry").str.replace(r"^[^\n]*\n", ""))
+    sp = sp.with_columns(pl.col("g").struct.rename_fields(["acc", "name", "organism", "gene"])).unnest("g")
+    for task in ("name", "organism", "gene"): parts.append(sp.select(**frame(pl.col("sequence"), task, pl.col(task))).drop_nulls("answer"))
+    seq, text = ((data/f"swissprot_clap/{n}_sequence.txt").read_text().splitlines()[1::2] for n in ("protein", "text"))
+    parts.append(pl.DataFrame(dict(s=seq, t=text)).select(**frame(pl.col("s"), "description", pl.col("t"))))
+    a, s = pl.col("answer"), pl.col("sequence")
+    names = a.str.strip_chars().str.replace(PLACE, "").str.replace(MEMBER, "").str.strip_chars_end(",")
+    clean = lambda e: e.str.replace_all(TAGS, "").str.replace_all(r"\s+", " ").str.replace_all(r"\s+([.;,])", "$1").str.strip_chars()
+    found = pl.concat(parts).with_columns(answer=clean(pl.when(pl.col("task") == "name").then(names).otherwise(a)),
+        sequence=s.str.replace_all(r"\s+", "").str.to_uppercase().str.strip_suffix("*"))
+    found = found.filter((a != "") & s.str.len_bytes().is_between(3, MAX_RESIDUES) & ~s.str.contains("[^A-IK-Z]"))
+    found.unique(maintain_order=True).write_parquet(out/"records.parquet", compression="zstd", compression_level=1)
+    return start
+
+
+# ---------------------------------------------------------------- comparison
+
+SIDES = dict(ours=ours, polars=polars_peer, datasets=datasets_peer)
+
+
+def side(name, data, out):
+    "Run one side in this process; print seconds and peak memory of it and its children"
+    start = SIDES[name](Path(data), Path(out))
+    seconds = time.perf_counter()-start
+    peak = max(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(json.dumps(dict(seconds=seconds, peak_gb=peak/(2**30 if sys.platform == "darwin" else 2**20))))
+
+
+def run(name, data, work):
+    "Seconds and peak memory of one side, and its kept set as sorted 64-bit hashes"
+    out = work/name
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    env = os.environ | dict(PYTHONPATH=str(ROOT), HF_DATASETS_CACHE=str(out/"cache"), HF_DATASETS_OFFLINE="1", HF_HUB_OFFLINE="1")
+    call = [sys.executable if name == "ours" else PEERS, __file__, "--side", name, data, out]
+    done = subprocess.run([str(c) for c in call], capture_output=True, text=True, env=env)
+    if done.returncode: sys.exit(f"{name}: {done.stderr[-3000:]}")
+    said = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name}: {said['seconds']:.1f} s, peak {said['peak_gb']:.2f} GB", flush=True)
+    return said
+
+
+def kept(name, work):
+    "The set of (sequence, task, question, answer) that a side kept, as sorted hashes, one batch of the file at a time"
+    import numpy as np, polars as pl, pyarrow.parquet as pq
+    records = pq.ParquetFile(work/name/"records.parquet")
+    sequences = pl.read_parquet(work/name/"proteins.parquet", columns=["protein_id", "sequence"]) if name == "ours" else None
+    found = []
+    for batch in records.iter_batches(200_000):
+        t = pl.from_arrow(batch)
+        if name == "ours":
+            t = t.with_columns(protein_id=pl.col("protein_ids").list.first(), question=pl.when(pl.col("task") == "qa").then("instruction").otherwise(pl.lit(""))).join(sequences, on="protein_id")
+        found.append(t.select(pl.struct(pl.col("sequence", "task", "question", "answer").cast(pl.String)).hash(7)).to_series().to_numpy())
+    found = np.sort(np.concatenate(found))
+    assert len(np.unique(found)) == len(found), f"{name} kept a record twice"
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="0.3 M records, smaller bars")
+    parser.add_argument("--copies", type=int, help="copies of the demo, about 0.14 M records each")
+    parser.add_argument("--without", default="", help="leave a peer out: for work on ours")
+    parser.add_argument("--side", nargs=3, metavar=("NAME", "DATA", "OUT"), help="run one side and stop")
+    args = parser.parse_args()
+    if args.side: return side(*args.side)
+    if not PEERS.exists(): sys.exit("the peers are not there: run `make bench-env`")
+    from protein_llm.manifest import fetch
+    names = [n for n in SIDES if n != args.without]
+    with tempfile.TemporaryDirectory(dir=ROOT/"runs", prefix="bench-assemble-") as d:
+        work, data = Path(d), Path(d)/"data"
+        make_input(fetch("demo"), data, args.copies or (QUICK_COPIES if args.quick else COPIES))
+        print(f"input: {sum(p.stat().st_size for p in data.rglob('*') if p.is_file())/1e9:.2f} GB", flush=True)
+        first = {n: run(n, data, work) for n in names}
+        sets = {n: kept(n, work) for n in names}
+        for n in names[1:]: assert len(sets[n]) == len(sets["ours"]) and (sets[n] == sets["ours"]).all(), f"{n} kept {len(sets[n])} records, ours {len(sets['ours'])}: not the same set"
+        second = {n: run(n, data, work) for n in ("ours", "polars")}
+    best = {n: min(r[n]["seconds"] for r in (first, second) if n in r) for n in names}
+    bars = QUICK_BARS if args.quick else BARS
+    figures = dict(records=len(sets["ours"]), seconds=best["ours"], peak_gb=max(r["ours"]["peak_gb"] for r in (first, second)), polars_peak_gb=first["polars"]["peak_gb"],
+        **{f"speed_{n}": best[n]/best["ours"] for n in names[1:]})
+    figures = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k,v in figures.items()}
+    ok = all((figures[k] <= bar if k == "peak_gb" else figures[k] >= bar) for k,bar in bars.items() if k in figures)
+    print(json.dumps(dict(bench="assemble", figures=figures, bars=bars, ok=ok)))
+    sys.exit(0 if ok else 1)
+
+
+if __name__ == "__main__": main()
