@@ -36,7 +36,7 @@ def _check_split_choice(cfg):
     for name in ("subset", "subset_records"):
         if getattr(cfg, name) < 0: raise ValueError(f"{name} must be at least 0, got {getattr(cfg, name)}")
     if cfg.subset and cfg.subset_records: raise ValueError(f"subset={cfg.subset} and subset_records={cfg.subset_records}: give one of them")
-    if cfg.split == "rows" and (cfg.subset or cfg.subset_records): raise ValueError("a subset is drawn by protein: split=rows has none")
+    if cfg.split == "rows" and (cfg.subset or cfg.subset_records or cfg.exclude): raise ValueError("split=rows keeps no protein out of train: subset, subset_records and exclude do not go with it")
 
 # %% ../nbs/api/01_config.ipynb #5afa352a
 @dataclass(frozen=True)

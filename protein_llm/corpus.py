@@ -112,6 +112,7 @@ def split_proteins(
     "Cluster, assign, verify by search, drop what leaks. Raises `ValueError` when too few held-out clusters remain"
     clusters = shared_clusters(proteins, cfg)
     table,rules = proteins.assign(cluster=clusters.values),split_rules(clusters, cfg)
+    undated = rules.get("not_train", frozenset()) & rules.get("not_held", frozenset()) # of split=temporal
     out,no_side,counts = kept_out(table, cfg, official)
     rules |= dict(not_train=rules.get("not_train", frozenset())|out, not_held=rules.get("not_held", frozenset())|no_side)
     wish = dict(test=cfg.n_test_clusters, valid=cfg.n_valid_clusters)
@@ -123,7 +124,8 @@ def split_proteins(
     if cfg.split == "family": table["group"] = rules["groups"].values
     table,n_leaky = (table, 0) if cfg.split in LEAKY else drop_leaks(table, cfg.min_seq_id, cfg.coverage)
     table = _trim(table, rules.get("groups", clusters), wish, cfg.data_seed)
-    return table.assign(split=table.split.mask((table.split == "unused") & table.protein_id.isin(out), "excluded")), dict(leaky_dropped=n_leaky, excluded=counts)
+    for why,ids in (("undated", undated), ("excluded", out)): table["split"] = table.split.mask((table.split == "unused") & table.protein_id.isin(ids), why)
+    return table, dict(leaky_dropped=n_leaky, excluded=counts)
 
 # %% ../nbs/api/05_corpus.ipynb #f5b00e02
 def split_by_rows(
@@ -250,7 +252,7 @@ def build_corpus(
             merged=about["stated"]-about["records"], reserved=len(seen), test_hash=digest(sorted(test_ids), n=16)))
     return ensure_stage(run_folder("shared")/f"corpus-{key}", build)
 
-# %% ../nbs/api/05_corpus.ipynb #eb6ee1fb
+# %% ../nbs/api/05_corpus.ipynb #b1a160fc
 def check_sides(
     proteins:pd.DataFrame, # By `protein_id`, with `split`
     records:pd.DataFrame, # `record_id`, `protein_ids`, `split`
@@ -266,6 +268,7 @@ def check_sides(
     bad = tall[tall.protein_ids.map(proteins.split) != tall.split]
     if len(bad): raise ValueError(f"record {bad.record_id.iloc[0]} is in {bad.split.iloc[0]}, its protein {bad.protein_ids.iloc[0]} is not ({len(bad)} such): build the corpus again")
 
+# %% ../nbs/api/05_corpus.ipynb #eb6ee1fb
 class Corpus:
     "A corpus folder, checked and read"
     def __init__(self,
