@@ -36,7 +36,7 @@ def _check_split_choice(cfg):
     for name in ("subset", "subset_records"):
         if getattr(cfg, name) < 0: raise ValueError(f"{name} must be at least 0, got {getattr(cfg, name)}")
     if cfg.subset and cfg.subset_records: raise ValueError(f"subset={cfg.subset} and subset_records={cfg.subset_records}: give one of them")
-    if cfg.split == "rows" and (cfg.subset or cfg.subset_records): raise ValueError("a subset is drawn by protein: split=rows has none")
+    if cfg.split == "rows" and (cfg.subset or cfg.subset_records or cfg.exclude): raise ValueError("split=rows keeps no protein out of train: subset, subset_records and exclude do not go with it")
 
 # %% ../nbs/api/01_config.ipynb #5afa352a
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class DataConfig:
     min_residues:int = 3 # Shorter proteins are left out, and counted
     max_residues:int = 384 # Longer proteins are left out, and counted
     tasks:tuple = TASKS[:9] # Tasks to keep
+    restated:str = "once" # What several sources state alike: `once` with all of them named, or `keep` one record for each
+    max_rejects:float = 0.01 # Share of damaged records of a source above which the build stops
     min_seq_id:float = 0.3 # Identity above which two proteins fall into one cluster
     coverage:float = 0.8 # Share of both sequences that the alignment must cover
     n_test_clusters:int = 500 # Clusters held out for test
@@ -55,8 +57,6 @@ class DataConfig:
     train_cap:int = 20 # Proteins kept of each train cluster; 0 means all
     data_seed:int = 0 # Seed of the order of clusters
     recipe:str = "leakfree" # leakfree, or reference: the published system's choices, leaks included, for comparison only
-    restated:str = "once" # What several sources state alike: `once` with all of them named, or `keep` one record for each
-    max_rejects:float = 0.01 # Share of damaged records of a source above which the build stops
     split:str|None = None # cluster, exact, family, temporal or rows; None means cluster, or rows for recipe=reference
     cut_date:str = "" # First day (YYYY-MM-DD) of the held-out time, for split=temporal
     official:str = "ignore" # exclude: clusters of a source's own test proteins never go to train; ignore: they may
@@ -67,12 +67,12 @@ class DataConfig:
     def __post_init__(self):
         object.__setattr__(self, "tasks", tuple(self.tasks))
         for t in self.tasks: _choose("task", t, TASKS+MEMORY_TASKS)
-        _choose("restated", self.restated, ("once", "keep")); _choose("recipe", self.recipe, RECIPES); _choose("official", self.official, ("ignore", "exclude"))
+        _choose("recipe", self.recipe, RECIPES); _choose("official", self.official, ("ignore", "exclude"))
         if self.split is None: object.__setattr__(self, "split", "rows" if self.recipe == "reference" else "cluster")
         _check_split_choice(self)
         object.__setattr__(self, "exclude", tuple(self.exclude.split(",") if isinstance(self.exclude, str) and self.exclude else self.exclude))
-        if not 1 <= self.min_residues <= self.max_residues: raise ValueError(f"no protein has {self.min_residues} to {self.max_residues} residues: correct min_residues or max_residues")
-        if not 0 <= self.max_rejects <= 1: raise ValueError(f"max_rejects is a share in [0, 1], got {self.max_rejects}")
+        _choose("restated", self.restated, ("once", "keep"))
+        if self.min_residues < 1 or self.max_residues < self.min_residues: raise ValueError(f"residues are limited to {self.min_residues} to {self.max_residues}: there is no such length")
         if not 0 < self.min_seq_id <= 1: raise ValueError(f"min_seq_id is a share in (0, 1], got {self.min_seq_id}")
 
 # %% ../nbs/api/01_config.ipynb #c1a69a72

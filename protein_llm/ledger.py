@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'TOLERANCE', 'PRETRAINING', 'VERSION', 'tolerances', 'corpus
 
 # %% ../nbs/api/05a_ledger.ipynb #f7fe2b58
 import argparse, re, sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import numpy as np, pandas as pd
 
 from .config import PRESETS, from_preset
 from .core import digest, ensure_stage, read_json, run_folder, write_json
-from .corpus import Corpus, build_corpus, check_set, pfam_families, read_set, reserved_proteins
+from .corpus import Corpus, build_corpus, reserved_proteins
+from .sets import check_set, pfam_families, read_set
 from .split import _WINDOW, cluster_proteins, find_fragments, search_proteins
 
 # %% ../nbs/api/05a_ledger.ipynb #1c5deb24

@@ -34,7 +34,7 @@ def record_weights(
     if weights.sum() < 1: raise ValueError(f"the weights of {len(weights)} records sum to {weights.sum():.3g}, less than one record an epoch: raise them")
     return weights
 
-# %% ../nbs/api/09_packing.ipynb #955d32ff
+# %% ../nbs/api/09_packing.ipynb #165f3de6
 @lru_cache(maxsize=3) # millions of records take most of a second, and a step needs one epoch or two
 def _epoch(n:int, weights:bytes, seed:int, epoch:int)->tuple:
     "How many records come before an epoch, and the epoch's records in their order"
@@ -44,6 +44,7 @@ def _epoch(n:int, weights:bytes, seed:int, epoch:int)->tuple:
     picks = np.repeat(np.arange(n), after-before)
     return int(before.sum()),picks[np.random.default_rng([seed, epoch]).permutation(len(picks))]
 
+# %% ../nbs/api/09_packing.ipynb #955d32ff
 def step_records(
     n:int, # Train records
     step:int, # Optimizer step, from 0
