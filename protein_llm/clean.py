@@ -172,9 +172,10 @@ def clean_batch(
 class Intake:
     "What the first pass gathers"
     cfg:DataConfig # Rules
-    scratch:Path # Folder for kept records and distinct proteins: `0.arrow`, `0.sequence`, `0.accession`, `1.arrow`, ..
-    parts:int = 0 # Number of files of each kind
+    scratch:Path # Folder for kept records (`0.arrow`, `1.arrow`, ..) and for each batch's new proteins (`0.sequence`, `0.accession`, ..)
+    parts:int = 0 # Number of files of kept records
     origins:list = field(default_factory=list) # `(source, file)` of the sources' files; records hold the index
+    pending:list = field(default_factory=list) # Tables of kept records that no file holds yet
     counts:Counter = field(default_factory=Counter) # Records by source, task and rule; the rule is empty for those that are kept
     refused:list = field(default_factory=list) # Tables of what goes into `rejected.parquet`
     keys:set = field(default_factory=set) # Of the proteins met
@@ -199,15 +200,20 @@ def _meet(intake:Intake, entries:pl.DataFrame):
         some = entries.filter(pl.col(column) != "").unique("key", maintain_order=True)
         new = some.filter(pl.Series([k not in known for k in some["key"]], dtype=pl.Boolean))
         known.update(new["key"])
-        new.select("key", column).write_ipc(intake.scratch/f"{intake.parts}.{column}")
+        new.select("key", column).write_ipc(intake.scratch/f"{len(intake.refused)-1}.{column}") # of this batch
+
+def _put_down(intake:Intake):
+    "Write the pending records into a file"
+    if intake.pending: pl.concat(intake.pending, rechunk=False).write_ipc(intake.scratch/f"{intake.parts}.arrow"); intake.parts += 1
+    intake.pending = []
 
 def take_in(
     intake:Intake, # The pass so far; it is changed
     b:Batch, # The next batch
+    texts:pl.DataFrame, # What `clean_batch` made of it
 ):
-    "Clean a batch, count, and put its kept records into a file"
+    "Count, and put the kept records into a file: one for each 200,000 or so"
     if (b.source, b.file) not in intake.origins: intake.origins.append((b.source, b.file))
-    texts = clean_batch(b, intake.cfg)
     for task,rule,n in texts.group_by("task", "rule").len().rows(): intake.counts[b.source, task, rule or ""] += n
     if b.bad: intake.counts[b.source, "", "unreadable"] += len(b.bad)
     out = texts.filter(pl.col("rule").is_not_null() & (pl.col("rule") != "task_off")).select("row", "task", "rule", "sequence").rows()
@@ -216,8 +222,8 @@ def take_in(
     kept = texts.filter(pl.col("rule").is_null())
     _meet(intake, kept.unique("at", maintain_order=True))
     origin = pl.lit(intake.origins.index((b.source, b.file)), dtype=pl.UInt16).alias("origin")
-    kept.select("key", "task", "answer", "question", "official", "row", origin).write_ipc(intake.scratch/f"{intake.parts}.arrow")
-    intake.parts += 1
+    intake.pending.append(kept.select("key", "task", "answer", "question", "official", "row", origin))
+    if sum(map(len, intake.pending)) > 200_000: _put_down(intake)
 
 # %% ../nbs/api/03a_clean.ipynb #a6032fea
 def check_rejects(
@@ -254,8 +260,9 @@ def read_and_clean(
     "The first pass. Raises what the readers raise, and `ValueError` on too many damaged records"
     intake = Intake(cfg, Path(scratch))
     for entry in sources:
-        _behind(partial(take_in, intake), read_source(entry, root))
+        for b,texts in read_source(entry, root, lambda b: (b, clean_batch(b, cfg))): take_in(intake, b, texts)
         check_rejects(entry["source"], intake)
+    _put_down(intake)
     if not intake.kept: raise ValueError(f"no record passed the rules: {dict(list(intake.counts.items())[:5])}")
     return intake
 
@@ -264,7 +271,7 @@ def name_proteins(
     intake:Intake, # The first pass
 )->pl.DataFrame: # `key, protein_id, sequence, length`, sorted by `protein_id`
     "Name every distinct sequence"
-    read = lambda column: pl.concat([pl.read_ipc(intake.scratch/f"{i}.{column}") for i in range(intake.parts)])
+    read = lambda column: pl.concat([pl.read_ipc(intake.scratch/f"{i}.{column}") for i in range(len(intake.refused))])
     named = read("accession").unique("accession", keep="first", maintain_order=True)
     table = read("sequence").join(named, on="key", how="left", maintain_order="left")
     hashed = ["seq-"+hashlib.sha256(s.encode()).hexdigest()[:12] for s in table.filter(pl.col("accession").is_null())["sequence"]]
@@ -317,7 +324,9 @@ def merge_records(
         nth = pl.int_range(pl.len()).over("record_id")
         more = kept.select("record_id", nth.alias("n"))
         kept = kept.with_columns(pl.Series("record_id", [r if n == 0 else r[:8]+record_ids([f"{r}#{n}"])[0][:8] for r,n in more.rows()], dtype=pl.String))
-    return kept.drop("rule").sort("record_id"), removed.group_by("source", "task", "rule").len()
+    tests = stated.filter(pl.col("official") == "test")["record_id"].unique() # of a statement that was merged away, too
+    kept = kept.with_columns(pl.when(pl.col("record_id").is_in(tests.implode())).then(pl.lit("test")).otherwise("official").alias("official"))
+    return kept.drop("rule").sort("record_id"), removed.group_by("source", "task", "rule").len().sort("source", "task", "rule")
 
 # %% ../nbs/api/03a_clean.ipynb #0b036a79
 _SHAPE = dict(record_id=pl.String, protein_ids=pl.List(pl.String), task=pl.String, instruction=pl.String, answer=pl.String, sources=pl.List(pl.String),
@@ -343,7 +352,7 @@ def final_shape(
         style=task.replace_strict({t: d[0] for t,d in TASKS_TABLE.items()})).select(pl.col(k).cast(v) for k,v in _SHAPE.items())
 
 # %% ../nbs/api/03a_clean.ipynb #70f79ca8
-VERSION = 1 # of the code above: a change of what it keeps or how gets the next number
+VERSION = 2 # of the code above: a change of what it keeps or how gets the next number
 
 def records_key(
     cfg:DataConfig, # Rules

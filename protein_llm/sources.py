@@ -24,7 +24,7 @@ from typing import Callable, Iterator, NamedTuple
 import polars as pl
 
 # %% ../nbs/api/03_sources.ipynb #9cad689c
-BLOCK = 1 << 23 # Bytes or characters read at once
+BLOCK = 1 << 22 # Bytes or characters read at once
 
 @contextmanager
 def open_bytes(
@@ -376,30 +376,37 @@ def _ahead(work:Callable, items)->Iterator:
             if len(waiting) > 2: yield waiting.popleft().result()
         while waiting: yield waiting.popleft().result()
 
-def _read_file(path:Path, form:Format, source:str)->Iterator[Batch]:
-    "Batches of one file. Raises `ValueError` when none of its first entries can be read, or there is none"
-    def read(block):
-        table,bad = form.table(block, path=path)
+def _numbered_tables(path:Path, form:Format)->Iterator[tuple]:
+    "Tables of one file, and what could not be parsed, with rows counted from the file's start"
+    before = 0
+    for table,bad in _ahead(partial(form.table, path=path), form.blocks(path)):
+        yield table.with_columns(pl.col("row")+before), [(before+row, why) for row,why in bad]
+        before += len(table)+len(bad)
+
+def _read_file(path:Path, form:Format, source:str, work:Callable)->Iterator:
+    "`work` on the batches of one file. Raises `ValueError` when none of its first entries can be read, or there is none"
+    def read(numbered):
+        table,bad = numbered
         rows,said = form.parse(table, path.name.split(".")[0])
         lacking = rows["why"].is_not_null()
         bad = sorted(bad + rows.filter(lacking).select("row", "why").rows())
-        return len(table)+len(bad)-lacking.sum(), rows.drop("why"), said.filter(~lacking.gather(said["at"])) if lacking.any() else said, bad
-    before,refused = 0,0
-    for n,rows,said,bad in _ahead(read, form.blocks(path)):
-        bad = [(before+row, why) for row,why in bad]
-        refused += len(bad)
-        if before+n == refused and bad: raise ValueError(f"{path.name}: none of its first {refused} records can be read; record {bad[0][0]}: {bad[0][1]}")
-        yield Batch(source, path.name, rows.with_columns(pl.col("row")+before), said, bad)
-        before += n
-    if not before: raise ValueError(f"{path.name}: holds no record: fetch the file again")
+        b = Batch(source, path.name, rows.drop("why"), said.filter(~lacking.gather(said["at"])) if lacking.any() else said, bad)
+        return len(rows)-lacking.sum(), bad[:1], work(b)
+    read_well = 0
+    for n,bad,done in _ahead(read, _numbered_tables(path, form)):
+        read_well += n
+        if not read_well and bad: raise ValueError(f"{path.name}: none of its first records can be read; record {bad[0][0]}: {bad[0][1]}")
+        yield done
+    if not read_well: raise ValueError(f"{path.name}: holds no record: fetch the file again")
 
 def read_source(
     entry:dict, # An entry of a manifest's `sources`: source, format, path
     root:Path|str, # Folder that the paths are relative to
-)->Iterator[Batch]:
+    work:Callable=lambda batch: batch, # What to do with each batch, in the threads that read
+)->Iterator: # Batches, or what `work` makes of them, in order
     "Read one source. Raises `ValueError` on an unknown format or a damaged file, `FileNotFoundError` where folder or file is not there"
     if entry["format"] not in FORMATS: raise ValueError(f"unknown format {entry['format']!r}: choose from {', '.join(FORMATS)}")
     folder,form = Path(root)/entry["path"],FORMATS[entry["format"]]
     if not folder.is_dir(): raise FileNotFoundError(f"source {entry['source']}: no folder {entry['path']} in {Path(root).name}")
     for path in files(folder, *form.endings):
-        if not path.name.startswith("protein_design."): yield from _read_file(path, form, entry["source"]) # of Mol-Instructions: its input holds no protein
+        if not path.name.startswith("protein_design."): yield from _read_file(path, form, entry["source"], work) # of Mol-Instructions: its input holds no protein
