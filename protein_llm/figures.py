@@ -12,7 +12,7 @@ from pathlib import Path
 
 import matplotlib as mpl, matplotlib.pyplot as plt, numpy as np, pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .config import ARCHS
 from .core import repo_root, sha256_file, write_atomic, write_json
@@ -215,7 +215,7 @@ def fig_funnel(
         ax.annotate(f"\N{MINUS SIGN}{b:,}" if b else f"{a:,}", (a+b, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis(); ax.margins(x=.12); ax.grid(axis="y", visible=False)
-    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_major_locator(MaxNLocator(4)); ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="records (blue: go on, orange: removed by this rule)")
     return fig
 

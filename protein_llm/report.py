@@ -108,6 +108,8 @@ _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name
 # %% ../nbs/api/26_report.ipynb #3bc75ecf
 FIGURES = dict(
     corpus="Records of each task, by the source whose raw format they were read from.",
+    funnel="What each cleaning rule let through, in order.",
+    overlap="Proteins in each combination of sources: the sources describe the same entries, so rows must never be split.",
     ledger="The leak ledger: what each held-out set shares with what was trained on. A leak would be hatched and named, and no number would be made.",
     training_loss="Training loss; faint: each step, bold: exponential mean over 20 steps. Below: the same minus blind's on the same records, smoothed.",
     grad_norm="Gradient norm before clipping.",
@@ -164,7 +166,7 @@ def _story(comparison, differences, corpus, runs, figures)->list:
     texts = [part for b in free for part in tasks(b, "rouge_l")]
     return [
         ("What was done", [("p", WORDS["done"]), _table(pd.DataFrame(runs).rename(columns=label), "The runs behind these numbers")]),
-        ("Corpus and split", [("p", WORDS["corpus"]), *_counts(corpus), fig("corpus"), fig("ledger")]),
+        ("Corpus and split", [("p", WORDS["corpus"]), *_counts(corpus), *map(fig, ("funnel", "corpus", "overlap", "ledger"))]),
         ("Training", [fig("training_loss"), fig("grad_norm")]),
         ("Does seeing the protein help?", [fig("eval_loss"), ("list", claims(differences, ("blind",))), _table(main_table(comparison), "Held-out clusters, value [95 % interval]"), fig("table"), *tasks("blind", "loss")]),
         ("Which bridge?", [("list", claims(differences, arms) or ["No paired comparison between the arms was made."])]),
