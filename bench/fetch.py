@@ -11,7 +11,7 @@ The bar is for the fastest of these six, as a slower setting would flatter us. R
 can do with `datasets`; `*_ids`, our store without `collate`, ids padded alone, against the fastest of the six.
 
 The bar of 50 is not reached, and no setting of the run would reach it: a batch costs the peer 0.4-1 ms, so ours would have to take 8-20 us for 16 records. What holds it is our `collate`,
-three quarters of our time: some fifteen small NumPy calls a record, whatever its length, to write five tensors. So the ratio is smaller for short records, and the expert's way is as fast as ours.
+three quarters of our time: some fifteen small NumPy calls a record, whatever its length, to write five tensors. So the ratio is smaller for short records, and the expert's way is as fast as ours or faster.
 The quick bars are what this design must not fall below, not the aim.
 """
 import argparse, glob, json, os, subprocess, sys, tempfile, time
