@@ -4,16 +4,14 @@
 
 # %% auto #0
 __all__ = ['TASKS_TABLE', 'TEMPLATES', 'RULES', 'VERSION', 'wanted_tasks', 'without_tags', 'tidy', 'clean_answer', 'to_family',
-           'family_name', 'clean_sequence', 'clean_rows', 'clean_batch', 'Intake', 'take_in', 'check_rejects',
-           'read_and_clean', 'name_proteins', 'record_ids', 'give_ids', 'merge_records', 'near_keys', 'final_shape',
-           'records_key', 'to_parquet', 'near_duplicates', 'funnel', 'assemble', 'build_records']
+           'family_name', 'rule_words', 'clean_sequence', 'clean_rows', 'clean_batch', 'Intake', 'take_in',
+           'check_rejects', 'read_and_clean', 'name_proteins', 'record_ids', 'give_ids', 'merge_records', 'near_keys',
+           'final_shape', 'records_key', 'to_parquet', 'near_duplicates', 'funnel', 'assemble', 'build_records']
 
 # %% ../nbs/api/03a_clean.ipynb #86d78114
 import hashlib, re, shutil
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -24,7 +22,7 @@ import pyarrow.parquet as pq
 from .config import DataConfig, MEMORY_TASKS
 from .core import digest, ensure_stage, run_folder, write_json
 from .manifest import fetch, identity, load_manifest
-from .sources import Batch, read_source
+from .sources import Batch, read_source, _ahead
 
 # %% ../nbs/api/03a_clean.ipynb #a225d029
 TASKS_TABLE = dict( # task: style, what the answer says
@@ -123,6 +121,12 @@ RULES = dict( # in the order in which they apply: kind, what is left out
     duplicate=("merge", "the source states it before: same protein, task, question and answer"),
     restated=("merge", "another source states it: same protein, task, question and answer"))
 
+def rule_words(
+    cfg:DataConfig, # Limits
+)->dict: # What each rule leaves out, with the limits that hold
+    "The rules in words"
+    return {rule: words.format(**asdict(cfg)) for rule,(_,words) in RULES.items()}
+
 # %% ../nbs/api/03a_clean.ipynb #0a3c58b4
 _STRANGE = "[^A-IK-Za-ik-z]"
 
@@ -186,9 +190,9 @@ class Intake:
 
 _REFUSED = dict(source=pl.String, file=pl.String, row=pl.Int64, task=pl.String, rule=pl.String, reason=pl.String)
 
-def _reason(rule:str, sequence:str, cfg:DataConfig)->str:
+def _reason(rule:str, sequence:str, words:dict)->str:
     "Why a record is left out, in words"
-    if rule != "bad_residue": return RULES[rule][1].format(**asdict(cfg))
+    if rule != "bad_residue": return words[rule]
     try: clean_sequence(sequence)
     except ValueError as e: return f"bad residue: {e}"
     raise AssertionError(f"{sequence[:60]} was refused and is a sequence") # the two forms of the rule differ
@@ -217,7 +221,8 @@ def take_in(
     for task,rule,n in texts.group_by("task", "rule").len().rows(): intake.counts[b.source, task, rule or ""] += n
     if b.bad: intake.counts[b.source, "", "unreadable"] += len(b.bad)
     out = texts.filter(pl.col("rule").is_not_null() & (pl.col("rule") != "task_off")).select("row", "task", "rule", "sequence").rows()
-    rows = [(row, "", "unreadable", why) for row,why in b.bad] + [(*r[:3], _reason(*r[2:], intake.cfg)) for r in out]
+    words = rule_words(intake.cfg)
+    rows = [(row, "", "unreadable", why) for row,why in b.bad] + [(*r[:3], _reason(*r[2:], words)) for r in out]
     intake.refused.append(pl.DataFrame([(b.source, b.file, *r) for r in rows], schema=_REFUSED, orient="row"))
     kept = texts.filter(pl.col("rule").is_null())
     _meet(intake, kept.unique("at", maintain_order=True))
@@ -243,13 +248,8 @@ def check_rejects(
 
 # %% ../nbs/api/03a_clean.ipynb #ab42f2bd
 def _behind(work, items):
-    "`work` on each item, in order, in one thread behind the caller's; at most two wait"
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque()
-        for x in items:
-            waiting.append(pool.submit(work, x))
-            if len(waiting) > 2: waiting.popleft().result()
-        for done in waiting: done.result()
+    "`work` on each item, in order, in one thread behind the caller's"
+    deque(_ahead(work, items, threads=1), maxlen=0)
 
 def read_and_clean(
     sources:list, # Entries of a manifest: source, format, path
@@ -434,7 +434,7 @@ def assemble(
     give_ids(intake.parts, proteins, scratch)
     to_parquet(_merged(intake, cfg, scratch, near), Path(folder)/"records.parquet")
     shutil.rmtree(scratch)
-    return dict(rules={r: d[1] for r,d in RULES.items()}, funnel=funnel(intake.counts), stated=stated, records=intake.kept, proteins=len(proteins), near_duplicates=near_duplicates(near))
+    return dict(rules=rule_words(cfg), funnel=funnel(intake.counts), stated=stated, records=intake.kept, proteins=len(proteins), near_duplicates=near_duplicates(near))
 
 # %% ../nbs/api/03a_clean.ipynb #fa194353
 def build_records(

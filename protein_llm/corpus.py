@@ -17,7 +17,7 @@ import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 
-from .clean import RULES, build_records, records_key, to_parquet
+from .clean import build_records, records_key, rule_words, to_parquet
 from .config import DataConfig, LEAKY
 from .core import digest, ensure_stage, read_json, repo_root, run_folder, sha256_file, write_atomic, write_json
 from .manifest import fetch, load_manifest
@@ -173,9 +173,9 @@ def counts_of(
     cfg:DataConfig, # Limits, for the wording
 )->list: # Dicts of `source, task, reason, records`; the reason is empty for records that passed, before those that say the same were merged
     "How many records each rule left out"
-    out = []
+    out,words = [],rule_words(cfg)
     for f in flow:
-        rule,reason = f["rule"],RULES[f["rule"]][1].format(**asdict(cfg))
+        rule,reason = f["rule"],words[f["rule"]]
         if rule == "task_off": reason = f"task {f['task']} is off"
         if f["kind"] != "merge" and f["removed"]: out.append((f["source"], f["task"], reason, f["removed"]))
         if rule == "duplicate" and f["came"]: out.append((f["source"], f["task"], "", f["came"]))

@@ -367,9 +367,9 @@ class Batch:
     bad:list # `(row, reason)` of each entry that could not be read; it has no texts
 
 # %% ../nbs/api/03_sources.ipynb #66599637
-def _ahead(work:Callable, items)->Iterator:
-    "`work` on each item, two at a time, in order; at most three are under way"
-    with ThreadPoolExecutor(2) as pool:
+def _ahead(work:Callable, items, threads:int=2)->Iterator:
+    "`work` on each item in threads of its own, in order; at most three items are under way"
+    with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
         for x in items:
             waiting.append(pool.submit(work, x))
