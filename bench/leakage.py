@@ -68,9 +68,9 @@ def dealt(proteins, clusters, cfg, reserved):
 
 def random_rows(corpus, seed):
     "Test and train proteins when as many rows as our test side has are drawn at random, whatever their protein"
-    rows = corpus.records.sample(frac=1, random_state=seed)
-    n = (corpus.records.split == "test").sum()
-    return tuple(corpus.proteins.loc[part.protein_ids.explode().unique()] for part in (rows[:n], rows[n:]))
+    rows = corpus.records.select("protein_id", "split").collect().to_pandas().sample(frac=1, random_state=seed)
+    n = (rows.split == "test").sum()
+    return tuple(corpus.proteins.loc[part.protein_id.unique()] for part in (rows[:n], rows[n:]))
 
 
 def main():

@@ -130,22 +130,21 @@ def split_proteins(
 # %% ../nbs/api/05_corpus.ipynb #f5b00e02
 def split_by_rows(
     proteins:pd.DataFrame, # `protein_id`, `sequence`
-    records:pd.DataFrame, # Records with `sources`
+    records:pl.DataFrame, # `record_id`, `protein_id`, `sources`
     cfg:DataConfig, # `n_proteins`, `data_seed`
     reserved:frozenset=frozenset(), # Proteins that the language model has seen
-)->tuple[pd.DataFrame, pd.DataFrame]: # Proteins with `cluster` and `split`, and the up-sampled records with `split`
+)->tuple[pd.DataFrame, pl.DataFrame]: # Proteins with `cluster` and `split`, and the up-sampled rows: `record_id`, `source`, `copy`, `split`
     "Draw proteins, up-sample their rows and split these at random"
     clusters = shared_clusters(proteins, cfg)
     taken = clusters.isin(clusters[clusters.index.isin(reserved)])
     drawn = sorted(clusters.index[~taken], key=lambda p: _rank(cfg.data_seed, p))[:cfg.n_proteins or None]
-    mine = records[records.protein_ids.str[0].isin(drawn)]
-    rows = mine[["record_id", "sources"]].explode("sources").rename(columns=dict(sources="source")).astype(str)
-    rows = split_rows(rows, seed=cfg.data_seed).merge(mine.drop(columns="sources"), on="record_id")
-    rows["record_id"] = rows.record_id+"."+rows.source+"."+rows["copy"].astype(str)
-    side = rows.assign(p=rows.protein_ids.str[0], rank=rows.split.map(dict(train=0, valid=1, test=2))).sort_values("rank").drop_duplicates("p").set_index("p").split
+    mine = records.filter(pl.col("protein_id").is_in(drawn))
+    rows = pl.from_pandas(split_rows(mine.select("record_id", source="sources").explode("source").to_pandas(), seed=cfg.data_seed))
+    side = rows.join(mine.select("record_id", "protein_id"), on="record_id").group_by("protein_id").agg(pl.col("split").cast(pl.Enum(["train", "valid", "test"])).min())
     split = pd.Series("unused", index=clusters.index).mask(taken, "reserved")
-    split[side.index] = side
-    return proteins.assign(cluster=clusters.values, split=split.values), rows.assign(sources=rows.source.map(lambda s: [s])).drop(columns=["source", "copy"])
+    split[side["protein_id"].to_list()] = side["split"].to_list()
+    return proteins.assign(cluster=clusters.values, split=split.values), rows
+
 
 # %% ../nbs/api/05_corpus.ipynb #c28a1d5d
 def keep_subset(
@@ -201,27 +200,32 @@ def assign_sides(
     cleaned:Path, # Folder of the cleaned records
     cfg:DataConfig, # Kind of split and its numbers
     seen:dict, # Sequence of each protein that the language model has seen, by id
-)->tuple[pd.DataFrame, pd.DataFrame|None, dict]: # Proteins with `split`, the records where they are split themselves (else None), and what was left out
+)->tuple[pd.DataFrame, pl.DataFrame|None, dict]: # Proteins with `split`, the rows where these are split themselves (else None), and what was left out
     "Give every protein a side; for split=rows every row"
     proteins,records = pd.read_parquet(cleaned/"proteins.parquet"),cleaned/"records.parquet"
     there = set(proteins.protein_id)
     extra = pd.DataFrame([(p, s, len(s)) for p,s in seen.items() if p not in there], columns=proteins.columns)
     everyone = pd.concat([proteins, extra], ignore_index=True)
     if cfg.split == "rows":
-        table,rows = split_by_rows(everyone, pd.read_parquet(records), cfg, frozenset(seen))
+        stated = pl.read_parquet(records, columns=["record_id", "protein_ids", "sources"])
+        table,rows = split_by_rows(everyone, stated.with_columns(pl.col("protein_ids").list.first().alias("protein_id")), cfg, frozenset(seen))
         return table, rows, dict(leaky_dropped=0, excluded={}) # nothing is kept out: that is the recipe
     official = official_tests(records) if cfg.official == "exclude" else frozenset()
     table,facts = split_proteins(everyone, cfg, frozenset(seen), frozenset(proteins.sequence[proteins.protein_id.isin(official)]))
     return keep_subset(table, record_counts(records), cfg), None, facts
 
 # %% ../nbs/api/05_corpus.ipynb #96ec1326
-def _with_split(path:Path, table:pd.DataFrame):
+def _with_split(path:Path, table:pd.DataFrame, rows:pl.DataFrame|None):
     "Records of a file that are on a side, one row group after another, in constant memory"
-    sides = pl.DataFrame(dict(first=table.protein_id.to_numpy(dtype=object), split=table.split.to_numpy(dtype=object)), schema=dict(first=pl.String, split=pl.String))
+    sides = pl.from_pandas(table[["protein_id", "split"]]).rename(dict(protein_id="first"))
     records = pq.ParquetFile(path)
     for i in range(records.num_row_groups):
-        part = pl.from_arrow(records.read_row_group(i)).with_columns(first=pl.col("protein_ids").list.first()).join(sides, on="first", how="left", maintain_order="left")
-        yield part.drop("first").filter(pl.col("split").is_in(["train", "valid", "test"]))
+        part = pl.from_arrow(records.read_row_group(i))
+        if rows is None: part = part.with_columns(first=pl.col("protein_ids").list.first()).join(sides, on="first", how="left", maintain_order="left").drop("first")
+        else:
+            part = part.join(rows, on="record_id", maintain_order="left_right").with_columns(pl.concat_str("record_id", "source", "copy", separator=".").alias("record_id"), sources=pl.concat_list("source"))
+            part = part.drop("source", "copy")
+        yield part.filter(pl.col("split").is_in(["train", "valid", "test"]))
 
 def _counted(parts, used:Counter, test_ids:list):
     "The parts as they are, counted by task and side; the ids of test are collected"
@@ -229,6 +233,7 @@ def _counted(parts, used:Counter, test_ids:list):
         for task,split,n in part.group_by("task", "split").len().rows(): used[task, split] += n
         test_ids.extend(part.filter(pl.col("split") == "test")["record_id"])
         yield part
+
 
 # %% ../nbs/api/05_corpus.ipynb #41fa7496
 def build_corpus(
@@ -242,9 +247,8 @@ def build_corpus(
         about = read_json(cleaned/"manifest.json")
         table,rows,facts = assign_sides(cleaned, cfg, seen)
         sides = check_split(table, frozenset(seen), cfg.split in LEAKY)
-        parts = _with_split(cleaned/"records.parquet", table) if rows is None else [pl.from_pandas(rows)]
         table.to_parquet(folder/"proteins.parquet"); shutil.copy(cleaned/"rejected.parquet", folder)
-        to_parquet(_counted(parts, used, test_ids), folder/"records.parquet")
+        to_parquet(_counted(_with_split(cleaned/"records.parquet", table, rows), used, test_ids), folder/"records.parquet")
         used = pd.Series(used).unstack(fill_value=0)
         write_json(folder/"manifest.json", dict(config=asdict(cfg), key=key, records_key=about["key"], counts=counts_of(about["funnel"], cfg), rules=about["rules"], funnel=about["funnel"],
             near_duplicates=about["near_duplicates"], proteins=table.split.value_counts().to_dict(), sides=sides, records=used.sum().to_dict(), tasks=used.to_dict("index"),
@@ -255,7 +259,7 @@ def build_corpus(
 # %% ../nbs/api/05_corpus.ipynb #b1a160fc
 def check_sides(
     proteins:pd.DataFrame, # By `protein_id`, with `split`
-    records:pd.DataFrame, # `record_id`, `protein_ids`, `split`
+    records:pl.LazyFrame, # `record_id`, `protein_ids`, `split`
     manifest:dict, # A corpus' manifest: its `config`, and `leaky`
     reserved:frozenset=frozenset(), # Proteins that the language model has seen
 ):
@@ -264,9 +268,10 @@ def check_sides(
     if leaky != (split in LEAKY): raise ValueError(f"corpus {manifest['key']}: split={split} {'leaks' if split in LEAKY else 'does not leak'}, but its manifest has leaky={manifest['leaky']}: build it again")
     check_split(proteins, reserved, leaky)
     if split == "rows": return
-    tall = records[["record_id", "protein_ids", "split"]].explode("protein_ids")
-    bad = tall[tall.protein_ids.map(proteins.split) != tall.split]
-    if len(bad): raise ValueError(f"record {bad.record_id.iloc[0]} is in {bad.split.iloc[0]}, its protein {bad.protein_ids.iloc[0]} is not ({len(bad)} such): build the corpus again")
+    tall = records.select("record_id", "split", protein_id="protein_ids").explode("protein_id")
+    sides = pl.from_pandas(proteins[["protein_id", "split"]]).lazy()
+    bad = tall.join(sides, on="protein_id", how="left").filter(pl.col("split").ne_missing(pl.col("split_right"))).select("record_id", "split", "protein_id").sort("record_id").collect(engine="streaming")
+    if len(bad): raise ValueError("record {} is in {}, its protein {} is not ({} such): build the corpus again".format(*bad.row(0), len(bad)))
 
 # %% ../nbs/api/05_corpus.ipynb #eb6ee1fb
 class Corpus:
@@ -277,10 +282,9 @@ class Corpus:
     ):
         self.folder,self.manifest = Path(folder),read_json(Path(folder)/"manifest.json")
         self.proteins = pd.read_parquet(self.folder/"proteins.parquet").set_index("protein_id", drop=False)
-        self.records = pd.read_parquet(self.folder/"records.parquet").assign(protein_id=lambda d: d.protein_ids.str[0])
+        self.records = pl.scan_parquet(self.folder/"records.parquet").with_columns(protein_id=pl.col("protein_ids").list.first()) # read when asked for: there may be millions
         check_sides(self.proteins, self.records, self.manifest, reserved)
-        self.records["cluster"] = self.records.protein_id.map(self.proteins.cluster)
-        found = digest(sorted(self.records.record_id[self.records.split == "test"]), n=16)
+        found = digest(sorted(self.records.filter(pl.col("split") == "test").select("record_id").collect().to_series()), n=16)
         if found != self.manifest["test_hash"]: raise ValueError(f"{self.folder.name}: the test set has changed ({found}, expected {self.manifest['test_hash']}): delete the folder and build it again")
 
     @property
@@ -291,15 +295,18 @@ class Corpus:
 
     def side(self,
         split:str, # train, valid or test
-    )->pd.DataFrame: # Records of that side
+        *columns:str, # Columns to read besides `record_id` and `protein_id`; all when none is named
+    )->pd.DataFrame: # Records of that side, each with its protein's `cluster`
         "Records of one side, in a fixed order"
-        return self.records[self.records.split == split].sort_values("record_id", ignore_index=True)
+        mine = self.records.filter(pl.col("split") == split)
+        if columns: mine = mine.select("record_id", "protein_id", *columns)
+        return mine.sort("record_id").collect().to_pandas().assign(cluster=lambda d: d.protein_id.map(self.proteins.cluster))
 
 # %% ../nbs/api/05_corpus.ipynb #fd9f1498
 def _published(corpus:Corpus)->dict:
     "What a published split says of a corpus"
     m,used = corpus.manifest,corpus.proteins[corpus.proteins.split.isin(("train", "valid", "test"))].sort_index()
-    sides = {s: corpus.side(s) for s in ("train", "valid", "test")}
+    sides = {s: corpus.side(s, "split") for s in ("train", "valid", "test")}
     return dict(manifest=load_manifest(m["config"]["manifest"])["name"], label=corpus.label, key=m["key"], **{k: m["config"][k] for k in ("split", "min_seq_id", "coverage", "data_seed")},
         leaky=m["leaky"], test_hash=m["test_hash"], records_hash={s: digest(t.record_id.tolist(), n=16) for s,t in sides.items()},
         clusters_hash=digest(used.cluster.to_dict(), n=16), sequences_hash=digest(used.sequence.to_dict(), n=16), proteins={s: sorted(t.protein_id.unique()) for s,t in sides.items()})

@@ -49,7 +49,7 @@ def corpus_sets(
     "The sides of a corpus as sets"
     sets = {}
     for side in ("train", "valid", "test"):
-        records = corpus.records.loc[corpus.records.split == side, ["protein_id", "task", "answer"]]
+        records = corpus.side(side, "task", "answer")[["protein_id", "task", "answer"]]
         mine = (corpus.proteins.split == side) | corpus.proteins.protein_id.isin(records.protein_id) # where rows were split, a protein is on several sides
         proteins = corpus.proteins.loc[mine, ["protein_id", "sequence"]].reset_index(drop=True)
         if families is not None: proteins["families"] = proteins.protein_id.map(families).fillna("")

@@ -43,7 +43,7 @@ class RunData:
     @cached_property
     def tokenizer(self): return load_tokenizer(self.cfg.model.llm)
     @cached_property
-    def tokens(self): return self.tokens_of(self.corpus.records, self.corpus.proteins, self.corpus.manifest["key"])
+    def tokens(self): return self.tokens_of(self.corpus.records.collect().to_pandas(), self.corpus.proteins, self.corpus.manifest["key"])
 
     def tokens_of(self,
         records:pd.DataFrame, # Records, also changed ones
