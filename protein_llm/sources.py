@@ -7,21 +7,22 @@ __all__ = ['BLOCK', 'MOL_INSTRUCTIONS', 'PROTEIN_LM', 'SECTIONS', 'PROTEIN2TEXT_
            'files', 'json_blocks', 'json_table', 'entries', 'texts', 'parse_mol_instructions', 'fasta_blocks',
            'fasta_table', 'parse_swissprot', 'parse_protein_lm', 'parallel_blocks', 'parallel_table',
            'parse_swissprot_clap', 'tsv_blocks', 'tsv_table', 'parse_prot_describe', 'parse_protein2text_qa',
-           'own_blocks', 'own_table', 'parse_own', 'Format', 'Batch', 'read_source']
+           'blast_blocks', 'metastudent_table', 'parse_metastudent', 'own_blocks', 'own_table', 'parse_own', 'Format',
+           'Batch', 'read_source']
 
 # %% ../nbs/api/03_sources.ipynb #19f9b6ac
-import csv, gzip, json, re, zlib
+import csv, gzip, json, re, struct, zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from io import TextIOWrapper
 from itertools import batched, islice
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
-import polars as pl
+import numpy as np, polars as pl
 
 # %% ../nbs/api/03_sources.ipynb #9cad689c
 BLOCK = 1 << 22 # Bytes or characters read at once
@@ -49,8 +50,8 @@ def files(
     folder:Path|str, # Folder of a source
     *endings:str, # Endings of names, such as `.json`
 )->list: # Paths, sorted
-    "Files with these endings, plain or `.gz`. Raises `FileNotFoundError` when there is none"
-    found = sorted(p for p in Path(folder).iterdir() if p.name.removesuffix(".gz").endswith(endings))
+    "Files with these endings in the folder and below it, plain or `.gz`. Raises `FileNotFoundError` when there is none"
+    found = sorted(p for p in Path(folder).rglob("*") if p.name.removesuffix(".gz").endswith(endings))
     if not found: raise FileNotFoundError(f"{Path(folder).name}: no file *{' or *'.join(endings)} (or the same with .gz): fetch the source again")
     return found
 
@@ -303,6 +304,79 @@ def parse_protein2text_qa(
         no_question=asked.fill_null("") == "", no_answer=turn(1, "value").is_null())
     return rows, texts(t, qa=turn(1, "value"))
 
+# %% ../nbs/api/03_sources.ipynb #6d0b7a31
+_RESIDUES = bytes.maketrans(bytes(range(28)), b"\n" + b"ABCDEFGHIKLMNPQRSTVWXYZU*OJ") # NCBIstdaa; zero stands between two sequences
+_BEFORE_TITLE = b"\x30\x80\x30\x80\xa0\x80\x1a" # a set of definition lines, the first of them, its title, which is a VisibleString
+
+def _blast_index(path:Path)->tuple:
+    "Where the entries begin in `.phr` and in `.psq`"
+    raw,at,whole = path.read_bytes(),8,False
+    if raw[:8] == struct.pack(">II", 4, 1):
+        for _ in range(2): at += 4 + struct.unpack_from(">I", raw.ljust(at+4), at)[0] # title and date
+        n, = struct.unpack_from(">I", raw.ljust(at+4), at)
+        whole = len(raw) == at+16+8*(n+1)
+    if not whole: raise ValueError(f"{path.name}: not a whole index of a protein BLAST database of version 4: fetch the file again")
+    offsets = np.frombuffer(raw, ">u4", offset=at+16).astype(np.int64)
+    return offsets[:n+1], offsets[n+1:]
+
+def blast_blocks(
+    path:Path, # The `.pin` file of a protein BLAST database; `.phr` and `.psq` lie beside it
+)->Iterator[tuple]: # Headers as bytes, and the text of the sequences, one a line
+    "Pieces of a database. Raises `ValueError` where one of its files is not as long as the index says"
+    at = dict(zip((".phr", ".psq"), _blast_index(path)))
+    for suffix,offsets in at.items():
+        other = path.with_suffix(suffix)
+        if not other.is_file(): raise FileNotFoundError(f"{other.name} is missing beside {path.name}: fetch the source again")
+        if other.stat().st_size != offsets[-1]: raise ValueError(f"{other.name}: {other.stat().st_size:,} bytes, but {path.name} says {offsets[-1]:,}: fetch both again")
+    headers,residues = at.values()
+    cuts = [0, *np.flatnonzero(np.diff(residues[:-1]//BLOCK))+1, len(residues)-1]
+    with open(path.with_suffix(".phr"), "rb") as f, open(path.with_suffix(".psq"), "rb") as g:
+        g.read(1)
+        for a,b in zip(cuts, cuts[1:]):
+            raw,begin = f.read(headers[b]-headers[a]),headers[a:b+1]-headers[a]
+            yield [raw[i:j] for i,j in zip(begin, begin[1:])], g.read(residues[b]-residues[a])[:-1].translate(_RESIDUES).decode("ascii", "replace")
+
+
+# %% ../nbs/api/03_sources.ipynb #0f7d9b52
+_ASPECTS = dict(MFO="protein_function", BPO="function", CCO="location") # folder: task
+
+def _title(header:bytes)->str|None:
+    "The first title of a header, or None"
+    size,at = header[7] if header.startswith(_BEFORE_TITLE) and len(header) > 7 else 0,8
+    if size > 127: size,at = int.from_bytes(header[8:8+size-128]),8+size-128 # the length has bytes of its own
+    return header[at:at+size].decode("ascii", "replace") if 0 < size <= len(header)-at else None
+
+@lru_cache(maxsize=1)
+def _term_names(path:Path)->dict:
+    "Name of each GO term"
+    if not path.is_file(): raise FileNotFoundError(f"{path.name} is missing in {path.parent.name}: fetch the source again")
+    with open_text(path) as f: return dict(line.rstrip("\n").split("\t", 1) for line in f if "\t" in line)
+
+def metastudent_table(
+    block:tuple, # What `blast_blocks` gives
+    path:Path, # Its folder names the aspect of GO; `nameMapping.txt` lies beside that
+)->tuple: # Table with `row` (from 1 in the block), `accession`, `sequence`, `task`, `names` (of its terms, each once); and `(row, reason)` of entries without any
+    "A block as a table"
+    if path.parent.name not in _ASPECTS: raise ValueError(f"{path.parent.name}/{path.name}: a folder is called {', '.join(_ASPECTS)}: restore the folder's name")
+    names = _term_names(path.parent.parent/"nameMapping.txt")
+    t = pl.DataFrame(dict(title=[_title(h) for h in block[0]], sequence=block[1].split("\n")), schema=dict(title=_TEXT, sequence=_TEXT)).with_row_index("row", 1)
+    t = t.with_columns(pl.col("title").str.splitn("|", 2).struct.rename_fields(["accession", "terms"]).struct.unnest(), task=pl.lit(_ASPECTS[path.parent.name]))
+    tall = t.select("row", pl.col("terms").str.split(",").alias("term")).explode("term").unique(maintain_order=True)
+    tall = tall.with_columns(pl.col("term").replace_strict(names, default=None, return_dtype=_TEXT).alias("name"))
+    lost = tall.filter(pl.col("name").is_null()).group_by("row", maintain_order=True).agg(pl.col("term").first())
+    bad = [(r, f"no name of GO term {term!r}" if term else "no title accession|GO:..,GO:..") for r,term in lost.rows()]
+    named = tall.group_by("row", maintain_order=True).agg(names="name")
+    return t.join(named, on="row", maintain_order="left").join(lost, on="row", how="anti", maintain_order="left").select("row", "accession", "sequence", "task", "names"), bad
+
+def parse_metastudent(
+    t:pl.DataFrame, # What `metastudent_table` gives
+    task:str="", # Not used: the folder says the task
+)->tuple[pl.DataFrame, pl.DataFrame]:
+    "GO annotations of metastudent-data (Hamp et al. 2013)"
+    said = t.select(pl.int_range(pl.len(), dtype=pl.UInt32).alias("at"), "task", answer="names").explode("answer")
+    return entries(t, pl.col("sequence"), pl.col("accession")), said
+
+
 # %% ../nbs/api/03_sources.ipynb #8f3e3a45
 OWN = dict(sequence=_TEXT, task=_TEXT, answer=_TEXT, question=_TEXT, accession=_TEXT)
 
@@ -355,7 +429,8 @@ _OWN = Format((".jsonl", ".csv"), own_blocks, own_table, parse_own)
 FORMATS = dict(
     mol_instructions=_json(MOL_INSTRUCTIONS, parse_mol_instructions), swissprot=Format((".fasta",), fasta_blocks, fasta_table, parse_swissprot),
     protein_lm=_json(PROTEIN_LM, parse_protein_lm), swissprot_clap=Format(("text_sequence.txt",), parallel_blocks, parallel_table, parse_swissprot_clap),
-    prot_describe=Format((".tsv",), tsv_blocks, tsv_table, parse_prot_describe), protein2text_qa=_json(PROTEIN2TEXT_QA, parse_protein2text_qa), jsonl=_OWN, csv=_OWN)
+    prot_describe=Format((".tsv",), tsv_blocks, tsv_table, parse_prot_describe), protein2text_qa=_json(PROTEIN2TEXT_QA, parse_protein2text_qa),
+    metastudent=Format((".pin",), blast_blocks, metastudent_table, parse_metastudent), jsonl=_OWN, csv=_OWN)
 
 @dataclass
 class Batch:
@@ -383,14 +458,14 @@ def _numbered_tables(path:Path, form:Format)->Iterator[tuple]:
         yield table.with_columns(pl.col("row")+before), [(before+row, why) for row,why in bad]
         before += len(table)+len(bad)
 
-def _read_file(path:Path, form:Format, source:str, work:Callable)->Iterator:
+def _read_file(path:Path, form:Format, source:str, name:str, work:Callable)->Iterator:
     "`work` on the batches of one file. Raises `ValueError` when none of its first entries can be read, or there is none"
     def read(numbered):
         table,bad = numbered
         rows,said = form.parse(table, path.name.split(".")[0])
         lacking = rows["why"].is_not_null()
         bad = sorted(bad + rows.filter(lacking).select("row", "why").rows())
-        b = Batch(source, path.name, rows.drop("why"), said.filter(~lacking.gather(said["at"])) if lacking.any() else said, bad)
+        b = Batch(source, name, rows.drop("why"), said.filter(~lacking.gather(said["at"])) if lacking.any() else said, bad)
         return len(rows)-lacking.sum(), bad[:1], work(b)
     read_well = 0
     for n,bad,done in _ahead(read, _numbered_tables(path, form)):
@@ -409,4 +484,4 @@ def read_source(
     folder,form = Path(root)/entry["path"],FORMATS[entry["format"]]
     if not folder.is_dir(): raise FileNotFoundError(f"source {entry['source']}: no folder {entry['path']} in {Path(root).name}")
     for path in files(folder, *form.endings):
-        if not path.name.startswith("protein_design."): yield from _read_file(path, form, entry["source"], work) # of Mol-Instructions: its input holds no protein
+        if not path.name.startswith("protein_design."): yield from _read_file(path, form, entry["source"], path.relative_to(folder).as_posix(), work) # of Mol-Instructions: its input holds no protein
