@@ -116,6 +116,17 @@ def __call__(self:ProteinProcessor,
     return collate([[k] for k in known], known.get, features, cfg, self.tokenizer, side="right" if answers else "left", prompt_only=not answers).to(device)
 
 # %% ../nbs/api/13a_pretrained.ipynb #e6d230fb
+def _write(model:ProteinLLM, folder:Path, processor:ProteinProcessor|None, state:dict):
+    "All files of a model but those of its language model"
+    from safetensors.torch import save_file
+    model.config.architectures = [type(model).__name__]
+    save_file({n: t for n,t in state.items() if _part(n) != "lora"}, folder/"model.safetensors", metadata=dict(format="pt"))
+    adapter = {n.removeprefix("llm."): t for n,t in state.items() if _part(n) == "lora"}
+    if adapter: model.llm.save_pretrained(folder/"adapter", state_dict=adapter, save_embedding_layers=False)
+    model.config.save_pretrained(folder)
+    if processor: processor.save_pretrained(folder)
+    (folder/"README.md").write_text(model_card(model.config, {part: sum(p.numel() for _,p in ps) for part,ps in trainable_parts(model).items()}))
+
 @patch
 def save_pretrained(
     self:ProteinLLM,
@@ -125,17 +136,8 @@ def save_pretrained(
     state:dict|None=None, # From `trained_state`, which ranks gather together; one rank then saves
 )->Path: # `folder`
     "Save the trained parts, processor and card, whole or not at all"
-    from safetensors.torch import save_file
-    state = self.trained_state() if state is None else state
     if about is not None: self.config.about = about
-    self.config.architectures = [type(self).__name__]
-    adapter = {n.removeprefix("llm."): t for n,t in state.items() if _part(n) == "lora"}
-    with write_folder(folder) as new:
-        save_file({n: t for n,t in state.items() if _part(n) != "lora"}, new/"model.safetensors", metadata=dict(format="pt"))
-        if adapter: self.llm.save_pretrained(new/"adapter", state_dict=adapter, save_embedding_layers=False)
-        self.config.save_pretrained(new)
-        if processor: processor.save_pretrained(new)
-        (new/"README.md").write_text(model_card(self.config, {part: sum(p.numel() for _,p in ps) for part,ps in trainable_parts(self).items()}))
+    with write_folder(folder) as new: _write(self, new, processor, self.trained_state() if state is None else state)
     return Path(folder)
 
 # %% ../nbs/api/13a_pretrained.ipynb #ba41e7d9
