@@ -48,7 +48,8 @@ class NewTokens(nn.Module):
     ):
         super().__init__()
         self.register_buffer("ids", torch.tensor(ids), persistent=False)
-        self.rows = nn.Parameter(table.weight.detach().mean(0).float().repeat(len(ids), 1))
+        mean = sum(rows.float().sum(0) for rows in table.weight.detach().split(4096))/table.num_embeddings # a float32 copy of Qwen3-8B's table at once takes 2.5 GB
+        self.rows = nn.Parameter(mean.repeat(len(ids), 1))
 
     def forward(self,
         x:Tensor, # Embeddings from the table [B, T, D]
