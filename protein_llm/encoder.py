@@ -317,13 +317,13 @@ class DiskFeatures(Encoder):
     ):
         from safetensors import safe_open
         paths = sorted(Path(folder).glob("*.safetensors"))
-        if not paths: raise FileNotFoundError(f"{folder} holds no .safetensors file of features")
         files = [safe_open(p, "pt") for p in paths]
         self.folder,self.files = folder,{s: f for f in files for s in f.keys()}
+        if not self.files: raise FileNotFoundError(f"{folder} holds no .safetensors file with features")
         if len(self.files) < sum(len(f.keys()) for f in files): raise ValueError(f"{folder}: two files hold features of one sequence")
         licences = {(f.metadata() or {}).get("licence") for f in files}
         if None in licences or len(licences) > 1: raise ValueError(f"{folder}: every file states the same licence in its metadata, found {licences}")
-        self.d,self.licence,self.max_residues = self._shape(next(iter(self.files)))[1],licences.pop(),float("inf")
+        self.d,self.licence,self.max_residues = self._shape(next(iter(self.files)))[-1],licences.pop(),float("inf")
         self.identity = digest("disk", sorted(sha256_file(p) for p in paths))
 
     def _shape(self, sequence): return self.files[sequence].get_slice(sequence).get_shape()
