@@ -8,7 +8,7 @@ __all__ = ['reserved_proteins', 'shared_clusters', 'exclude_paths', 'split_rules
            'check_sides', 'Corpus', 'publish_split', 'check_published']
 
 # %% ../nbs/api/05_corpus.ipynb #67c64333
-import gzip, json, shutil, zlib
+import gzip, hashlib, json, shutil, zlib
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +41,9 @@ def shared_clusters(
     cfg:DataConfig, # Identity and coverage
 )->pd.Series: # Cluster of each protein, by `protein_id`
     "Cluster once for each set of sequences, identity and coverage"
-    key = digest(proteins.protein_id.tolist(), proteins.sequence.tolist(), cfg.min_seq_id, cfg.coverage)
+    named = hashlib.sha256()
+    for p,s in zip(proteins.protein_id, proteins.sequence): named.update(f"{p} {s}\n".encode()) # one after the other: there may be hundreds of megabytes
+    key = digest(named.hexdigest(), cfg.min_seq_id, cfg.coverage)
     def build(folder):
         cluster_proteins(proteins, cfg.min_seq_id, cfg.coverage).rename("cluster").reset_index().to_parquet(folder/"clusters.parquet")
         write_json(folder/"manifest.json", dict(proteins=len(proteins), min_seq_id=cfg.min_seq_id, coverage=cfg.coverage))
