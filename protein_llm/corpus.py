@@ -89,7 +89,7 @@ def kept_out(
 )->tuple[frozenset, frozenset, dict]: # Ids that are not trained on, those of them that are not held out either, and counts
     "Proteins near an official test set or an excluded file"
     theirs = table[table.sequence.isin(official)] if cfg.official == "exclude" else table[:0]
-    others = pd.concat([table[:0], *map(read_set, exclude_paths(cfg))], ignore_index=True)
+    others = pd.concat([table[:0], *(read_set(p).proteins.to_pandas() for p in exclude_paths(cfg))], ignore_index=True)
     near = [clusters_near(t, table, cfg.min_seq_id, cfg.coverage) if len(t) else frozenset() for t in (theirs, others)]
     counts = {k: dict(proteins=t.sequence.nunique(), near=len(ids), clusters=table.cluster[table.protein_id.isin(ids)].nunique()) for k,t,ids in zip(("official", "exclude"), (theirs, others), near)}
     return near[0]|near[1], near[1], counts

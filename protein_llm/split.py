@@ -36,7 +36,7 @@ def write_fasta(
     path:Path|str, # Target
 )->Path: # The target
     "Write proteins as FASTA, one line a sequence"
-    Path(path).write_text("".join(f">{i}\n{s}\n" for i,s in zip(proteins.protein_id, proteins.sequence)))
+    with open(path, "w") as f: f.writelines(f">{i}\n{s}\n" for i,s in zip(proteins.protein_id, proteins.sequence))
     return Path(path)
 
 # %% ../nbs/api/04_split.ipynb #17325790
@@ -112,7 +112,7 @@ def search_proteins(
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         for name,table in (("query", query), ("target", target)): # numbers for ids: MMseqs2 would cut some of them short
-            write_fasta(pd.DataFrame(dict(protein_id=range(len(table)), sequence=table.sequence.values)), d/f"{name}.fasta")
+            write_fasta(table[["sequence"]].assign(protein_id=range(len(table))), d/f"{name}.fasta")
         run_mmseqs("easy-search", d/"query.fasta", d/"target.fasta", d/"hits.tsv", d/"tmp", "-s", 7.5, "--alignment-mode", 3, "--min-seq-id", min_seq_id, "-e", evalue,
             "--max-seqs", max_hits, "--format-output", "query,target,fident,qstart,qend,tstart,tend,qlen,tlen,bits", threads=threads)
         hits = pd.read_csv(d/"hits.tsv", sep="\t", header=None, names=["query", "target", "identity", "q0", "q1", "t0", "t1", "qlen", "tlen", "bits"])
@@ -131,7 +131,7 @@ class _Hashes:
         self.lengths = np.array([len(s) for s in sequences])
         self.starts = np.concatenate([[0], self.lengths.cumsum()])
         residues = np.frombuffer("".join(sequences).encode(), np.uint8).astype(np.uint64)
-        def powers(b): return np.array([1] + [b]*len(residues), np.uint64).cumprod()
+        def powers(b): return np.append(np.ones(1, np.uint64), np.full(len(residues), b, np.uint64)).cumprod()
         self.sums = np.append(np.zeros(1, np.uint64), (residues*powers(_BASE)[:-1]).cumsum())
         self.inverse = powers(pow(_BASE, -1, 2**64))
 
@@ -168,9 +168,11 @@ def find_fragments(
     for first,some in _chunks(long):
         p = _Hashes(some)
         windows = p.at(np.arange(max(0, p.starts[-1]-_WINDOW+1)), _WINDOW)
-        low,high = (np.searchsorted(keys, windows, side) for side in ("left", "right"))
-        at = np.repeat(np.arange(len(windows)), high-low)
-        who = order[np.arange(len(at)) - np.repeat((high-low).cumsum()-(high-low), high-low) + low[at]]
+        low = np.searchsorted(keys, windows)
+        met = np.flatnonzero(np.append(keys, np.uint64(0))[low] == windows) # few, so only these are looked for once more
+        low,times = low[met],np.searchsorted(keys, windows[met], "right")-low[met]
+        at = np.repeat(met, times)
+        who = order[np.arange(len(at)) + np.repeat(low-(times.cumsum()-times), times)]
         start,j = at-middle[who],np.searchsorted(p.starts, at, "right")-1
         fits = (start >= p.starts[j]) & (start+n[who] <= p.starts[j+1]) & (n[who] < p.lengths[j])
         start,who,j = start[fits],who[fits],j[fits]
