@@ -221,13 +221,13 @@ def build_model(
 def record_losses(
     self:ProteinLLM,
     batch:Batch, # On the model's device
-)->tuple[Tensor, Tensor]: # Summed NLL [R] and number of answer tokens [R], in the order of `record_ids`
+)->tuple[Tensor, Tensor]: # Summed NLL [R] and number of answer tokens [R], in the order of `batch.records`
     "Loss of each record, without dropout and without gradient"
     was_training = self.training
     self.eval()
     nll,record = self.answer_losses(batch)
     self.train(was_training)
-    return record_sums(nll, record, len(batch.record_ids))
+    return record_sums(nll, record, len(batch.records))
 
 # %% ../nbs/api/13_model.ipynb #f2d7d16b
 @patch
