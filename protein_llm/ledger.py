@@ -302,7 +302,7 @@ def corpus_ledger(
 )->Ledger:
     "The ledger of a corpus, made once"
     sets = corpus_sets(corpus, pfam_families(manifest) if manifest else None)
-    clusters = pl.from_pandas(corpus.proteins[["sequence", "cluster"]])
+    clusters = pl.from_pandas(corpus.proteins[["sequence", "cluster"]]).unique("sequence", keep="first", maintain_order=True) # a reserved protein may be known by another id, too
     key = digest(VERSION, {n: set_digest(s) for n,s in sets.items()}, _sum_of_hashes(clusters.iter_slices()), pretraining_of(encoder, "encoder"), pretraining_of(llm, "llm"), settings)
     folder = run_folder("shared")/f"ledger-{key}"
     ensure_stage(folder, lambda d: leak_ledger(sets, encoder=encoder, llm=llm, clusters=clusters, **settings).save(d), last="ledger.json")

@@ -12,7 +12,7 @@ import hashlib, os, subprocess, tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, polars as pl
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -213,15 +213,14 @@ def check_split(
     leaky:bool=False, # The split is one that leaks and says so: clusters may be on two sides, sequences may not
 )->dict: # Number of proteins on each side
     "Raise `ValueError` that names a protein, cluster or group on two sides, or one that the language model has seen"
-    used = proteins[proteins.split.isin(("train", "valid", "test"))]
-    for key in ("sequence",) if leaky else ("sequence", "cluster", *{"group"}.intersection(used)): # only the family split has groups
-        sides = used.groupby(key).split.nunique()
-        if (sides > 1).any():
-            bad = used[used[key] == sides.index[sides > 1][0]]
-            raise ValueError(f"the same {key} is on two sides: {', '.join(f'{p} ({s})' for p,s in zip(bad.protein_id[:3], bad.split[:3]))}")
-    met = used[used.protein_id.isin(reserved)]
-    if len(met): raise ValueError(f"{len(met)} proteins of the split were in the language model's pretraining, {met.protein_id.iloc[0]} among them")
-    return used.split.value_counts().to_dict()
+    keys = ("sequence",) if leaky else ("sequence", "cluster", *{"group"}.intersection(proteins)) # only the family split has groups
+    used = pl.from_pandas(proteins[["protein_id", "split", *keys]].reset_index(drop=True)).filter(pl.col("split").is_in(["train", "valid", "test"]))
+    for key in keys:
+        bad = used.select(key, "split", "protein_id").filter(pl.col("split").n_unique().over(key) > 1)
+        if len(bad): raise ValueError(f"the same {key} is on two sides: {', '.join(f'{p} ({s})' for _,s,p in bad.filter(pl.col(key) == bad[key][0])[:3].rows())}")
+    met = used.filter(pl.col("protein_id").is_in(list(reserved)))["protein_id"]
+    if len(met): raise ValueError(f"{len(met)} proteins of the split were in the language model's pretraining, {met[0]} among them")
+    return dict(used["split"].value_counts(sort=True).rows())
 
 # %% ../nbs/api/04_split.ipynb #b2817344
 def temperature_factors(
