@@ -32,7 +32,6 @@ def stage(name, manifest):
     "Facts of one stage"
     from protein_llm import corpus as c
     from protein_llm.core import read_json
-    from protein_llm.prepare import RunData
     cfg = config(manifest)
     if name == "clean":
         from protein_llm.clean import build_records
@@ -43,11 +42,12 @@ def stage(name, manifest):
         for part in ("cluster_proteins", "drop_leaks"): timed(c, part, seconds)
         m = read_json(c.build_corpus(cfg.data, cfg.model.llm)/"manifest.json")
         return dict(cluster_minutes=seconds["cluster_proteins"]/60, check_minutes=seconds["drop_leaks"]/60, leaky_dropped=m["leaky_dropped"], train=m["records"]["train"], test=m["records"]["test"], test_clusters=m["clusters"]["test"])
-    data = RunData(cfg)
-    if name == "tokens": return dict(tokens=data.tokens.manifest["tokens"])
-    from protein_llm.evaluate import ledger_of
-    from protein_llm.ledger import ledger_text
-    ledger = ledger_of(data)
+    corpus = c.Corpus(c.build_corpus(cfg.data, cfg.model.llm), frozenset(c.reserved_proteins(cfg.model.llm)))
+    if name == "tokens":
+        from protein_llm.prompts import build_tokens
+        return dict(tokens=read_json(build_tokens(corpus.records, corpus.proteins, cfg.model, corpus.manifest["key"])/"manifest.json")["tokens"])
+    from protein_llm.ledger import corpus_ledger, ledger_text
+    ledger = corpus_ledger(corpus, cfg.encoder.weights, cfg.model.llm)
     print(ledger_text(ledger), file=sys.stderr)
     return dict(leaks=len(ledger.leaks))
 
