@@ -54,4 +54,4 @@ class RunData:
         return TokenStore(build_tokens(records, proteins, self.cfg.model, key))
 
     @property
-    def reads_features(self)->bool: return self.cfg.model.arch not in ("text", "blind")
+    def reads_features(self)->bool: return self.cfg.model.reads_features
