@@ -18,19 +18,22 @@ from .config import ModelConfig, bridge_file
 
 # %% ../nbs/api/10_bridges.ipynb #549a2748
 def draw_flow(
-    steps:list, # Texts of the boxes, from left to right; a text with a shape in brackets is data
-    below:dict={}, # What enters a step from below: text by position
+    steps:list, # Texts of the boxes, from left to right; one with a shape in brackets is data, one that begins with `frozen` is not trained
+    below:dict={}, # Boxes that lead into a step from below, the last one under it: list of texts by position
+    repeat:tuple=(), # First and last step of what is repeated, and how often
 ): # A matplotlib figure
-    "Draw how data flows through a module"
+    "Draw how data flows through a module: data white, trained blue, frozen grey"
     import matplotlib.pyplot as plt
-    fig,ax = plt.subplots(figsize=(1.3*len(steps), 1.7 if below else .8))
-    def box(x, y, text): ax.text(x, y, text, ha="center", va="center", fontsize=8, bbox=dict(boxstyle="round", fc="white" if "[" in text else "#cfe2f3"))
-    def arrow(start, end): ax.annotate("", end, start, arrowprops=dict(arrowstyle="->"), zorder=0)
-    for i,text in enumerate(steps):
-        box(i, 1, text)
-        if i: arrow((i-1, 1), (i-.36, 1))
-    for i,text in below.items(): box(i, 0, text); arrow((i, 0), (i, .75))
-    ax.set(xlim=(-.5, len(steps)-.5), ylim=(-.4 if below else .6, 1.4)); ax.axis("off")
+    fig,ax = plt.subplots(figsize=(1.3*len(steps), 1.9 if below else .9))
+    colour = lambda text: "white" if "[" in text else "#dddddd" if text.startswith("frozen") else "#cfe2f3"
+    boxes = [[ax.text(first+i, y, text, ha="center", va="center", fontsize=8, bbox=dict(boxstyle="round", fc=colour(text))) for i,text in enumerate(texts)]
+        for first,y,texts in [(0, 1, steps)] + [(at-len(texts)+1, 0, texts) for at,texts in below.items()]]
+    for a,b in [pair for row in boxes for pair in zip(row, row[1:])] + [(row[-1], boxes[0][at]) for row,at in zip(boxes[1:], below)]:
+        ax.annotate("", b.get_position(), a.get_position(), zorder=9, arrowprops=dict(arrowstyle="->", patchA=a.get_bbox_patch(), patchB=b.get_bbox_patch()))
+    if repeat:
+        ax.add_patch(plt.Rectangle((repeat[0]-.46, .6), repeat[1]-repeat[0]+.92, .85, fill=False, ls=":"))
+        ax.text(repeat[1]+.42, 1.58, repeat[2], ha="right", va="center", fontsize=8)
+    ax.set(xlim=(-.5, len(steps)-.5), ylim=(-.4 if below else .5, 1.7 if repeat else 1.5)); ax.axis("off")
     return fig
 
 # %% ../nbs/api/10_bridges.ipynb #1f6f3ea4
