@@ -116,14 +116,19 @@ def split_proteins(
     out,no_side,counts = kept_out(table, cfg, official)
     rules |= dict(not_train=rules.get("not_train", frozenset())|out, not_held=rules.get("not_held", frozenset())|no_side)
     wish = dict(test=cfg.n_test_clusters, valid=cfg.n_valid_clusters)
-    spare = {k: n if cfg.split in LEAKY else n + max(4, 2*n//5) for k,n in wish.items()} # some will leak: take more, trim after the search
     n_train = cfg.n_proteins - cfg.held_cap*sum(wish.values()) if cfg.n_proteins else 0
     if n_train < 0: raise ValueError(f"n_proteins={cfg.n_proteins} is less than the {cfg.held_cap*sum(wish.values())} held-out ones: raise it or hold out fewer clusters")
-    split = assign_splits(clusters, spare["test"], spare["valid"], n_train, cfg.held_cap, cfg.train_cap, reserved, cfg.data_seed, **rules)
-    table["split"] = split.reindex(table.protein_id).values
     if cfg.split == "family": table["group"] = rules["groups"].values
-    table,n_leaky = (table, 0) if cfg.split in LEAKY else drop_leaks(table, cfg.min_seq_id, cfg.coverage)
-    table = _trim(table, rules.get("groups", clusters), wish, cfg.data_seed)
+    groups,more = rules.get("groups", clusters),.4
+    while True: # some will leak: hold out more, trim after the search, and where still too few are clean, more again
+        spare = {k: n if cfg.split in LEAKY else n + max(4, int(more*n)) for k,n in wish.items()}
+        split = assign_splits(clusters, spare["test"], spare["valid"], n_train, cfg.held_cap, cfg.train_cap, reserved, cfg.data_seed, **rules)
+        table["split"] = split.reindex(table.protein_id).values
+        held,n_leaky = (table, 0) if cfg.split in LEAKY else drop_leaks(table, cfg.min_seq_id, cfg.coverage)
+        short = any(groups[(held.split == side).values].nunique() < n for side,n in wish.items())
+        more = 2*more+1
+        if not short or more*sum(wish.values()) > groups.nunique()/2: break
+    table = _trim(held, groups, wish, cfg.data_seed)
     for why,ids in (("undated", undated), ("excluded", out)): table["split"] = table.split.mask((table.split == "unused") & table.protein_id.isin(ids), why)
     return table, dict(leaky_dropped=n_leaky, excluded=counts)
 

@@ -91,7 +91,8 @@ class Encoder:
         self.call_tokens = 65_536 if self.padded else 1_024 # bounds the memory of one pass; larger ones are not faster on a CPU
         path = (pack_sequences, segment_attention, Encoder.encode, type(self).__init__, type(self).hidden, *self.helpers)
         source = "".join(inspect.getsource(f) for f in path)
-        self.identity = digest(type(self).__name__, weights_hash(tensors), source, str(dtype))
+        self.weights = weights_hash(tensors)
+        self.identity = digest(type(self).__name__, self.weights, source, str(dtype))
 
 # %% ../nbs/api/06_encoder.ipynb #d3560d48
 @patch

@@ -18,10 +18,9 @@ from tqdm import tqdm
 from .baselines import majority_answers, nearest_by_feature, nearest_by_sequence
 from .config import RunConfig, TrainConfig
 from .core import digest, ensure_stage, read_json, run_folder, write_json
-from .generate import generate
+from .generate import ProteinLLM
 from .ledger import Ledger, corpus_ledger, require_clean
 from .metrics import bleu_interval, cluster_bootstrap, paired_difference, rouge_l
-from .model import ProteinLLM, load_model
 from .packing import collate, plan_step
 from .parallel import run_name
 from .prepare import RunData
@@ -111,12 +110,12 @@ def answer_records(
     device="cpu", # Where the model is
 )->pd.DataFrame: # `record_id, prediction, finish` (`eos`, or `length` when cut), in the order of `records`
     "Generate an answer to each record"
-    features,eos = data.features if data.reads_features else None, data.tokenizer.eos_token_id
+    features = data.features if data.reads_features else None
     ids = sorted(records.record_id, key=lambda r: (data.tokens.prompt_lengths([r])[0], r))
     rows = []
     for k in tqdm(range(0, len(ids), 64), desc=f"{cfg.model.arch} answers", unit="batch", mininterval=1):
         batch = collate([[r] for r in ids[k:k+64]], data.tokens, features, cfg.model, data.tokenizer, side="left", prompt_only=True).to(device)
-        texts,finish = generate(model, batch, cfg.evaluation.max_new_tokens, eos)
+        texts,finish = model.generate(batch, cfg.evaluation.max_new_tokens)
         rows += zip(batch.record_ids, data.tokenizer.batch_decode(texts, skip_special_tokens=True), finish)
     return pd.DataFrame(rows, columns=["record_id", "prediction", "finish"]).set_index("record_id").loc[records.record_id].reset_index()
 
@@ -148,7 +147,7 @@ def evaluate_arm(
         if not data.corpus.manifest["leaky"]: require_clean(ledger) # a split that leaks by design is labelled as such wherever its numbers stand
         trained = read_json(folder/"trained.json")["features"]
         if data.reads_features and trained != data.features.identity: raise ValueError(f"{folder.name} was trained on features of another encoder ({trained}): delete that folder and train again")
-        model = load_model(folder/"model", data.tokenizer, device)
+        model = ProteinLLM.from_pretrained(folder/"model", device)
         test = data.corpus.side("test")
         losses,chosen = diagnose(model, data, cfg, device), generation_set(test, cfg.evaluation.n_generate)
         samples = chosen[["record_id", "task", "protein_id", "cluster", "instruction", "answer"]].merge(answer_records(model, chosen, data, cfg, device), on="record_id")

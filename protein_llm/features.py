@@ -96,7 +96,7 @@ def _finish(table, ids, encoder, part, key):
     table.drop(columns="sequence").to_parquet(part/"index.parquet", index=False)
     (part/"progress.json").unlink()
     files = {p.name: p.stat().st_size for p in sorted(part.iterdir())}
-    write_json(part/"manifest.json", dict(identity=encoder.identity, licence=encoder.licence, key=key, d=encoder.d, proteins=len(table),
+    write_json(part/"manifest.json", dict(identity=encoder.identity, weights=encoder.weights, licence=encoder.licence, key=key, d=encoder.d, proteins=len(table),
         residues=int(table.length.sum()), mean_over=len(n), files=files))
 
 # %% ../nbs/api/07_features.ipynb #fcfa729d

@@ -6,6 +6,7 @@
 __all__ = ['prepare_features', 'RunData']
 
 # %% ../nbs/api/14_prepare.ipynb #74a4e4cf
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .config import RunConfig
 from .corpus import Corpus, build_corpus, reserved_proteins
 from .features import FeatureStore, build_features, feature_folder
 from .encoder import Encoder, load_encoder
+from .pretrained import ProteinProcessor
 from .prompts import TokenStore, build_tokens, load_tokenizer
 
 # %% ../nbs/api/14_prepare.ipynb #2d67b31c
@@ -52,6 +54,13 @@ class RunData:
     )->TokenStore: # Their tokens in this run's layout
         "Token store of any records"
         return TokenStore(build_tokens(records, proteins, self.cfg.model, key))
+
+    @cached_property
+    def processor(self)->ProteinProcessor:
+        "What the run's model is saved with"
+        if not self.reads_features: return ProteinProcessor(self.tokenizer, asdict(self.cfg.model))
+        f = self.features
+        return ProteinProcessor(self.tokenizer, asdict(self.cfg.model), asdict(self.cfg.encoder), f.manifest["weights"], f.mean.tolist(), f.std.tolist())
 
     @property
     def reads_features(self)->bool: return self.cfg.model.reads_features
