@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .config import ModelConfig, TrainConfig
-from .prompts import PLACE, places
+from .prompts import PLACE
 from .split import temperature_factors
 
 # %% ../nbs/api/09_packing.ipynb #be0c3149
@@ -128,15 +128,16 @@ def collate(
     prompt_only:bool=False, # Leave the answer out
 )->Batch:
     "Tensors of one micro-batch; each record is an island, whatever stands beside it"
-    place,per = tokenizer.convert_tokens_to_ids(PLACE), places(cfg)
+    place = tokenizer.convert_tokens_to_ids(PLACE)
     proteins, record_ids, pieces = {}, [], []
     for b,row in enumerate(rows):
         for rid in row:
             ids,n_prompt,pids = store(rid)
             ids = np.asarray(ids[:n_prompt] if prompt_only else ids, dtype=np.int64)
-            k = (np.cumsum(ids == place)-1)//per if per else np.full(len(ids), -1)
+            at = ids == place
+            k = np.cumsum(at & ~np.r_[False, at[:-1]])-1 # an unbroken run of placeholders is one protein
             local = np.array([proteins.setdefault(p, len(proteins)) for p in pids]+[-1]) # -1 looks up the last entry: no protein yet
-            pieces.append((b, ids, np.where(np.arange(len(ids)) < n_prompt, -100, ids), local[np.minimum(k, len(pids)-1) if per else k], len(record_ids)))
+            pieces.append((b, ids, np.where(np.arange(len(ids)) < n_prompt, -100, ids), local[k], len(record_ids)))
             record_ids.append(rid)
     used = np.zeros(len(rows), dtype=int)
     for b,ids,*_ in pieces: used[b] += len(ids)

@@ -46,16 +46,17 @@ def load_tokenizer(
 # %% ../nbs/api/08_prompts.ipynb #fcf18741
 def places(
     cfg:ModelConfig, # Arm and number of tokens
-)->int: # Placeholders a protein
-    "Placeholder tokens that stand for one protein"
-    return dict(text=0, flamingo=1).get(cfg.arch, cfg.n_tokens)
+    sequence:str, # Residues; counted where each of them is a token
+)->int: # Placeholders of this protein
+    "Placeholder tokens that stand for a protein"
+    return dict(text=0, flamingo=1).get(cfg.arch, cfg.n_tokens or len(sequence))
 
 def protein_block(
     cfg:ModelConfig, # Arm and number of tokens
-    sequence:str, # Residues; used by the text arm only
+    sequence:str, # Residues
 )->str: # What stands in the prompt
     "The text that stands for a protein"
-    return START + (sequence if cfg.arch == "text" else PLACE*places(cfg)) + END
+    return START + (sequence if cfg.arch == "text" else PLACE*places(cfg, sequence)) + END
 
 # %% ../nbs/api/08_prompts.ipynb #36fd552f
 class Renderer:
@@ -87,7 +88,7 @@ def build_tokens(
     key:str, # Digest of what the records are
 )->Path: # Folder with `ids.npy`, `index.parquet`, `manifest.json`
     "Tokenise all records once for this arm; an arm that writes proteins alike shares the store"
-    layout = "text" if cfg.arch == "text" else places(cfg)
+    layout = dict(text="text", flamingo=1).get(cfg.arch, cfg.n_tokens or "residue")
     name = digest(key, cfg.llm, identity("tiny_lm") if cfg.llm == "tiny_lm" else "", layout)
     def build(folder):
         r = Renderer(load_tokenizer(cfg.llm), cfg)
