@@ -41,13 +41,13 @@ def losses_on(
     show:str="", # Name of a progress bar; none when empty
 )->pd.DataFrame: # `record_id`, `sum` (NLL summed over answer tokens, nats), `count` (answer tokens), in the order given
     "Loss of each record"
-    tokens,features,rows = tokens or data.tokens, features or (data.features if data.reads_features else None), []
-    plan = plan_step(tokens.lengths(record_ids), _measuring(cfg.train))[0]
+    tokens,features = tokens or data.tokens, features or (data.features if data.reads_features else None)
+    records,out = tokens.positions(record_ids),np.zeros((len(record_ids), 2))
+    plan = plan_step(tokens.lengths(records), _measuring(cfg.train))[0]
     for micro in tqdm(plan, desc=f"{cfg.model.arch} {show}", unit="batch", disable=not show, mininterval=1):
-        batch = collate([[record_ids[i] for i in row] for row in micro], tokens, features, cfg.model, data.tokenizer).to(device)
-        sums,counts = model.record_losses(batch)
-        rows += zip(batch.record_ids, sums.tolist(), counts.tolist())
-    return pd.DataFrame(rows, columns=["record_id", "sum", "count"]).set_index("record_id").loc[record_ids].reset_index()
+        batch = collate([records[row] for row in micro], tokens, features).to(device)
+        out[[i for row in micro for i in row]] = torch.stack(model.record_losses(batch), dim=1).tolist()
+    return pd.DataFrame(dict(record_id=record_ids, sum=out[:,0], count=out[:,1].astype(int)))
 
 # %% ../nbs/api/19_evaluate.ipynb #253270d4
 def swapped_records(
@@ -111,13 +111,13 @@ def answer_records(
 )->pd.DataFrame: # `record_id, prediction, finish` (`eos`, or `length` when cut), in the order of `records`
     "Generate an answer to each record"
     features = data.features if data.reads_features else None
-    ids = sorted(records.record_id, key=lambda r: (data.tokens.prompt_lengths([r])[0], r))
-    rows = []
-    for k in tqdm(range(0, len(ids), 64), desc=f"{cfg.model.arch} answers", unit="batch", mininterval=1):
-        batch = collate([[r] for r in ids[k:k+64]], data.tokens, features, cfg.model, data.tokenizer, side="left", prompt_only=True).to(device)
+    at,rows = data.tokens.positions(records.record_id),[]
+    order = data.tokens.prompt_lengths(at).argsort(kind="stable")
+    for k in tqdm(range(0, len(order), 64), desc=f"{cfg.model.arch} answers", unit="batch", mininterval=1):
+        batch = collate(at[order[k:k+64], None], data.tokens, features, side="left", prompt_only=True).to(device)
         texts,finish = model.generate(batch, cfg.evaluation.max_new_tokens)
-        rows += zip(batch.record_ids, data.tokenizer.batch_decode(texts, skip_special_tokens=True), finish)
-    return pd.DataFrame(rows, columns=["record_id", "prediction", "finish"]).set_index("record_id").loc[records.record_id].reset_index()
+        rows += zip(records.record_id.iloc[order[k:k+64]], data.tokenizer.batch_decode(texts, skip_special_tokens=True), finish)
+    return pd.DataFrame(rows, columns=["record_id", "prediction", "finish"], index=order).sort_index()
 
 def generation_set(
     test:pd.DataFrame, # Test records

@@ -149,7 +149,6 @@ class ProteinLLM(PreTrainedModel):
         self.cross = insert_cross_attention(*flamingo) if cfg.arch == "flamingo" else None
         self.llm = add_lora(llm, cfg) if cfg.lora_r else llm
         for name,p in self.named_parameters(): p.requires_grad_(_part(name) is not None)
-        if not any(trainable_parts(self).values()): raise ValueError(f"arch={cfg.arch} with lora_r=0 has nothing to train, because {cfg.llm} knows the protein tokens already: raise lora_r")
 
     def forward(self,
         batch:Batch, # On the model's device
@@ -229,13 +228,13 @@ def build_model(
 def record_losses(
     self:ProteinLLM,
     batch:Batch, # On the model's device
-)->tuple[Tensor, Tensor]: # Summed NLL [R] and number of answer tokens [R], in the order of `record_ids`
+)->tuple[Tensor, Tensor]: # Summed NLL [R] and number of answer tokens [R], in the order of `batch.records`
     "Loss of each record, without dropout and without gradient"
     was_training = self.training
     self.eval()
     nll,record = self.answer_losses(batch)
     self.train(was_training)
-    return record_sums(nll, record, len(batch.record_ids))
+    return record_sums(nll, record, len(batch.records))
 
 # %% ../nbs/api/13_model.ipynb #f2d7d16b
 @patch

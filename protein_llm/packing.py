@@ -13,8 +13,8 @@ import numpy as np, pandas as pd
 import torch
 from torch import Tensor
 
-from .config import ModelConfig, TrainConfig
-from .prompts import PLACE
+from .config import TrainConfig
+from .prompts import TokenStore
 from .split import temperature_factors
 
 # %% ../nbs/api/09_packing.ipynb #be0c3149
@@ -106,45 +106,61 @@ class Batch:
     "Tensors of one micro-batch"
     input_ids:Tensor # Token ids; the pad id behind the last record [B, T]
     position_ids:Tensor # Restart at 0 in each record [B, T]
-    segment_ids:Tensor # Index of the record in `record_ids`, -1 at padding [B, T]
+    segment_ids:Tensor # Index of the record in `records`, -1 at padding [B, T]
     labels:Tensor # The token itself at answer tokens, -100 elsewhere; position t-1 predicts t [B, T]
     protein_index:Tensor # Index of the latest protein placeholder's protein, -1 where there is none [B, T]
     features:Tensor|None # Per-residue features of the batch's proteins [P, L, D]; None for text and blind
     feature_mask:Tensor|None # True at residues [P, L]
-    record_ids:list # Records, in the order of `segment_ids` [R]
+    records:list # Positions of the records in the token store, in the order of `segment_ids` [R]
 
     def to(self, device)->"Batch":
         "The same on another device"
         return Batch(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in (getattr(self, f.name) for f in fields(self))))
 
 # %% ../nbs/api/09_packing.ipynb #c36e9766
+_FAR = 1 << 40 # beyond both ends of any store
+_BLANK = np.array([-_FAR, _FAR, -_FAR, -1, -1])[:,None,None] # padding: id, label, position, record, protein
+
+def _runs(cuts, sizes, side):
+    "How many cells each run of a micro-batch fills [R, J+2], where each record begins in it [R, 1], and the length of a row"
+    counts = np.zeros((len(cuts), cuts.shape[1]+1), dtype=np.int64) # padding before, the parts of the record, padding behind
+    counts[:,1:-1] = cuts[:,1:]-cuts[:,:-1]
+    sizes = np.array(sizes)
+    ends = sizes.cumsum()
+    used = np.add.reduceat(cuts[:,-1]-cuts[:,0], ends-sizes)
+    width = int(used.max())
+    if side == "left": counts[ends-sizes,0] = width-used
+    elif side == "right": counts[ends-1,-1] = width-used
+    else: raise ValueError(f"unknown side {side!r}: choose left or right")
+    return counts, counts.cumsum().reshape(counts.shape)[:,:1], width
+
+# %% ../nbs/api/09_packing.ipynb #a2d11a84
 def collate(
-    rows:list, # Rows of record ids
-    store, # `TokenStore`: record id -> ids, prompt length, protein ids
+    rows:list, # Rows of records, each the position of a record in the store
+    store:TokenStore, # Ids and cuts of the records
     features, # `FeatureStore`, or None for arms that read no features
-    cfg:ModelConfig, # Arm: how many placeholders stand for a protein
-    tokenizer, # For the ids of placeholder and padding
     side:str="right", # Where padding stands: left for generation
     prompt_only:bool=False, # Leave the answer out
 )->Batch:
-    "Tensors of one micro-batch; each record is an island, whatever stands beside it"
-    place = tokenizer.convert_tokens_to_ids(PLACE)
-    proteins, record_ids, pieces = {}, [], []
-    for b,row in enumerate(rows):
-        for rid in row:
-            ids,n_prompt,pids = store(rid)
-            ids = np.asarray(ids[:n_prompt] if prompt_only else ids, dtype=np.int64)
-            at = ids == place
-            k = np.cumsum(at & ~np.r_[False, at[:-1]])-1 # an unbroken run of placeholders is one protein
-            local = np.array([proteins.setdefault(p, len(proteins)) for p in pids]+[-1]) # -1 looks up the last entry: no protein yet
-            pieces.append((b, ids, np.where(np.arange(len(ids)) < n_prompt, -100, ids), local[k], len(record_ids)))
-            record_ids.append(rid)
-    used = np.zeros(len(rows), dtype=int)
-    for b,ids,*_ in pieces: used[b] += len(ids)
-    out = {n: np.full((len(rows), used.max()), v, dtype=np.int64) for n,v in dict(input_ids=tokenizer.pad_token_id, position_ids=0, segment_ids=-1, labels=-100, protein_index=-1).items()}
-    at = used.max()-used if side == "left" else np.zeros_like(used)
-    for b,ids,labels,owner,r in pieces:
-        s = slice(at[b], at[b]+len(ids)); at[b] += len(ids)
-        for n,v in zip(out, (ids, np.arange(len(ids)), r, labels, owner)): out[n][b,s] = v
-    feats,mask = features.batch(list(proteins)) if features is not None else (None, None)
-    return Batch(**{n: torch.from_numpy(v) for n,v in out.items()}, features=feats, feature_mask=mask, record_ids=record_ids)
+    "Tensors of one micro-batch; each record is an island, whatever stands beside it. Raises `ValueError` on a row without records"
+    records,sizes = [i for row in rows for i in row],[len(row) for row in rows]
+    if not sizes or 0 in sizes: raise ValueError(f"each row needs a record, got rows of {sizes}")
+    cuts,proteins = store.cuts.take(records, axis=0),{-1: -1} # [R, J+1]
+    if prompt_only: cuts[:,-1] = cuts[:,-2]
+    counts,begin,width = _runs(cuts, sizes, side)
+    runs = np.empty((5, *counts.shape), dtype=np.int64) # what each run adds to, or puts in, its cells
+    runs[:] = _BLANK
+    runs[0,:,1:-1] = runs[1,:,-2:-1] = cuts[:,:1]-begin # place in the store less place in the batch
+    runs[2,:,1:-1] = -begin
+    runs[3,:,1:-1] = np.arange(len(records))[:,None]
+    if counts.shape[1] > 4:
+        found = store.proteins.take(records, axis=0)
+        runs[4,:,2:-2] = np.array([proteins.setdefault(p, len(proteins)-1) for p in found.ravel().tolist()]).reshape(found.shape)
+        runs[4,:,-2] = runs[4,:,-3] # the answer comes after the last protein
+    flat = runs.reshape(5, -1).repeat(counts.ravel(), axis=1)
+    flat[:3] += np.arange(flat.shape[1])
+    flat[:2] = store.ids.take(flat[:2], mode="clip") # padding reads the first id, what is not trained the last
+    np.maximum(flat[2], 0, out=flat[2])
+    ids,labels,position,segment,index = map(torch.from_numpy, flat.reshape(5, len(rows), width))
+    feats,mask = features.batch(store.protein_ids.take(list(proteins)[1:]).to_pylist()) if features is not None else (None, None)
+    return Batch(ids, position, segment, labels, index, feats, mask, records)

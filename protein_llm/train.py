@@ -37,28 +37,28 @@ def make_optimizer(
     model:ProteinLLM, # Its trained parts become the groups
     cfg:TrainConfig, # Peaks and weight decay
 )->torch.optim.AdamW: # One group a part, each with its `peak`
-    "AdamW over exactly the trained parts"
+    "AdamW over exactly the trained parts. Raises `ValueError` when there are none"
     peaks = dict(bridge=cfg.lr_bridge, tokens=cfg.lr_bridge, lora=cfg.lr)
     groups = [dict(params=[p for _,p in ps], lr=peaks[part], peak=peaks[part], part=part) for part,ps in trainable_parts(model).items() if ps]
+    if not groups: raise ValueError(f"arch={model.cfg.arch} with lora_r=0 has nothing to train, because {model.cfg.llm} knows the protein tokens already: raise lora_r")
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=cfg.weight_decay)
 
 # %% ../nbs/api/21_train.ipynb #f3c4a12a
 def step_gradients(
     model:ProteinLLM, # In training mode
-    record_ids:list, # Records of the step, all ranks'
+    records:np.ndarray, # Records of the step, all ranks': positions in the token store
     data:RunData, # Tokens and features
     cfg:RunConfig, # The run
     acc, # Accelerator
 )->tuple[float, int, int]: # Mean loss an answer token, answer tokens, tokens: of all ranks
     "Accumulate the gradient of one optimizer step. Raises `FloatingPointError` that names the records when the loss is not finite"
-    lengths = data.tokens.lengths(record_ids)
-    n_answer = int(lengths.sum()-data.tokens.prompt_lengths(record_ids).sum())
+    lengths = data.tokens.lengths(records)
+    n_answer = int(lengths.sum()-data.tokens.prompt_lengths(records).sum())
     total = torch.zeros((), device=acc.device)
     for micro in plan_step(lengths, cfg.train, acc.num_processes)[acc.process_index]:
-        rows = [[record_ids[i] for i in row] for row in micro]
-        batch = collate(rows, data.tokens, data.features if data.reads_features else None, cfg.model, data.tokenizer).to(acc.device)
+        batch = collate([records[row] for row in micro], data.tokens, data.features if data.reads_features else None).to(acc.device)
         with acc.autocast(): loss,_ = model(batch)
-        if not torch.isfinite(loss): raise FloatingPointError(f"loss is {loss.item()} on records {', '.join(batch.record_ids)}: lower lr or lr_bridge, or look at these records")
+        if not torch.isfinite(loss): raise FloatingPointError(f"loss is {loss.item()} on records {', '.join(data.tokens.record_ids.take(batch.records).to_pylist())}: lower lr or lr_bridge, or look at these records")
         (loss/n_answer).backward()
         total += loss.detach()
     if acc.num_processes > 1:
@@ -126,7 +126,7 @@ def train_step(
     model:ProteinLLM, # In training mode
     opt:torch.optim.Optimizer, # From `make_optimizer`
     step:int, # From 0
-    record_ids:np.ndarray, # All train records, in a fixed order
+    records:np.ndarray, # All train records, in a fixed order: positions in the token store
     data:RunData, # Tokens and features
     cfg:RunConfig, # The run
     acc, # Accelerator
@@ -136,7 +136,7 @@ def train_step(
     began = time.perf_counter()
     for g in opt.param_groups: g["lr"] = g["peak"]*lr_factor(step, cfg.train)
     opt.zero_grad(set_to_none=True)
-    loss,n_answer,n_tokens = step_gradients(model, record_ids[step_records(len(record_ids), step, cfg.train, weights)].tolist(), data, cfg, acc)
+    loss,n_answer,n_tokens = step_gradients(model, records[step_records(len(records), step, cfg.train, weights)], data, cfg, acc)
     norm = norms(model)
     torch.nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g["params"]], cfg.train.clip)
     opt.step()
@@ -159,12 +159,12 @@ def train(
     set_seed(cfg.train.seed)
     model = build_model(cfg.model, data.features.d if data.reads_features else 0, data.tokenizer, str(acc.device)).train()
     opt,side = make_optimizer(model, cfg.train),data.corpus.side("train")
-    ids,weights = side.record_id.to_numpy(),record_weights(side, cfg.train)
+    records,weights = data.tokens.positions(side.record_id),record_weights(side, cfg.train)
     start,before = load_checkpoint(path, model, opt) if path.exists() else (0, 0.)
     if acc.is_main_process: _cut_log(log, start)
     began,bar = time.time(), tqdm(total=cfg.train.steps, initial=start, desc=cfg.model.arch, unit="step", disable=not acc.is_main_process, mininterval=1)
     for step in range(start, cfg.train.steps):
-        lines = [train_step(model, opt, step, ids, data, cfg, acc, weights)]
+        lines = [train_step(model, opt, step, records, data, cfg, acc, weights)]
         bar.set_postfix(loss=f"{lines[0]['loss']:.3f}", tokens_per_s=f"{lines[0]['tokens_per_s']:.0f}", refresh=False); bar.update()
         done = step+1
         if done % cfg.train.eval_every == 0 or done == cfg.train.steps: lines.append(validate(model, data, cfg, done, acc.device))
