@@ -17,7 +17,7 @@ EVALUATE = dict(TRAIN, n_generate=2, n_swap=10, draws=50)
 CHAIN = [
     {"encode": ("02_encode", SMOKE), "train text": ("03_train", dict(TRAIN, arch="text"))},
     {"data": ("01_data", SMOKE), **{f"train {arch}": ("03_train", dict(TRAIN, arch=arch)) for arch in ARCHS if arch != "text"}},
-    {"evaluate": ("04_evaluate", EVALUATE)},
+    {"evaluate": ("04_evaluate", EVALUATE), "own bridge": ("03a_own_bridge", EVALUATE)},
     {"figures": ("05_figures", dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report"))},
 ]
 # input that must end with exit code 1, and what the message must say
@@ -102,7 +102,7 @@ def form(path):
     outputs = json.dumps([c.get("outputs", []) for c in nb["cells"]])
     places = {str(ROOT), str(Path.home()), sys.prefix} | set(re.findall(r"(?<![\w./:-])/(?:root|home|tmp|Users|private|var)/\w+", outputs))
     wrong += [f"an output holds the path {p}" for p in sorted(places) if len(p) > 1 and p in outputs]
-    if path.parent == ROOT/"nbs" and re.match(r"\d\d_", path.name):
+    if path.parent == ROOT/"nbs" and re.match(r"\d\d[a-z]?_", path.name):
         count = sum("parameters" in c["metadata"].get("tags", []) for c in nb["cells"])
         if count != 1: wrong.append(f"{count} cells are tagged `parameters`, not one")
         if not skipped(path): wrong.append("the raw first cell with skip_exec is missing")

@@ -10,6 +10,7 @@ __all__ = ['LORA_TARGETS', 'load_llm', 'NewTokens', 'record_mask', 'trainable_pa
 from dataclasses import asdict
 
 import torch
+import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from transformers import PretrainedConfig, PreTrainedModel
@@ -101,14 +102,20 @@ def place_tokens(
     places:Tensor, # True at placeholders [B, T]
     protein_index:Tensor, # Latest protein of each token [B, T]
     tokens:Tensor|None, # Tokens of each protein [P, N, D_lm]; P=1 serves all; None when there is no protein
+    n_tokens:Tensor|None=None, # How many of them a protein has [P]; None means all N
 )->Tensor: # [B, T, D_lm]
-    "Replace the placeholders of each protein, in order, by its tokens. Raises `ValueError` when their number does not fit"
-    rows,cols = places.nonzero(as_tuple=True)
-    n = 1 if tokens is None else tokens.shape[1]
-    if len(rows) % n or (tokens is None and len(rows)): raise ValueError(f"{len(rows)} placeholders in the batch, but {'no features' if tokens is None else f'{n} tokens a protein'}")
-    if tokens is None: return x
-    protein = protein_index[rows, cols] if len(tokens) > 1 else 0
-    return x.index_put((rows, cols), tokens[protein, torch.arange(len(rows), device=x.device) % n].to(x.dtype))
+    "Replace the placeholders of each protein, in order, by its tokens. Raises `ValueError` when their number or width does not fit"
+    if tokens is None:
+        if places.any(): raise ValueError(f"{int(places.sum())} placeholders in the batch, but no features")
+        return x
+    if tokens.shape[-1] != x.shape[-1]: raise ValueError(f"the bridge's tokens are {tokens.shape[-1]} wide, the language model's embeddings {x.shape[-1]}")
+    t = torch.arange(places.shape[1], device=x.device)
+    first,last = places & ~F.pad(places[:, :-1], (1, 0)),places & ~F.pad(places[:, 1:], (0, 1))
+    rank = t - torch.where(first, t, 0).cummax(1).values # in its run, from 0
+    owner = protein_index if len(tokens) > 1 else torch.zeros_like(protein_index)
+    odd = rank[last]+1 != (tokens.shape[1] if n_tokens is None else n_tokens[owner[last]])
+    if odd.any(): raise ValueError(f"a protein has {int(rank[last][odd][0])+1} placeholders in the prompt, but not as many tokens (of {tokens.shape[1]} in the batch)")
+    return x.index_put(places.nonzero(as_tuple=True), tokens[owner[places], rank[places]].to(x.dtype))
 
 # %% ../nbs/api/13_model.ipynb #edce6aad
 class ProteinLLMConfig(PretrainedConfig):
@@ -166,7 +173,8 @@ class ProteinLLM(PreTrainedModel):
         "What the decoder reads: text with the proteins in their places"
         x = self.embed(batch.input_ids)
         if self.cfg.arch in ("text", "flamingo"): return dict(inputs_embeds=x, **self.media(batch.protein_index, seen))
-        return dict(inputs_embeds=place_tokens(x, batch.input_ids == self.ids[1], batch.protein_index, seen))
+        n_tokens = batch.feature_mask.sum(1) if self.cfg.n_tokens == 0 else None # one a residue
+        return dict(inputs_embeds=place_tokens(x, batch.input_ids == self.ids[1], batch.protein_index, seen, n_tokens))
 
 # %% ../nbs/api/13_model.ipynb #c7226606
 @patch
@@ -175,8 +183,8 @@ def see(
     batch:Batch, # On the model's device
 )->Tensor|None: # Protein tokens or latents [P, N, D_lm or D_media]; None when the batch has no features
     "What the bridge makes of the batch's proteins"
-    if self.cfg.arch == "blind": return self.bridge(1)
-    return None if self.bridge is None or batch.features is None else self.bridge(batch.features, batch.feature_mask)
+    if self.bridge is None or (self.cfg.reads_features and batch.features is None): return None
+    return self.bridge(batch.features, batch.feature_mask)
 
 # %% ../nbs/api/13_model.ipynb #a9d1863c
 @patch

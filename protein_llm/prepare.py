@@ -63,4 +63,4 @@ class RunData:
         return ProteinProcessor(self.tokenizer, asdict(self.cfg.model), asdict(self.cfg.encoder), f.manifest["weights"], f.mean.tolist(), f.std.tolist())
 
     @property
-    def reads_features(self)->bool: return self.cfg.model.arch not in ("text", "blind")
+    def reads_features(self)->bool: return self.cfg.model.reads_features

@@ -8,8 +8,11 @@ __all__ = ['llm_licence', 'model_card', 'ProteinProcessor']
 # %% ../nbs/api/13a_pretrained.ipynb #b2c7d830
 import re
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import pandas as pd
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -22,7 +25,7 @@ from .encoder import load_encoder
 from .manifest import load_manifest
 from .model import ProteinLLM, ProteinLLMConfig, load_llm, trainable_parts, _part
 from .packing import Batch, collate
-from .prompts import Renderer, llm_folder
+from .prompts import TokenStore, llm_folder, write_tokens
 
 # %% ../nbs/api/13a_pretrained.ipynb #8c1b94f6
 def llm_licence(
@@ -107,13 +110,12 @@ def __call__(self:ProteinProcessor,
     if isinstance(questions, str): questions,proteins = [questions],[proteins]
     if len(questions) != len(proteins): raise ValueError(f"{len(questions)} questions, but proteins for {len(proteins)}: give each prompt its own")
     several = [[clean_sequence(s) for s in ([p] if isinstance(p, str) else p)] for p in proteins]
-    cfg = ModelConfig(**self.model)
-    r,known = Renderer(self.tokenizer, cfg),{}
-    for i,(q,seqs) in enumerate(zip(questions, several)):
-        prompt = r.prompt(q, seqs)
-        known[str(i)] = prompt + (r.answer(answers[i]) if answers else []),len(prompt),seqs
+    asked = pd.DataFrame(dict(record_id=[str(i) for i in range(len(questions))], protein_ids=several, instruction=questions, answer=answers or ""))
+    known = pd.DataFrame(dict(sequence=(names := sorted(set(chain.from_iterable(several))))), index=names) # a sequence is its own name
     features = _Live(lambda seqs: self.encode(seqs, device)) if self.encoder else None
-    return collate([[k] for k in known], known.get, features, cfg, self.tokenizer, side="right" if answers else "left", prompt_only=not answers).to(device)
+    with TemporaryDirectory() as d: # the same store as in training
+        write_tokens(Path(d), asked, known, self.tokenizer, ModelConfig(**self.model))
+        return collate([[i] for i in range(len(asked))], TokenStore(d), features, side="right" if answers else "left", prompt_only=not answers).to(device)
 
 # %% ../nbs/api/13a_pretrained.ipynb #e6d230fb
 def _write(model:ProteinLLM, folder:Path, processor:ProteinProcessor|None, state:dict):

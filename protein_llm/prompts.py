@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['START', 'PLACE', 'END', 'llm_folder', 'load_tokenizer', 'places', 'protein_block', 'Renderer', 'write_index',
-           'build_tokens', 'TokenStore', 'token_html']
+           'write_tokens', 'build_tokens', 'TokenStore', 'token_html']
 
 # %% ../nbs/api/08_prompts.ipynb #b85d440b
 from itertools import chain
@@ -90,16 +90,17 @@ def load_tokenizer(
 # %% ../nbs/api/08_prompts.ipynb #fcf18741
 def places(
     cfg:ModelConfig, # Arm and number of tokens
-)->int: # Placeholders a protein
-    "Placeholder tokens that stand for one protein"
-    return dict(text=0, flamingo=1).get(cfg.arch, cfg.n_tokens)
+    sequence:str, # Residues; counted where each of them is a token
+)->int: # Placeholders of this protein
+    "Placeholder tokens that stand for a protein"
+    return dict(text=0, flamingo=1).get(cfg.arch, cfg.n_tokens or len(sequence))
 
 def protein_block(
     cfg:ModelConfig, # Arm and number of tokens
-    sequence:str, # Residues; used by the text arm only
+    sequence:str, # Residues
 )->str: # What stands in the prompt
     "The text that stands for a protein"
-    return START + (sequence if cfg.arch == "text" else PLACE*places(cfg)) + END
+    return START + (sequence if cfg.arch == "text" else PLACE*places(cfg, sequence)) + END
 
 # %% ../nbs/api/08_prompts.ipynb #36fd552f
 class Renderer:
@@ -124,16 +125,18 @@ class Renderer:
     def answer(self, text:str)->list: return self.tok(text, add_special_tokens=False).input_ids + [self.tok.eos_token_id]
 
 # %% ../nbs/api/08_prompts.ipynb #df66b806
-def _cuts(flat, n_prompt, n, n_proteins, width, place, per, record_ids):
+def _cuts(flat, n_prompt, n, n_proteins, width, place, n_places, record_ids):
     "Where each record of `flat` begins, the places of its proteins (at the right of `width` columns), its answer, and where it ends [R, width+3]"
     end = n.cumsum()
     cuts = np.repeat((end-n+n_prompt)[:,None], width+3, axis=1) # a protein that is not there begins with the next cut
     cuts[:,0],cuts[:,-1] = end-n,end
-    if per:
+    if width:
         at = flat == place
-        bad = np.flatnonzero(np.add.reduceat(at, end-n, dtype=int) != per*n_proteins)
+        first = at & ~np.r_[False, at[:-1]] # a run of placeholders is one protein
+        found,runs = (np.add.reduceat(x, end-n, dtype=int) for x in (at, first))
+        bad = np.flatnonzero((found != n_places) | (runs != n_proteins))
         if len(bad): raise ValueError(f"record {record_ids[bad[0]]!r}: its text holds {PLACE!r}, which only stands for a protein")
-        cuts[:,1:-2][np.arange(width) >= width-n_proteins[:,None]] = np.flatnonzero(at)[::per]
+        cuts[:,1:-2][np.arange(width) >= width-n_proteins[:,None]] = np.flatnonzero(first)
         cuts[:,1:-1] = np.minimum.accumulate(cuts[:,-2:0:-1], axis=1)[:,::-1]
     return cuts
 
@@ -156,6 +159,34 @@ def write_index(
     write_json(folder/"manifest.json", dict(records=len(cuts), tokens=int(length.sum()), longest=int(length.max())) | about)
 
 # %% ../nbs/api/08_prompts.ipynb #6b252042
+def write_tokens(
+    folder:Path, # Gets the files that `TokenStore` reads
+    records:pd.DataFrame, # `record_id`, `protein_ids`, `instruction`, `answer`
+    proteins:pd.DataFrame, # `sequence`, indexed by protein id
+    tokenizer, # From `load_tokenizer`
+    cfg:ModelConfig, # Arm and number of tokens
+    about:dict={}, # What the manifest says besides
+):
+    "Tokenise records. Raises `ValueError` on a text that holds a placeholder"
+    r,seqs,cuts = Renderer(tokenizer, cfg),proteins.sequence.to_dict(),[] # plain lookups: a table's are a thousand times slower
+    n_proteins = records.protein_ids.str.len().to_numpy(int)
+    width,place = 0 if cfg.arch == "text" else n_proteins.max(),r.tok.convert_tokens_to_ids(PLACE)
+    with open(folder/"ids.bin", "wb") as f:
+        f.write(np.int32(r.tok.pad_token_id).tobytes())
+        for k in range(0, len(records), 10_000):
+            part,start = records[k:k+10_000],f.tell()//4
+            chains = [[seqs[p] for p in ps] for ps in part.protein_ids]
+            prompts = r.tok([r.prompt_text(q, c) for q,c in zip(part.instruction, chains)], add_special_tokens=False).input_ids
+            answers = [a+[r.tok.eos_token_id] for a in r.tok(part.answer.tolist(), add_special_tokens=False).input_ids]
+            n_prompt,n_answer = (np.fromiter(map(len, ids), int) for ids in (prompts, answers))
+            n_places = np.array([sum(places(cfg, s) for s in c) for c in chains])
+            flat = np.fromiter(chain.from_iterable(chain.from_iterable(zip(prompts, answers))), np.int32)
+            cuts.append(start+_cuts(flat, n_prompt, n_prompt+n_answer, n_proteins[k:k+10_000], width, place, n_places, part.record_id.tolist()))
+            f.write(flat.tobytes())
+        f.write(np.int32(-100).tobytes())
+    write_index(folder, records, np.concatenate(cuts), about)
+
+# %% ../nbs/api/08_prompts.ipynb #f177eb29
 def build_tokens(
     records:pd.DataFrame, # `record_id`, `protein_ids`, `instruction`, `answer`
     proteins:pd.DataFrame, # `sequence`, indexed by protein id
@@ -163,24 +194,9 @@ def build_tokens(
     key:str, # Digest of what the records are
 )->Path: # Folder with `ids.bin`, `cuts.npy`, `proteins.npy`, two tables of names, `manifest.json`
     "Tokenise all records once for this arm; an arm that writes proteins alike shares the store. Raises `ValueError` on a text that holds a placeholder"
-    per,layout = places(cfg),"text" if cfg.arch == "text" else places(cfg)
+    layout = dict(text="text", flamingo=1).get(cfg.arch, cfg.n_tokens or "residue")
     name = digest("cuts", key, cfg.llm, identity("tiny_lm") if cfg.llm == "tiny_lm" else "", layout)
-    def build(folder):
-        r,seqs,cuts = Renderer(load_tokenizer(cfg.llm), cfg),proteins.sequence.to_dict(),[] # plain lookups: a table's are a thousand times slower
-        n_proteins = records.protein_ids.str.len().to_numpy(int)
-        with open(folder/"ids.bin", "wb") as f:
-            f.write(np.int32(r.tok.pad_token_id).tobytes())
-            for k in range(0, len(records), 10_000):
-                part,start = records[k:k+10_000],f.tell()//4
-                texts = [r.prompt_text(q, [seqs[p] for p in ps]) for q,ps in zip(part.instruction, part.protein_ids)]
-                prompts = r.tok(texts, add_special_tokens=False).input_ids
-                answers = [a+[r.tok.eos_token_id] for a in r.tok(part.answer.tolist(), add_special_tokens=False).input_ids]
-                n_prompt,n_answer = (np.fromiter(map(len, ids), int) for ids in (prompts, answers))
-                flat = np.fromiter(chain.from_iterable(chain.from_iterable(zip(prompts, answers))), np.int32)
-                cuts.append(start+_cuts(flat, n_prompt, n_prompt+n_answer, n_proteins[k:k+10_000], n_proteins.max() if per else 0, r.tok.convert_tokens_to_ids(PLACE), per, part.record_id.tolist()))
-                f.write(flat.tobytes())
-            f.write(np.int32(-100).tobytes())
-        write_index(folder, records, np.concatenate(cuts), dict(layout=layout, llm=cfg.llm))
+    def build(folder): write_tokens(folder, records, proteins, load_tokenizer(cfg.llm), cfg, dict(layout=layout, llm=cfg.llm))
     return ensure_stage(run_folder("shared")/f"tokens-{name}", build)
 
 # %% ../nbs/api/08_prompts.ipynb #f2d36f56

@@ -59,7 +59,7 @@ def by_task(
     d = differences[(differences.against == against) & (differences.metric == metric) & (differences.task != "all")].copy()
     d["verdict"] = ["" if r.low <= 0 <= r.high else " better" if (r.low > 0) == (METRICS[metric][3] > 0) else " worse" for r in d.itertuples()]
     d["cell"] = [f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]{r.verdict}" for r in d.itertuples()]
-    order = [s for s in ARCHS if s in set(d.system)]
+    order = sorted(set(d.system), key=lambda s: (ARCHS.index(s) if s in ARCHS else len(ARCHS), s)) # bridges of one's own come last
     return d.pivot(index="task", columns="system", values="cell")[order].fillna("").rename(index=label).rename_axis(columns=None).reset_index()
 
 def counts_of(

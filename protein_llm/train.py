@@ -37,9 +37,10 @@ def make_optimizer(
     model:ProteinLLM, # Its trained parts become the groups
     cfg:TrainConfig, # Peaks and weight decay
 )->torch.optim.AdamW: # One group a part, each with its `peak`
-    "AdamW over exactly the trained parts"
+    "AdamW over exactly the trained parts. Raises `ValueError` when there are none"
     peaks = dict(bridge=cfg.lr_bridge, tokens=cfg.lr_bridge, lora=cfg.lr)
     groups = [dict(params=[p for _,p in ps], lr=peaks[part], peak=peaks[part], part=part) for part,ps in trainable_parts(model).items() if ps]
+    if not groups: raise ValueError(f"arch={model.cfg.arch} with lora_r=0 has nothing to train, because {model.cfg.llm} knows the protein tokens already: raise lora_r")
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=cfg.weight_decay)
 
 # %% ../nbs/api/21_train.ipynb #f3c4a12a
