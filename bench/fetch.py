@@ -31,12 +31,12 @@ SIZES,CHECKED,ROUNDS,BATCHES = {"": 64, "_16": 16},20,5,30
 
 def copy_store(store, out, copies):
     "A token store with every record `copies` times, under names of their own"
-    import pandas as pd
+    import polars as pl
     from protein_llm.prompts import write_index
     out.mkdir(parents=True)
     n,names,proteins = len(store.ids)-2,store.record_ids.to_pylist(),[store(i)[2] for i in range(len(store))]
     np.concatenate([store.ids[:1], np.tile(store.ids[1:-1], copies), store.ids[-1:]]).tofile(out/"ids.bin")
-    records = pd.DataFrame(dict(record_id=[f"{r}.{c}" for c in range(copies) for r in names], protein_ids=proteins*copies))
+    records = pl.DataFrame(dict(record_id=[f"{r}.{c}" for c in range(copies) for r in names], protein_ids=proteins*copies))
     write_index(out, records, np.concatenate([store.cuts+c*n for c in range(copies)]), dict(layout=store.manifest["layout"], llm=store.manifest["llm"]))
 
 

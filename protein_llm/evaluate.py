@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pandas as pd, polars as pl
 import torch
 from tqdm import tqdm
 
@@ -96,8 +96,8 @@ def diagnose(
     none = test[test.record_id.isin(changed.original)].assign(protein_ids=lambda d: [[NULL]]*len(d))
     proteins = pd.concat([data.corpus.proteins[["sequence"]], pd.DataFrame(dict(sequence=["X"]), index=[NULL])])
     key = lambda t: digest(data.corpus.manifest["key"], t.record_id.tolist(), [list(p) for p in t.protein_ids])
-    swap = losses_on(model, changed.record_id.tolist(), data, cfg, data.tokens_of(changed, proteins, key(changed)), device=device, show="another protein")
-    null = losses_on(model, none.record_id.tolist(), data, cfg, data.tokens_of(none, proteins, key(none)), NullFeatures(data.features.d) if data.reads_features else None, device, "no protein")
+    swap = losses_on(model, changed.record_id.tolist(), data, cfg, data.tokens_of(pl.from_pandas(changed), proteins, key(changed)), device=device, show="another protein")
+    null = losses_on(model, none.record_id.tolist(), data, cfg, data.tokens_of(pl.from_pandas(none), proteins, key(none)), NullFeatures(data.features.d) if data.reads_features else None, device, "no protein")
     mean = swap["sum"].groupby(swap.record_id.str.split("#").str[0]).mean() # of the draws
     return out.assign(swapped=out.record_id.map(mean), null=out.record_id.map(null.set_index("record_id")["sum"]))
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
-import pandas as pd
+import pandas as pd, polars as pl
 
 from .config import RunConfig
 from .corpus import Corpus, build_corpus, reserved_proteins
@@ -45,10 +45,10 @@ class RunData:
     @cached_property
     def tokenizer(self): return load_tokenizer(self.cfg.model.llm)
     @cached_property
-    def tokens(self): return self.tokens_of(self.corpus.records.collect().to_pandas(), self.corpus.proteins, self.corpus.manifest["key"])
+    def tokens(self): return self.tokens_of(self.corpus.records, self.corpus.proteins, self.corpus.manifest["key"])
 
     def tokens_of(self,
-        records:pd.DataFrame, # Records, also changed ones
+        records:pl.DataFrame|pl.LazyFrame, # Records, also changed ones
         proteins:pd.DataFrame, # Their sequences
         key:str, # Digest of what they are
     )->TokenStore: # Their tokens in this run's layout

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pandas as pd
+import pandas as pd, polars as pl
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -110,7 +110,7 @@ def __call__(self:ProteinProcessor,
     if isinstance(questions, str): questions,proteins = [questions],[proteins]
     if len(questions) != len(proteins): raise ValueError(f"{len(questions)} questions, but proteins for {len(proteins)}: give each prompt its own")
     several = [[clean_sequence(s) for s in ([p] if isinstance(p, str) else p)] for p in proteins]
-    asked = pd.DataFrame(dict(record_id=[str(i) for i in range(len(questions))], protein_ids=several, instruction=questions, answer=answers or ""))
+    asked = pl.DataFrame(dict(record_id=[str(i) for i in range(len(questions))], protein_ids=several, instruction=questions, answer=answers or [""]*len(questions)))
     known = pd.DataFrame(dict(sequence=(names := sorted(set(chain.from_iterable(several))))), index=names) # a sequence is its own name
     features = _Live(lambda seqs: self.encode(seqs, device)) if self.encoder else None
     with TemporaryDirectory() as d: # the same store as in training

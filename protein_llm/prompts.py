@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pandas as pd, polars as pl
 import pyarrow as pa, pyarrow.compute as pc
 from pyarrow import feather
 
@@ -143,25 +143,37 @@ def _cuts(flat, n_prompt, n, n_proteins, width, place, n_places, record_ids):
 # %% ../nbs/api/08_prompts.ipynb #8a5d8589
 def write_index(
     folder:Path, # Holds `ids.bin`
-    records:pd.DataFrame, # `record_id`, `protein_ids`
+    records:pl.DataFrame, # `record_id`, `protein_ids`
     cuts:np.ndarray, # Where in `ids.bin` each record, its proteins' places and its answer begin, and where it ends [R, 3 or more]
     about:dict, # What the manifest says besides
 ):
     "All of a token store but its ids. Proteins are numbers into one list of names, [R, most proteins of a record], -1 at the left where a record has fewer"
-    n = records.protein_ids.str.len().to_numpy(int)
-    codes,names = pd.factorize(np.array(list(chain.from_iterable(records.protein_ids)), dtype=object))
+    n,flat = records["protein_ids"].list.len().to_numpy().astype(int),records.select(name=pl.col("protein_ids").list.explode(keep_nulls=False, empty_as_null=False))
+    names = flat.unique(maintain_order=True).with_row_index("code")
+    codes = flat.join(names, on="name", how="left", maintain_order="left")["code"].to_numpy()
     table = np.full((len(n), n.max()), -1, dtype=np.int32)
     table[np.arange(n.max()) >= n.max()-n[:,None]] = codes
     np.save(folder/"cuts.npy", cuts); np.save(folder/"proteins.npy", table)
-    for file,column in dict(record_id=records.record_id, protein_id=names).items():
-        feather.write_feather(pa.table({file: pa.array(column, pa.string())}), folder/f"{file}.arrow", compression="uncompressed", chunksize=max(1, len(column)))
+    for file,column in dict(record_id=records["record_id"], protein_id=names["name"]).items():
+        feather.write_feather(pa.table({file: column.to_arrow().cast(pa.string())}), folder/f"{file}.arrow", compression="uncompressed", chunksize=max(1, len(column)))
     length = cuts[:,-1]-cuts[:,0]
     write_json(folder/"manifest.json", dict(records=len(cuts), tokens=int(length.sum()), longest=int(length.max())) | about)
 
 # %% ../nbs/api/08_prompts.ipynb #6b252042
+def _token_ids(tok, texts:list)->list:
+    "Ids of texts, of which many are the same"
+    known = list(dict.fromkeys(texts))
+    ids = dict(zip(known, tok(known, add_special_tokens=False).input_ids))
+    return [ids[t] for t in texts]
+
+def _blocks(records:pl.LazyFrame, n:int, read:int=100_000, size:int=10_000):
+    "Blocks of records with the position of their first; so many are read at once"
+    for k in range(0, n, read):
+        for j,part in enumerate(records.slice(k, read).collect().iter_slices(size)): yield k+j*size, part
+
 def write_tokens(
     folder:Path, # Gets the files that `TokenStore` reads
-    records:pd.DataFrame, # `record_id`, `protein_ids`, `instruction`, `answer`
+    records:pl.DataFrame|pl.LazyFrame, # `record_id`, `protein_ids`, `instruction`, `answer`; read in parts
     proteins:pd.DataFrame, # `sequence`, indexed by protein id
     tokenizer, # From `load_tokenizer`
     cfg:ModelConfig, # Arm and number of tokens
@@ -169,33 +181,33 @@ def write_tokens(
 ):
     "Tokenise records. Raises `ValueError` on a text that holds a placeholder"
     r,seqs,cuts = Renderer(tokenizer, cfg),proteins.sequence.to_dict(),[] # plain lookups: a table's are a thousand times slower
-    n_proteins = records.protein_ids.str.len().to_numpy(int)
+    named = records.lazy().select("record_id", "protein_ids").collect()
+    n_proteins = named["protein_ids"].list.len().to_numpy().astype(int)
     width,place = 0 if cfg.arch == "text" else n_proteins.max(),r.tok.convert_tokens_to_ids(PLACE)
     with open(folder/"ids.bin", "wb") as f:
         f.write(np.int32(r.tok.pad_token_id).tobytes())
-        for k in range(0, len(records), 10_000):
-            part,start = records[k:k+10_000],f.tell()//4
-            chains = [[seqs[p] for p in ps] for ps in part.protein_ids]
-            prompts = r.tok([r.prompt_text(q, c) for q,c in zip(part.instruction, chains)], add_special_tokens=False).input_ids
-            answers = [a+[r.tok.eos_token_id] for a in r.tok(part.answer.tolist(), add_special_tokens=False).input_ids]
+        for k,part in _blocks(records.lazy(), len(named)):
+            start,chains = f.tell()//4,[[seqs[p] for p in ps] for ps in part["protein_ids"].to_list()]
+            prompts = _token_ids(r.tok, [r.prompt_text(q, c) for q,c in zip(part["instruction"], chains)])
+            answers = [a+[r.tok.eos_token_id] for a in _token_ids(r.tok, part["answer"].to_list())]
             n_prompt,n_answer = (np.fromiter(map(len, ids), int) for ids in (prompts, answers))
             n_places = np.array([sum(places(cfg, s) for s in c) for c in chains])
             flat = np.fromiter(chain.from_iterable(chain.from_iterable(zip(prompts, answers))), np.int32)
-            cuts.append(start+_cuts(flat, n_prompt, n_prompt+n_answer, n_proteins[k:k+10_000], width, place, n_places, part.record_id.tolist()))
+            cuts.append(start+_cuts(flat, n_prompt, n_prompt+n_answer, n_proteins[k:k+len(part)], width, place, n_places, part["record_id"]))
             f.write(flat.tobytes())
         f.write(np.int32(-100).tobytes())
-    write_index(folder, records, np.concatenate(cuts), about)
+    write_index(folder, named, np.concatenate(cuts), about)
 
 # %% ../nbs/api/08_prompts.ipynb #f177eb29
 def build_tokens(
-    records:pd.DataFrame, # `record_id`, `protein_ids`, `instruction`, `answer`
+    records:pl.DataFrame|pl.LazyFrame, # `record_id`, `protein_ids`, `instruction`, `answer`
     proteins:pd.DataFrame, # `sequence`, indexed by protein id
     cfg:ModelConfig, # Arm, number of tokens, language model
     key:str, # Digest of what the records are
 )->Path: # Folder with `ids.bin`, `cuts.npy`, `proteins.npy`, two tables of names, `manifest.json`
     "Tokenise all records once for this arm; an arm that writes proteins alike shares the store. Raises `ValueError` on a text that holds a placeholder"
     layout = dict(text="text", flamingo=1).get(cfg.arch, cfg.n_tokens or "residue")
-    name = digest("cuts", key, cfg.llm, identity("tiny_lm") if cfg.llm == "tiny_lm" else "", layout)
+    name = digest("cuts", key, cfg.llm, identity(cfg.llm) if cfg.llm in ("tiny_lm", "smollm2") else "", layout)
     def build(folder): write_tokens(folder, records, proteins, load_tokenizer(cfg.llm), cfg, dict(layout=layout, llm=cfg.llm))
     return ensure_stage(run_folder("shared")/f"tokens-{name}", build)
 
