@@ -26,7 +26,7 @@ REFUSED = {
     "an unknown arch": ("03_train", dict(arch="mpl"), "unknown arch 'mpl'"),
     "an unknown preset": ("03_train", dict(preset="huge"), "unknown preset 'huge'"),
     "a preset without its weights": ("03_train", dict(preset="qwen3_8b"), "hf download Qwen/Qwen3-8B"),
-    "a licence not accepted": ("02_encode", dict(preset="qwen3_8b"), "accept their licence at https://huggingface.co/EvolutionaryScale/esm3-sm-open-v1"),
+    "a licence not accepted": ("02_encode", dict(preset="qwen3_8b"), "accept their licence at https://huggingface.co/biohub/esm3-sm-open-v1"),
     "a corrupt shipped file": ("01_data", dict(manifest="runs/smoke/corrupt.json"), "human_demo.tar.xz is corrupt"),
 }
 

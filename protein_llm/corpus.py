@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['reserved_proteins', 'shared_clusters', 'exclude_paths', 'split_rules', 'kept_out', 'split_proteins', 'split_by_rows',
-           'keep_subset', 'corpus_key', 'counts_of', 'official_tests', 'record_counts', 'assign_sides', 'build_corpus',
-           'check_sides', 'Corpus', 'publish_split', 'check_published']
+           'keep_subset', 'corpus_key', 'counts_of', 'official_tests', 'record_counts', 'with_reserved', 'assign_sides',
+           'build_corpus', 'check_sides', 'Corpus', 'publish_split', 'check_published']
 
 # %% ../nbs/api/05_corpus.ipynb #67c64333
-import gzip, json, shutil, zlib
+import gzip, hashlib, json, shutil, zlib
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +41,9 @@ def shared_clusters(
     cfg:DataConfig, # Identity and coverage
 )->pd.Series: # Cluster of each protein, by `protein_id`
     "Cluster once for each set of sequences, identity and coverage"
-    key = digest(proteins.protein_id.tolist(), proteins.sequence.tolist(), cfg.min_seq_id, cfg.coverage)
+    named = hashlib.sha256()
+    for p,s in zip(proteins.protein_id, proteins.sequence): named.update(f"{p} {s}\n".encode()) # one after the other: there may be hundreds of megabytes
+    key = digest(named.hexdigest(), cfg.min_seq_id, cfg.coverage)
     def build(folder):
         cluster_proteins(proteins, cfg.min_seq_id, cfg.coverage).rename("cluster").reset_index().to_parquet(folder/"clusters.parquet")
         write_json(folder/"manifest.json", dict(proteins=len(proteins), min_seq_id=cfg.min_seq_id, coverage=cfg.coverage))
@@ -87,7 +89,7 @@ def kept_out(
 )->tuple[frozenset, frozenset, dict]: # Ids that are not trained on, those of them that are not held out either, and counts
     "Proteins near an official test set or an excluded file"
     theirs = table[table.sequence.isin(official)] if cfg.official == "exclude" else table[:0]
-    others = pd.concat([table[:0], *map(read_set, exclude_paths(cfg))], ignore_index=True)
+    others = pd.concat([table[:0], *(read_set(p).proteins.to_pandas() for p in exclude_paths(cfg))], ignore_index=True)
     near = [clusters_near(t, table, cfg.min_seq_id, cfg.coverage) if len(t) else frozenset() for t in (theirs, others)]
     counts = {k: dict(proteins=t.sequence.nunique(), near=len(ids), clusters=table.cluster[table.protein_id.isin(ids)].nunique()) for k,t,ids in zip(("official", "exclude"), (theirs, others), near)}
     return near[0]|near[1], near[1], counts
@@ -201,6 +203,16 @@ def record_counts(
     return pd.Series(n["len"].to_numpy(), index=n["protein_id"].to_list())
 
 # %% ../nbs/api/05_corpus.ipynb #2a56b83e
+def with_reserved(
+    proteins:pd.DataFrame, # `protein_id`, `sequence`, `length`
+    seen:dict, # Sequence of each protein that the language model has seen, by id
+)->tuple[pd.DataFrame, frozenset]: # All proteins, those seen among them, and the ids of the latter
+    "Add what the language model has seen. A protein is the same by its id or by its sequence; one with another sequence than here (an older release) is added as `<id>.seen`"
+    ids,sequences = set(proteins.protein_id),set(proteins.sequence)
+    extra = pd.DataFrame([(f"{p}.seen" if p in ids else p, s, len(s)) for p,s in seen.items() if s not in sequences], columns=["protein_id", "sequence", "length"])
+    here = proteins.protein_id[proteins.sequence.isin(set(seen.values()))]
+    return pd.concat([proteins, extra.astype(proteins.dtypes)], ignore_index=True), frozenset({*here, *extra.protein_id, *(ids & seen.keys())})
+
 def assign_sides(
     cleaned:Path, # Folder of the cleaned records
     cfg:DataConfig, # Kind of split and its numbers
@@ -208,15 +220,13 @@ def assign_sides(
 )->tuple[pd.DataFrame, pl.DataFrame|None, dict]: # Proteins with `split`, the rows where these are split themselves (else None), and what was left out
     "Give every protein a side; for split=rows every row"
     proteins,records = pd.read_parquet(cleaned/"proteins.parquet"),cleaned/"records.parquet"
-    there = set(proteins.protein_id)
-    extra = pd.DataFrame([(p, s, len(s)) for p,s in seen.items() if p not in there], columns=proteins.columns)
-    everyone = pd.concat([proteins, extra], ignore_index=True)
+    everyone,reserved = with_reserved(proteins, seen)
     if cfg.split == "rows":
         stated = pl.read_parquet(records, columns=["record_id", "protein_ids", "sources"])
-        table,rows = split_by_rows(everyone, stated.with_columns(pl.col("protein_ids").list.first().alias("protein_id")), cfg, frozenset(seen))
+        table,rows = split_by_rows(everyone, stated.with_columns(pl.col("protein_ids").list.first().alias("protein_id")), cfg, reserved)
         return table, rows, dict(leaky_dropped=0, excluded={}) # nothing is kept out: that is the recipe
     official = official_tests(records) if cfg.official == "exclude" else frozenset()
-    table,facts = split_proteins(everyone, cfg, frozenset(seen), frozenset(proteins.sequence[proteins.protein_id.isin(official)]))
+    table,facts = split_proteins(everyone, cfg, reserved, frozenset(proteins.sequence[proteins.protein_id.isin(official)]))
     return keep_subset(table, record_counts(records), cfg), None, facts
 
 # %% ../nbs/api/05_corpus.ipynb #96ec1326

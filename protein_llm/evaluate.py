@@ -61,8 +61,8 @@ def swapped_records(
     rng,rows = np.random.default_rng(seed), []
     for _,r in test.iloc[np.sort(rng.permutation(len(test))[:n])].iterrows():
         others = test[(test.task == r.task) & (test.cluster != r.cluster) & (test.answer != r.answer)].drop_duplicates("protein_id")
+        if len(others) < swaps: continue
         near = others.assign(gap=(others.protein_id.map(lengths)-lengths[r.protein_id]).abs()).nsmallest(4*swaps, "gap", keep="first")
-        if len(near) < swaps: continue
         for k,p in enumerate(rng.choice(near.protein_id.to_numpy(), swaps, replace=False)):
             rows.append(r.to_dict() | dict(record_id=f"{r.record_id}#{k}", original=r.record_id, protein_ids=[p], protein_id=p))
     if not rows: raise ValueError(f"no test record has {swaps} partners of the same task: use more test clusters or fewer swaps")

@@ -30,12 +30,11 @@ def feature_folder(
 def _key(proteins, encoder): return digest(encoder.identity, dict(zip(proteins.protein_id, proteins.sequence)))
 
 # %% ../nbs/api/07_features.ipynb #fe301ef8
-def _layout(proteins, max_residues):
-    "One row a protein in the order of the file: `protein_id, sequence, length, offset`. Raises `ValueError` on a repeated id or a bad length"
+def _layout(proteins, encoder):
+    "One row a protein in the order of the file: `protein_id, sequence, length, offset`, where `length` counts residues with a vector. Raises `ValueError` on a repeated id or what the encoder does not take"
     if twice := list(proteins.protein_id[proteins.protein_id.duplicated()][:1]): raise ValueError(f"protein_id {twice[0]!r} occurs twice")
-    table = proteins[["protein_id", "sequence"]].assign(length=proteins.sequence.str.len())
-    bad = table[(table.length < 1) | (table.length > max_residues)]
-    if len(bad): raise ValueError(f"protein {bad.protein_id.iloc[0]!r} has {bad.length.iloc[0]} residues, the encoder takes 1 to {max_residues}")
+    encoder.check(proteins.sequence.tolist(), proteins.protein_id.tolist())
+    table = proteins[["protein_id", "sequence"]].assign(length=[encoder.kept(len(s)) for s in proteins.sequence])
     table = table.sort_values(["length", "protein_id"], ascending=[False, True], ignore_index=True)
     return table.assign(offset=table.length.cumsum()-table.length)
 
@@ -97,7 +96,7 @@ def _finish(table, ids, encoder, part, key):
     (part/"progress.json").unlink()
     files = {p.name: p.stat().st_size for p in sorted(part.iterdir())}
     write_json(part/"manifest.json", dict(identity=encoder.identity, weights=encoder.weights, licence=encoder.licence, key=key, d=encoder.d, proteins=len(table),
-        residues=int(table.length.sum()), mean_over=len(n), files=files))
+        residues=int(table.length.sum()), cropped=int((table.length < table.sequence.str.len()).sum()), mean_over=len(n), files=files))
 
 # %% ../nbs/api/07_features.ipynb #fcfa729d
 def build_features(
@@ -115,7 +114,7 @@ def build_features(
         if (folder/"manifest.json").exists():
             if read_json(folder/"manifest.json")["key"] != key: raise ValueError(f"{folder} holds the features of other proteins or of another encoder")
             return folder
-        table = _layout(proteins, encoder.max_residues)
+        table = _layout(proteins, encoder)
         ids = set(proteins.protein_id if mean_over is None else mean_over)
         if unknown := sorted(ids - set(table.protein_id))[:1]: raise KeyError(f"mean_over names {unknown[0]!r}, which is not among the proteins")
         _encode_rest(table, encoder, part, key, batch_tokens, progress)
@@ -140,7 +139,7 @@ class FeatureStore:
         self.row = {p:(o,n) for p,o,n in zip(self.index.protein_id, self.index.offset.tolist(), self.index.length.tolist())}
         self.flat = torch.from_numpy(np.load(self.folder/"features.npy", mmap_mode="c")) # [residues, D] float16; mode c because torch warns of read-only memory
         self.mean,self.std = (torch.from_numpy(np.load(self.folder/f"{name}.npy")) for name in ("mean", "std")) # [D], over the residues of train
-        self.d,self.identity = self.manifest["d"],self.manifest["identity"]
+        self.d,self.identity,self.licence = (self.manifest[name] for name in ("d", "identity", "licence")) # the licence of the encoder's weights
 
 # %% ../nbs/api/07_features.ipynb #c65e16c4
 @patch

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 from .core import digest, ensure_stage, file_lock, read_json, repo_root, run_folder, sha256_file, write_json
 
 # %% ../nbs/api/02_manifest.ipynb #6cee1224
-KINDS = ("wheel", "archive", "folder", "files", "hub", "url", "manifests")
-_NEEDED = dict(wheel=("package", "version", "sha256", "path"), archive=("sha256", "path"), folder=("path",), files=("path",), hub=("repo",))
-_SHIPPED = ("sha256", "bytes")
-_FILE_NEEDS = dict(wheel=_SHIPPED, archive=_SHIPPED, folder=_SHIPPED, hub=("from",), url=("url",))
+KINDS = ("wheel", "npm", "archive", "folder", "files", "hub", "url", "manifests")
+_PACKAGE,_SHIPPED = ("package", "version", "sha256", "path"), ("sha256", "bytes")
+_NEEDED = dict(wheel=_PACKAGE, npm=_PACKAGE, archive=("sha256", "path"), folder=("path",), files=("path",), hub=("repo",))
+_FILE_NEEDS = dict(wheel=_SHIPPED, npm=_SHIPPED, archive=_SHIPPED, folder=_SHIPPED, hub=("from",), url=("url",))
 
 def _check_file(path:str, entry:dict, files:dict, kind:str, where:str):
     "Raise `ValueError` that says what the entry of a file lacks"
@@ -101,6 +101,16 @@ def _uv_error(package:str, stderr:str):
         return ConnectionError(f"{package} could not be fetched from PyPI: check the network (or set HTTPS_PROXY), then run the same command again")
     return RuntimeError(f"{package} could not be fetched: {' '.join(stderr.split())[-300:]}")
 
+def _take(folder:Path, manifest:dict, unpacked:Path):
+    "Move the named files of an unpacked package into `folder`, and delete the rest"
+    origin = manifest["origin"]
+    for path in manifest["files"]:
+        source = unpacked/origin["path"]/path
+        if not source.is_file(): raise FileNotFoundError(f"{origin['package']} {origin['version']} has no {origin['path']}/{path}")
+        (folder/path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, folder/path)
+    shutil.rmtree(unpacked)
+
 def _fetch_wheel(folder:Path, manifest:dict):
     "Put the named files of a wheel into `folder`"
     origin,tmp,pins = manifest["origin"],folder/".wheel",folder/".pins.txt"
@@ -110,12 +120,7 @@ def _fetch_wheel(folder:Path, manifest:dict):
         "--python", sys.executable, "--target", str(tmp), "-r", str(pins)]
     done = subprocess.run(call, capture_output=True, text=True)
     if done.returncode: raise _uv_error(package, done.stderr)
-    for path in manifest["files"]:
-        source = tmp/origin["path"]/path
-        if not source.is_file(): raise FileNotFoundError(f"{package} has no {origin['path']}/{path}")
-        (folder/path).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, folder/path)
-    shutil.rmtree(tmp)
+    _take(folder, manifest, tmp)
     pins.unlink()
 
 # %% ../nbs/api/02_manifest.ipynb #3d9f1772
@@ -134,6 +139,27 @@ def _unpack(folder:Path, manifest:dict):
         except tarfile.FilterError as e: raise ValueError(f"{path.name} refused: {e}") from e
     for file in [p for p in folder.rglob("*") if not p.is_dir()]:
         if file.relative_to(folder).as_posix() not in manifest["files"]: file.unlink()
+
+# %% ../nbs/api/02_manifest.ipynb #da7b9e22
+def _npm_error(package:str, stderr:str):
+    "The exception that says in one sentence why an npm package did not come"
+    if any(code in stderr for code in ("E404", "ETARGET")): return FileNotFoundError(f"npm has no {package}: correct `package` and `version` in the manifest")
+    if any(code in stderr for code in ("ECONN", "ENOTFOUND", "ETIMEDOUT", "EAI_AGAIN")):
+        return ConnectionError(f"{package} could not be fetched from npm: check the network (or set HTTPS_PROXY), then run the same command again")
+    return RuntimeError(f"{package} could not be fetched: {' '.join(stderr.split())[-300:]}")
+
+def _fetch_npm(folder:Path, manifest:dict):
+    "Put the named files of an npm package into `folder`"
+    origin,tmp = manifest["origin"],folder/".npm"
+    package = f"{origin['package']}@{origin['version']}"
+    if not shutil.which("npm"): raise FileNotFoundError(f"{package} needs the program npm: install Node.js, then run the same command again")
+    tmp.mkdir()
+    done = subprocess.run(["npm", "pack", package, "--ignore-scripts", "--pack-destination", str(tmp)], capture_output=True, text=True)
+    if done.returncode: raise _npm_error(package, done.stderr)
+    packed, = tmp.glob("*.tgz")
+    if sha256_file(packed) != origin["sha256"]: raise ValueError(f"{package}: the package on offer is not the one of the manifest (its hash differs), so nothing of it was used")
+    with tarfile.open(packed) as tar: tar.extractall(tmp, filter="data")
+    _take(folder, manifest, tmp)
 
 # %% ../nbs/api/02_manifest.ipynb #0c3d5a97
 def _said(response)->dict:
@@ -289,10 +315,9 @@ def _fetch_copy(manifest:dict, folder:Path)->Path:
     "The complete folder of what is unpacked or downloaded; later calls look at sizes only"
     kind,cache,files = manifest["origin"]["kind"],folder.parent,_wanted(manifest["files"])
     def build(tmp):
-        if kind == "wheel": _fetch_wheel(tmp, manifest)
-        elif kind == "archive": _unpack(tmp, manifest)
+        if kind in ("wheel", "npm", "archive"): dict(wheel=_fetch_wheel, npm=_fetch_npm, archive=_unpack)[kind](tmp, manifest)
         else: _link({p: cache/"sha256"/_obtain(manifest, p, cache)["sha256"] for p in files}, tmp)
-        write_json(tmp/".complete.json", manifest | dict(found=verify(tmp, files, f"the {'package' if kind == 'wheel' else kind} is not what the manifest says")))
+        write_json(tmp/".complete.json", manifest | dict(found=verify(tmp, files, f"the {'package' if kind in ('wheel', 'npm') else kind} is not what the manifest says")))
     ensure_stage(folder, build, last=".complete.json")
     for path,entry in files.items():
         file = folder/path

