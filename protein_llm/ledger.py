@@ -107,6 +107,7 @@ PRETRAINING = dict(
     random=dict(state="known", saw="nothing: random weights", source="EncoderConfig.random_encoder"),
     tiny_lm=dict(state="known", saw="6,083 listed proteins; texts of GO and InterPro", source="data_manifests/tiny_lm.json"),
     smollm2=dict(state="unknown", saw="about 2 trillion tokens of web pages, code and made-up textbooks; not searched for proteins", source="Allal et al. 2025, arXiv 2502.02737"))
+PRETRAINING |= {f"biohub/ESMC-{size}": dict(state="possible", saw="UniRef, MGnify and JGI sequences, clustered at 70 % identity", source="EvolutionaryScale 2024, ESM Cambrian") for size in ("300M", "600M")}
 PRETRAINING |= {"esm3-open": dict(state="possible", saw="UniRef 2023_02, MGnify90, JGI; structures of PDB, AlphaFold DB and ESM Atlas; InterPro function labels", source="Hayes et al. 2025, Science 387:850")}
 PRETRAINING |= {f"Qwen/Qwen3-{size}": dict(state="unknown", saw="about 36 trillion tokens; the documents are not listed", source="Qwen3 technical report 2025, arXiv 2505.09388") for size in ("4B", "8B")}
 
