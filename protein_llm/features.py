@@ -132,6 +132,7 @@ class FeatureStore:
         self.folder = Path(folder)
         if not (self.folder/"manifest.json").exists(): raise FileNotFoundError(f"{self.folder} is not a finished feature store: run 02_encode")
         self.manifest = read_json(self.folder/"manifest.json")
+        if "weights" not in self.manifest: raise ValueError(f"{self.folder} was made by an earlier version: delete the folder and run 02_encode again")
         for name,size in self.manifest["files"].items():
             found = (self.folder/name).stat().st_size if (self.folder/name).exists() else 0
             if found != size: raise ValueError(f"{self.folder/name} has {found:,} bytes instead of {size:,}: delete the folder and run 02_encode again")
