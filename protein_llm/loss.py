@@ -66,7 +66,7 @@ def token_nll(
     hidden:Tensor, # Hidden states that predict [A, D]
     weight:Tensor, # Output head [V, D]
     targets:Tensor, # The tokens to predict [A]
-    max_logits:int=2**22, # Most logits held at a time
+    max_logits:int=2**21, # Most logits held at a time
 )->Tensor: # Negative log-likelihood of each target [A], float32
     "NLL of each token, in blocks of `max_logits` logits; a frozen head gets no gradient"
     return _TokenNLL.apply(hidden, weight, targets, max_logits, torch.is_grad_enabled() and hidden.requires_grad)
@@ -77,7 +77,7 @@ def answer_nll(
     weight:Tensor, # Output head [V, D]
     labels:Tensor, # Token id at answer tokens, -100 elsewhere [B, T]
     segment_ids:Tensor, # Record of each token, -1 at padding [B, T]
-    max_logits:int=2**22, # Most logits held at a time
+    max_logits:int=2**21, # Most logits held at a time
 )->tuple[Tensor, Tensor]: # NLL of each answer token [A], and the record that it belongs to [A]
     "NLL of the answer tokens of a batch, in reading order"
     rows,cols = answer_positions(labels, segment_ids)
