@@ -24,38 +24,41 @@ def answer_positions(
 
 # %% ../nbs/api/12_loss.ipynb #18272649
 def _blocks(hidden, weight, targets, max_logits):
-    "Yield the rows of each block, its log-probabilities [a, V] and its NLL [a], both float32"
-    for at in range(0, len(hidden), step := max(1, max_logits//len(weight))):
-        s = slice(at, at+step)
-        logits = F.linear(hidden[s].to(weight.dtype), weight).float()
-        logp = F.log_softmax(logits, -1)
-        yield s, logp, -logp.gather(1, targets[s, None])[:, 0]
-
-def _error(logp, targets):
-    "Softmax minus one-hot, in place of `logp`"
-    return logp.exp_().scatter_add_(1, targets[:, None], logp.new_full((len(targets), 1), -1.))
+    "Yield each block of the vocabulary: its slice, the logits of all tokens [A, v] in float32, the place of each target in it and whether it is there [A, 1]"
+    step = max(1, max_logits//max(1, len(targets)))
+    for at in range(0, len(weight), step):
+        s,place = slice(at, at+step),targets[:, None]-at
+        logits = F.linear(hidden.to(weight.dtype), weight[s]).float()
+        yield s, logits, place.clamp(0, logits.shape[1]-1), (place >= 0) & (place < logits.shape[1])
 
 # %% ../nbs/api/12_loss.ipynb #355d0e60
 class _TokenNLL(torch.autograd.Function):
     "NLL [A] of targets; keeps the gradient of the hidden states [A, D] instead of the logits [A, V]"
     @staticmethod
     def forward(ctx, hidden, weight, targets, max_logits, want_grad):
-        nll,grad = hidden.new_empty(len(hidden), dtype=torch.float32),torch.empty_like(hidden) if want_grad else None
-        for s,logp,loss in _blocks(hidden, weight, targets, max_logits):
-            nll[s] = loss
-            if want_grad: grad[s] = _error(logp, targets[s]).to(weight.dtype) @ weight
-        ctx.save_for_backward(grad, hidden, weight, targets)
+        total = torch.zeros(len(hidden), 1, device=hidden.device) # of exp(logit - top)
+        top,target,grad = total-torch.inf,total,torch.zeros_like(hidden, dtype=torch.float32) if want_grad else None
+        for s,logits,place,here in _blocks(hidden, weight, targets, max_logits):
+            target = torch.where(here, logits.gather(1, place), target)
+            old,top = top,torch.maximum(top, logits.amax(1, keepdim=True))
+            e,shrink = logits.sub_(top).exp_(),(old-top).exp_()
+            total = total*shrink + e.sum(1, keepdim=True)
+            if want_grad: grad = grad*shrink + e.to(weight.dtype) @ weight[s]
+        lse = top+total.log()
+        if want_grad: grad = (grad/total-weight[targets]).to(hidden.dtype)
+        ctx.save_for_backward(grad, hidden, weight, targets, lse)
         ctx.max_logits = max_logits
-        return nll
+        return (lse-target)[:, 0]
 
     @staticmethod
     def backward(ctx, scale):
-        grad,hidden,weight,targets = ctx.saved_tensors
+        grad,hidden,weight,targets,lse = ctx.saved_tensors
         d_hidden = grad*scale[:, None].to(grad.dtype) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]: return d_hidden, None, None, None, None
-        d_weight = torch.zeros_like(weight)
-        for s,logp,_ in _blocks(hidden, weight, targets, ctx.max_logits):
-            d_weight += (_error(logp, targets[s])*scale[s, None]).to(weight.dtype).T @ hidden[s].to(weight.dtype)
+        d_weight = torch.empty_like(weight)
+        for s,logits,place,here in _blocks(hidden, weight, targets, ctx.max_logits):
+            error = logits.sub_(lse).exp_().scatter_add_(1, place, -here.float()) # softmax minus one-hot
+            d_weight[s] = (error*scale[:, None]).to(weight.dtype).T @ hidden.to(weight.dtype)
         return d_hidden, d_weight, None, None, None
 
 # %% ../nbs/api/12_loss.ipynb #4b5a62ff
@@ -63,7 +66,7 @@ def token_nll(
     hidden:Tensor, # Hidden states that predict [A, D]
     weight:Tensor, # Output head [V, D]
     targets:Tensor, # The tokens to predict [A]
-    max_logits:int=2**24, # Most logits held at a time
+    max_logits:int=2**21, # Most logits held at a time
 )->Tensor: # Negative log-likelihood of each target [A], float32
     "NLL of each token, in blocks of `max_logits` logits; a frozen head gets no gradient"
     return _TokenNLL.apply(hidden, weight, targets, max_logits, torch.is_grad_enabled() and hidden.requires_grad)
@@ -74,7 +77,7 @@ def answer_nll(
     weight:Tensor, # Output head [V, D]
     labels:Tensor, # Token id at answer tokens, -100 elsewhere [B, T]
     segment_ids:Tensor, # Record of each token, -1 at padding [B, T]
-    max_logits:int=2**24, # Most logits held at a time
+    max_logits:int=2**21, # Most logits held at a time
 )->tuple[Tensor, Tensor]: # NLL of each answer token [A], and the record that it belongs to [A]
     "NLL of the answer tokens of a batch, in reading order"
     rows,cols = answer_positions(labels, segment_ids)
