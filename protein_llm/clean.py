@@ -306,6 +306,7 @@ def hex_ids(
     digits,ends = ids.to_numpy().astype(">u8").tobytes().hex().encode(),np.arange(0, 16*len(ids)+1, 16)
     return pl.Series(ids.name, pa.LargeStringArray.from_buffers(len(ids), pa.py_buffer(ends), pa.py_buffer(digits)))
 
+# %% ../nbs/api/03a_clean.ipynb #e81a37b5
 def give_ids(
     parts:int, # Number of files of the first pass
     ids:pl.DataFrame, # `key, protein_id`

@@ -112,6 +112,8 @@ def _numbered(entries:list, schema:dict)->tuple:
     return pl.DataFrame(good, schema=shape, orient="row"), [(i, str(e)) for i,e in numbered if isinstance(e, ValueError)]
 
 # %% ../nbs/api/03_sources.ipynb #b0ea3c3a
+_SURROGATE = re.compile(rb"\\u[dD]") # it may be half a pair, which Polars garbles
+
 def json_table(
     block:tuple, # What `json_blocks` gives
     schema:dict, # Polars type of each key that is wanted
@@ -120,7 +122,7 @@ def json_table(
     "A block as a table"
     text,mark,last = block
     try:
-        if b"\\u" in text and (b"\\ud" in text or b"\\uD" in text): raise pl.exceptions.ComputeError # it may be half a pair, which Polars garbles
+        if _SURROGATE.search(text): raise pl.exceptions.ComputeError
         return pl.read_json(b"[%b]" % text, schema=schema).with_row_index("row", 1), []
     except pl.exceptions.ComputeError: return _numbered(list(_one_by_one(text, mark, last, path)), schema)
 
