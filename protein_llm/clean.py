@@ -317,8 +317,8 @@ def give_ids(
         path = Path(scratch)/f"{i}.record"
         part = pl.read_ipc(path).join(ids, on="key", how="left", maintain_order="left").drop("key")
         path.unlink()
-        return part.with_columns(record_ids(part.select(pl.concat_str("protein_id", "task", "question", "answer", separator="\t")).to_series()))
-    tables = map(named, range(parts))
+        return part, part.select(pl.concat_str("protein_id", "task", "question", "answer", separator="\t")).to_series()
+    tables = (part.with_columns(record_ids(keys)) for part,keys in _ahead(named, range(parts), threads=1)) # hashing holds Python's lock: the rest goes beside it
     first = next(tables)
     with ExitStack() as stack:
         files = [stack.enter_context(pa.ipc.new_stream(Path(scratch)/f"{digit}.stated", first.head(0).to_arrow().schema)) for digit in range(16)]
