@@ -150,16 +150,21 @@ def _strange(sequences:pl.Series)->pl.Series:
     found[np.searchsorted(np.frombuffer(ends, np.int64), np.flatnonzero((text-np.uint8(65) > 25) | (text == 74)), "right")-1] = True
     return pl.Series("strange", found)
 
+def _mend(t:pl.DataFrame, which:pl.Expr, **columns:pl.Expr)->pl.DataFrame:
+    "`t` with these columns where `which` holds; a `when` would work out every row"
+    at = t.select(pl.arg_where(which)).to_series()
+    some = t[at].select(**columns)
+    return t.with_columns(t[c].scatter(at, some[c]) for c in columns)
+
 def clean_rows(
     rows:pl.DataFrame, # `rows` of a `Batch`
     cfg:DataConfig, # Limits of length
 )->pl.DataFrame: # The rows with the repaired sequence, its 64-bit `key`, and `rule`: null, or why the row is left out
     "Repair and judge sequences"
     s = pl.col("sequence")
-    rows = rows.with_columns(_strange(rows["sequence"]))
-    odd = rows.filter("strange").with_columns(s.str.replace_all(r"\s+", "").str.strip_suffix("*")).with_columns(s.str.contains(_STRANGE).alias("strange"))
-    odd = odd.with_columns(pl.when("strange").then(s).otherwise(s.str.to_uppercase()).alias("sequence"))
-    rows = pl.concat([rows.filter(~pl.col("strange")), odd]).sort("row")
+    bare = s.str.replace_all(r"\s+", "").str.strip_suffix("*")
+    strange = bare.str.contains(_STRANGE)
+    rows = _mend(rows.with_columns(_strange(rows["sequence"])), pl.col("strange"), strange=strange, sequence=pl.when(strange).then(bare).otherwise(bare.str.to_uppercase()))
     lost = (pl.col("strange") & s.str.contains("\ufffd", literal=True)) | pl.any_horizontal(pl.col("accession", "question").str.contains("\ufffd", literal=True))
     size = s.str.len_bytes()
     rule = pl.when(lost).then(pl.lit("not_utf8")).when("strange").then(pl.lit("bad_residue")).when(size < cfg.min_residues).then(pl.lit("too_short")).when(size > cfg.max_residues).then(pl.lit("too_long"))
@@ -172,16 +177,13 @@ def clean_batch(
 )->pl.DataFrame: # A row a text: those of `clean_rows`, `task`, the cleaned `answer`, and `rule`: null where the record is kept
     "Repair and judge the records of a batch"
     texts = b.texts.hstack(clean_rows(b.rows, cfg)[b.texts["at"]])
-    name,untidy = pl.col("task") == "name",pl.when("untidy").then("answer")
-    if cfg.recipe == "leakfree":
-        texts = texts.with_columns(pl.when(name).then(to_family(pl.when(name).then("answer"))).otherwise("answer").alias("answer"))
-        untidy = without_tags(untidy)
-    texts = texts.with_columns(pl.col("answer").str.contains(_UNTIDY).alias("untidy")) # a look is quicker than the rules, and few need them
-    texts = texts.with_columns(pl.when("untidy").then(tidy(untidy)).otherwise("answer").alias("answer")).drop("untidy")
-    lost = pl.col("answer").str.contains("\ufffd", literal=True)
+    answer = pl.col("answer")
+    if cfg.recipe == "leakfree": texts = _mend(texts, pl.col("task") == "name", answer=to_family(answer))
+    texts = _mend(texts, answer.str.contains(_UNTIDY), answer=tidy(without_tags(answer) if cfg.recipe == "leakfree" else answer)) # a look is quicker than the rules
+    lost = answer.str.contains("\ufffd", literal=True)
     rule = (pl.when(~pl.col("task").is_in(list(TASKS_TABLE))).then(pl.lit("unknown_task")).when(~pl.col("task").is_in(wanted_tasks(cfg))).then(pl.lit("task_off"))
         .when(pl.col("rule").is_not_null()).then("rule").when(lost).then(pl.lit("not_utf8"))
-        .when((pl.col("task") == "qa") & (pl.col("question") == "")).then(pl.lit("no_question")).when(pl.col("answer") == "").then(pl.lit("empty_answer")))
+        .when((pl.col("task") == "qa") & (pl.col("question") == "")).then(pl.lit("no_question")).when(answer == "").then(pl.lit("empty_answer")))
     return texts.with_columns(rule.alias("rule"))
 
 # %% ../nbs/api/03a_clean.ipynb #6a3bc746
