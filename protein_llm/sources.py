@@ -78,11 +78,11 @@ def json_blocks(
         while more := f.read(BLOCK):
             text += more
             cut = _last(mark, key[1], text)
-            if text[:cut].strip(): yield text[:cut], mark, False
+            if block := text[:cut].strip(b", \t\r\n"): yield block, mark, False
             text = text[cut:]
         text = text.rstrip()
         if not text.endswith(b"]"): raise ValueError(f"{path.name}: ends inside of its list, after {text[-30:]!r}: fetch the file again")
-        yield text[:-1], mark, True
+        yield text[:-1].strip(b", \t\r\n"), mark, True
 
 # %% ../nbs/api/03_sources.ipynb #56b387c0
 _parse,_GAP = json.JSONDecoder().raw_decode,re.compile(r"[\s,]*")
@@ -113,6 +113,8 @@ def _numbered(entries:list, schema:dict)->tuple:
     return pl.DataFrame(good, schema=shape, orient="row"), [(i, str(e)) for i,e in numbered if isinstance(e, ValueError)]
 
 # %% ../nbs/api/03_sources.ipynb #b0ea3c3a
+_SURROGATE = re.compile(rb"\\u[dD]") # it may be half a pair, which Polars garbles
+
 def json_table(
     block:tuple, # What `json_blocks` gives
     schema:dict, # Polars type of each key that is wanted
@@ -121,8 +123,8 @@ def json_table(
     "A block as a table"
     text,mark,last = block
     try:
-        if b"\\ud" in text or b"\\uD" in text: raise pl.exceptions.ComputeError # it may be half a pair, which Polars garbles
-        return pl.read_json(b"[%b]" % text.strip(b", \t\r\n"), schema=schema).with_row_index("row", 1), []
+        if _SURROGATE.search(text): raise pl.exceptions.ComputeError
+        return pl.read_json(b"[%b]" % text, schema=schema).with_row_index("row", 1), []
     except pl.exceptions.ComputeError: return _numbered(list(_one_by_one(text, mark, last, path)), schema)
 
 # %% ../nbs/api/03_sources.ipynb #4c4ea48c
@@ -157,7 +159,8 @@ def parse_mol_instructions(
     task:str, # The file's name without its ending
 )->tuple[pl.DataFrame, pl.DataFrame]:
     "Mol-Instructions, protein-oriented (Fang et al. 2024)"
-    fence,meta = pl.col("input").str.splitn("```", 3).struct,pl.col("metadata").struct
+    t = t.with_columns(pl.col("input").str.splitn("```", 3).alias("fence"))
+    fence,meta = pl.col("fence").struct,pl.col("metadata").struct
     rows = entries(t, fence.field("field_1").str.strip_chars(), meta.field("protein_accession"), official=meta.field("split"), no_input=pl.col("input").is_null(),
         no_sequence_between_fences=fence.field("field_2").is_null(), no_output=pl.col("output").is_null(), **{"no_metadata.split": meta.field("split").is_null()})
     return rows, texts(t, **{task: pl.col("output")})
