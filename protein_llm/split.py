@@ -105,7 +105,7 @@ def search_proteins(
     min_seq_id:float=0., # Identity from which a hit counts
     coverage:float=0., # Share of the shorter sequence that the alignment must span; 0 takes any local hit
     evalue:float=1e-3, # Largest expected number of chance hits
-    max_hits:int=1_000, # Targets kept for each query before alignment
+    max_hits:int|None=None, # Targets kept for each query before alignment; when None a twentieth of all, at least 1,000: a large family must not push a relative out
     threads:int|None=None, # Threads; all cores when None
 )->pd.DataFrame: # `query`, `target`, `identity` (share of the alignment, 0 to 1), `coverage`, `bits`; the best hit of a query first
     "All relatives by `mmseqs easy-search -s 7.5`"
@@ -114,7 +114,7 @@ def search_proteins(
         for name,table in (("query", query), ("target", target)): # numbers for ids: MMseqs2 would cut some of them short
             write_fasta(table[["sequence"]].assign(protein_id=range(len(table))), d/f"{name}.fasta")
         run_mmseqs("easy-search", d/"query.fasta", d/"target.fasta", d/"hits.tsv", d/"tmp", "-s", 7.5, "--alignment-mode", 3, "--min-seq-id", min_seq_id, "-e", evalue,
-            "--max-seqs", max_hits, "--format-output", "query,target,fident,qstart,qend,tstart,tend,qlen,tlen,bits", threads=threads)
+            "--max-seqs", max_hits or max(1_000, len(target)//20), "--format-output", "query,target,fident,qstart,qend,tstart,tend,qlen,tlen,bits", threads=threads)
         hits = pd.read_csv(d/"hits.tsv", sep="\t", header=None, names=["query", "target", "identity", "q0", "q1", "t0", "t1", "qlen", "tlen", "bits"])
     hits["coverage"] = ((hits.q1-hits.q0+1)/hits.qlen).where(hits.qlen <= hits.tlen, (hits.t1-hits.t0+1)/hits.tlen)
     hits = hits[hits.coverage >= coverage].sort_values(["query", "bits", "identity", "target"], ascending=[True, False, False, True], ignore_index=True)
