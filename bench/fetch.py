@@ -34,10 +34,10 @@ def copy_store(store, out, copies):
     import polars as pl
     from protein_llm.prompts import write_index
     out.mkdir(parents=True)
-    n,names,proteins = len(store.ids)-2,store.record_ids.to_pylist(),[store(i)[2] for i in range(len(store))]
+    n,names = len(store.ids)-2,store.record_ids.to_pylist()
     np.concatenate([store.ids[:1], np.tile(store.ids[1:-1], copies), store.ids[-1:]]).tofile(out/"ids.bin")
-    records = pl.DataFrame(dict(record_id=[f"{r}.{c}" for c in range(copies) for r in names], protein_ids=proteins*copies))
-    write_index(out, records, np.concatenate([store.cuts+c*n for c in range(copies)]), dict(layout=store.manifest["layout"], llm=store.manifest["llm"]))
+    write_index(out, pl.Series([f"{r}.{c}" for c in range(copies) for r in names]), pl.Series(store.protein_ids.to_pylist()), np.tile(store.proteins, (copies, 1)),
+        np.concatenate([store.cuts+c*n for c in range(copies)]), dict(layout=store.manifest["layout"], llm=store.manifest["llm"]))
 
 
 def on_disk(store, folder):

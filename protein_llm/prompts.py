@@ -7,7 +7,7 @@ __all__ = ['START', 'PLACE', 'END', 'llm_folder', 'load_tokenizer', 'places', 'p
            'write_tokens', 'build_tokens', 'TokenStore', 'token_html']
 
 # %% ../nbs/api/08_prompts.ipynb #b85d440b
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -143,18 +143,15 @@ def _cuts(flat, n_prompt, n, n_proteins, width, place, n_places, record_ids):
 # %% ../nbs/api/08_prompts.ipynb #8a5d8589
 def write_index(
     folder:Path, # Holds `ids.bin`
-    records:pl.DataFrame, # `record_id`, `protein_ids`
+    record_ids:pl.Series, # Names of the records [R]
+    protein_ids:pl.Series, # Names of the proteins
+    proteins:np.ndarray, # Which of these a record names, -1 at the left where it names fewer than others [R, most proteins of a record]
     cuts:np.ndarray, # Where in `ids.bin` each record, its proteins' places and its answer begin, and where it ends [R, 3 or more]
     about:dict, # What the manifest says besides
 ):
-    "All of a token store but its ids. Proteins are numbers into one list of names, [R, most proteins of a record], -1 at the left where a record has fewer"
-    n,flat = records["protein_ids"].list.len().to_numpy().astype(int),records.select(name=pl.col("protein_ids").list.explode(keep_nulls=False, empty_as_null=False))
-    names = flat.unique(maintain_order=True).with_row_index("code")
-    codes = flat.join(names, on="name", how="left", maintain_order="left")["code"].to_numpy()
-    table = np.full((len(n), n.max()), -1, dtype=np.int32)
-    table[np.arange(n.max()) >= n.max()-n[:,None]] = codes
-    np.save(folder/"cuts.npy", cuts); np.save(folder/"proteins.npy", table)
-    for file,column in dict(record_id=records["record_id"], protein_id=names["name"]).items():
+    "All of a token store but its ids"
+    np.save(folder/"cuts.npy", cuts); np.save(folder/"proteins.npy", proteins.astype(np.int32))
+    for file,column in dict(record_id=record_ids, protein_id=protein_ids).items():
         feather.write_feather(pa.table({file: column.to_arrow().cast(pa.string())}), folder/f"{file}.arrow", compression="uncompressed", chunksize=max(1, len(column)))
     length = cuts[:,-1]-cuts[:,0]
     write_json(folder/"manifest.json", dict(records=len(cuts), tokens=int(length.sum()), longest=int(length.max())) | about)
@@ -180,23 +177,28 @@ def write_tokens(
     about:dict={}, # What the manifest says besides
 ):
     "Tokenise records. Raises `ValueError` on a text that holds a placeholder"
-    r,seqs,cuts = Renderer(tokenizer, cfg),proteins.sequence.to_dict(),[] # plain lookups: a table's are a thousand times slower
-    named = records.lazy().select("record_id", "protein_ids").collect()
-    n_proteins = named["protein_ids"].list.len().to_numpy().astype(int)
-    width,place = 0 if cfg.arch == "text" else n_proteins.max(),r.tok.convert_tokens_to_ids(PLACE)
+    r,number,sequences = Renderer(tokenizer, cfg),{p: i for i,p in enumerate(proteins.index)},pa.array(proteins.sequence)
+    named = records.lazy().select("record_id", n=pl.col("protein_ids").list.len()).collect()
+    most,place = named["n"].max(),r.tok.convert_tokens_to_ids(PLACE)
+    width = 0 if cfg.arch == "text" else most
+    cuts,owners = np.empty((len(named), width+3), dtype=np.int64),np.full((len(named), most), -1, dtype=np.int32)
     with open(folder/"ids.bin", "wb") as f:
         f.write(np.int32(r.tok.pad_token_id).tobytes())
         for k,part in _blocks(records.lazy(), len(named)):
-            start,chains = f.tell()//4,[[seqs[p] for p in ps] for ps in part["protein_ids"].to_list()]
+            s,n = slice(k, k+len(part)),named["n"][k:k+len(part)].to_numpy().astype(int)
+            codes = [number[p] for ps in part["protein_ids"].to_list() for p in ps]
+            owners[s][np.arange(most) >= most-n[:,None]] = codes
+            text = iter(sequences.take(codes).to_pylist())
+            start,chains = f.tell()//4,[list(islice(text, m)) for m in n]
             prompts = _token_ids(r.tok, [r.prompt_text(q, c) for q,c in zip(part["instruction"], chains)])
             answers = [a+[r.tok.eos_token_id] for a in _token_ids(r.tok, part["answer"].to_list())]
             n_prompt,n_answer = (np.fromiter(map(len, ids), int) for ids in (prompts, answers))
             n_places = np.array([sum(places(cfg, s) for s in c) for c in chains])
             flat = np.fromiter(chain.from_iterable(chain.from_iterable(zip(prompts, answers))), np.int32)
-            cuts.append(start+_cuts(flat, n_prompt, n_prompt+n_answer, n_proteins[k:k+len(part)], width, place, n_places, part["record_id"]))
+            cuts[s] = start+_cuts(flat, n_prompt, n_prompt+n_answer, n, width, place, n_places, part["record_id"])
             f.write(flat.tobytes())
         f.write(np.int32(-100).tobytes())
-    write_index(folder, named, np.concatenate(cuts), about)
+    write_index(folder, named["record_id"], pl.Series(proteins.index.to_list(), dtype=pl.String), owners, cuts, about)
 
 # %% ../nbs/api/08_prompts.ipynb #f177eb29
 def build_tokens(
