@@ -153,6 +153,7 @@ def _strange(sequences:pl.Series)->pl.Series:
 def _mend(t:pl.DataFrame, which:pl.Expr, **columns:pl.Expr)->pl.DataFrame:
     "`t` with these columns where `which` holds; a `when` would work out every row"
     at = t.select(pl.arg_where(which)).to_series()
+    if at.is_empty(): return t
     some = t[at].select(**columns)
     return t.with_columns(t[c].scatter(at, some[c]) for c in columns)
 
