@@ -28,6 +28,8 @@ _TOKEN = np.zeros(256, np.int64)
 _TOKEN[list(ALPHABET.encode())] = np.arange(4, 4+len(ALPHABET))
 _BOS,_EOS,_PAD = 0,2,1
 
+def _who(i, names): return f"sequence {i}" if names is None else f"protein {names[i]!r}"
+
 def check_sequences(
     sequences:list, # Proteins in one-letter code, upper case
     max_residues:int, # Longest protein that the encoder takes
@@ -35,7 +37,7 @@ def check_sequences(
 ):
     "Raise `ValueError` that names the first protein that is empty, too long or has a letter outside the alphabet"
     for i,s in enumerate(sequences):
-        who = f"sequence {i}" if names is None else f"protein {names[i]!r}"
+        who = _who(i, names)
         if not s: raise ValueError(f"{who} is empty")
         if len(s) > max_residues: raise ValueError(f"{who} has {len(s)} residues, the encoder takes at most {max_residues}: long=crop or long=window take longer ones")
         if bad := _OTHER.search(s): raise ValueError(f"{who}: letter {bad[0]!r} at position {bad.start()+1} is not one of {ALPHABET}")
@@ -337,7 +339,7 @@ def check(self:DiskFeatures,
 ):
     "Raise `ValueError` that names the first protein without features, or with features of another shape"
     for i,s in enumerate(sequences):
-        who = f"sequence {i}" if names is None else f"protein {names[i]!r}"
+        who = _who(i, names)
         if s not in self.files: raise ValueError(f"{who} ({len(s)} residues, {s[:10]}...) has no features in {self.folder}")
         if self._shape(s) != [len(s), self.d]: raise ValueError(f"{who} has {len(s)} residues, its features in {self.folder} have shape {self._shape(s)} instead of [{len(s)}, {self.d}]")
 

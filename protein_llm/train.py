@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .config import RunConfig, TrainConfig
 from .core import file_lock, run_folder, set_seed, write_atomic, write_json
 from .evaluate import losses_on
-from .model import build_model, trainable_parts
+from .model import build_model, trainable_parts, trained_counts
 from .packing import collate, plan_step, record_weights, step_records
 from .parallel import make_accelerator, read_log, run_name
 from .prepare import RunData
@@ -178,7 +178,7 @@ def train(
 def _about(data:RunData, loss:float)->dict:
     "Sections of a run's model card"
     cfg,m = data.cfg,data.corpus.manifest
-    encoder = dict(encoder=dict(weights=cfg.encoder.weights, random=cfg.encoder.random_encoder, licence=data.features.manifest["licence"], identity=data.features.identity)) if data.reads_features else {}
+    encoder = dict(encoder=dict(weights=cfg.encoder.weights, random=cfg.encoder.random_encoder, licence=data.features.licence, identity=data.features.identity)) if data.reads_features else {}
     return dict(run=dict(name=run_name(cfg), preset=cfg.preset, steps=cfg.train.steps, records_a_step=cfg.train.batch_records, seed=cfg.train.seed), **encoder,
         llm=dict(weights=cfg.model.llm, licence=llm_licence(cfg.model.llm)), data=dict(manifest=cfg.data.manifest, corpus=m["key"], split=data.corpus.label, train_records=m["records"]["train"], test_hash=m["test_hash"]),
         losses=dict(validation=f"{loss:.4f} a token of an answer, {m['records']['valid']:,} records"))
@@ -187,10 +187,9 @@ def _finish(folder:Path, model, data:RunData, seconds:float, acc)->Path:
     "Save the model, say that the run is complete, and drop the checkpoint that is no longer needed"
     if not acc.is_main_process: return folder
     model.save_pretrained(folder/"model", data.processor, _about(data, read_log(folder, "eval").loss.iloc[-1]))
-    count = {part: sum(p.numel() for _,p in ps) for part,ps in trainable_parts(model).items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**30 if sys.platform == "darwin" else 2**20)
     write_json(folder/"trained.json", dict(name=run_name(data.cfg), arch=data.cfg.model.arch, steps=data.cfg.train.steps, features=data.features.identity if data.reads_features else None,
-        seconds=round(seconds, 1), parameters=count, processes=acc.num_processes, peak_memory_gb=round(peak, 2)))
+        seconds=round(seconds, 1), parameters=trained_counts(model), processes=acc.num_processes, peak_memory_gb=round(peak, 2)))
     (folder/"checkpoint.pt").unlink(missing_ok=True)
     return folder
 
