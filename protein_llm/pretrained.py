@@ -6,7 +6,7 @@
 __all__ = ['llm_licence', 'model_card', 'ProteinProcessor']
 
 # %% ../nbs/api/13a_pretrained.ipynb #b2c7d830
-import re
+import json, re
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -55,7 +55,7 @@ def model_card(
     "A model card"
     m,about = config.model,config.about
     licences = [f"{k}: {about[k]['licence']}" for k in ("encoder", "llm") if about.get(k, {}).get("licence")]
-    head = ["---", "library_name: protein_llm", f"base_model: {m['llm']}", "license: other", f"license_name: {'; '.join(licences) or 'not stated'}", "tags: [protein, question-answering]", "---"]
+    head = ["---", "library_name: protein_llm", f"base_model: {m['llm']}", "license: other", f"license_name: {json.dumps('; '.join(licences) or 'not stated')}", "tags: [protein, question-answering]", "---"]
     text = [f"# {about.get('run', {}).get('name', 'protein_llm ' + m['arch'])}", "", f"A `{m['arch']}` bridge from a frozen protein encoder to a frozen language model, made with protein_llm.", "", _USE]
     facts = dict(about, model=m, parameters={f"{part}, trained": f"{n:,}" for part,n in counts.items() if n})
     for title,rows in facts.items(): text += ["", f"## {title.capitalize()}", "", "| | |", "|---|---|", *(f"| {k.replace('_', ' ')} | {v} |" for k,v in rows.items())]
