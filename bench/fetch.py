@@ -36,7 +36,7 @@ def copy_store(store, out, copies):
     out.mkdir(parents=True)
     n,names = len(store.ids)-2,store.record_ids.to_pylist()
     np.concatenate([store.ids[:1], np.tile(store.ids[1:-1], copies), store.ids[-1:]]).tofile(out/"ids.bin")
-    write_index(out, pl.Series([f"{r}.{c}" for c in range(copies) for r in names]), pl.Series(store.protein_ids.to_pylist()), np.tile(store.proteins, (copies, 1)),
+    write_index(out, (pl.Series([f"{r}.{c}" for r in names]) for c in range(copies)), pl.Series(store.protein_ids.to_pylist()), np.tile(store.proteins, (copies, 1)),
         np.concatenate([store.cuts+c*n for c in range(copies)]), dict(layout=store.manifest["layout"], llm=store.manifest["llm"]))
 
 

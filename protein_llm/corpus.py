@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import polars as pl
-import pyarrow.parquet as pq
+import pyarrow as pa, pyarrow.parquet as pq
 
 from .clean import build_records, records_key, rule_words, to_parquet
 from .config import DataConfig, LEAKY
@@ -297,6 +297,7 @@ class Corpus:
     ):
         self.folder,self.manifest = Path(folder),read_json(Path(folder)/"manifest.json")
         self.proteins = pd.read_parquet(self.folder/"proteins.parquet").set_index("protein_id", drop=False)
+        pa.default_memory_pool().release_unused() # the reader's buffers are twice what it read
         self.records = pl.scan_parquet(self.folder/"records.parquet").with_columns(protein_id=pl.col("protein_ids").list.first()) # read when asked for: there may be millions
         check_sides(self.proteins, self.records, self.manifest, reserved)
         found = digest(sorted(self.records.filter(pl.col("split") == "test").select("record_id").collect().to_series()), n=16)

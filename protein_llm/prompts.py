@@ -145,7 +145,7 @@ def _cuts(flat, n_prompt, n, n_proteins, width, place, n_places, record_ids):
 # %% ../nbs/api/08_prompts.ipynb #8a5d8589
 def write_index(
     folder:Path, # Holds `ids.bin`
-    record_ids:pl.Series, # Names of the records [R]
+    record_ids, # Names of the records [R], as `pl.Series` of some of them at a time
     protein_ids:pl.Series, # Names of the proteins
     proteins:np.ndarray, # Which of these a record names, -1 at the left where it names fewer than others [R, most proteins of a record]
     cuts:np.ndarray, # Where in `ids.bin` each record, its proteins' places and its answer begin, and where it ends [R, 3 or more]
@@ -153,8 +153,10 @@ def write_index(
 ):
     "All of a token store but its ids"
     np.save(folder/"cuts.npy", cuts); np.save(folder/"proteins.npy", proteins.astype(np.int32))
-    for file,column in dict(record_id=record_ids, protein_id=protein_ids).items():
-        feather.write_feather(pa.table({file: column.to_arrow().cast(pa.string())}), folder/f"{file}.arrow", compression="uncompressed", chunksize=max(1, len(column)))
+    for file,parts in dict(record_id=record_ids, protein_id=[protein_ids]).items():
+        schema = pa.schema({file: pa.string()})
+        with pa.ipc.new_file(folder/f"{file}.arrow", schema) as out:
+            for part in parts: out.write(pa.record_batch([part.to_arrow().cast(pa.string())], schema=schema))
     length = cuts[:,-1]-cuts[:,0]
     write_json(folder/"manifest.json", dict(records=len(cuts), tokens=int(length.sum()), longest=int(length.max())) | about)
 
@@ -165,10 +167,17 @@ def _token_ids(tok, texts:list)->list:
     ids = dict(zip(known, tok(known, add_special_tokens=False).input_ids))
     return [ids[t] for t in texts]
 
-def _blocks(records:pl.LazyFrame, n:int, read:int=100_000, size:int=10_000):
-    "Blocks of records with the position of their first; so many are read at once"
-    for k in range(0, n, read):
-        for j,part in enumerate(records.slice(k, read).collect().iter_slices(size)): yield k+j*size, part
+def _parts(records:pl.LazyFrame, n:int, size:int=100_000):
+    "Records, so many at once"
+    return (records.slice(k, size).collect() for k in range(0, n, size))
+
+def _blocks(records:pl.LazyFrame, n:int, size:int=4_000):
+    "Blocks of records with the position of their first"
+    k = 0
+    for part in _parts(records, n):
+        for block in part.iter_slices(size):
+            yield k, block
+            k += len(block)
 
 def write_tokens(
     folder:Path, # Gets the files that `TokenStore` reads
@@ -180,14 +189,15 @@ def write_tokens(
 ):
     "Tokenise records. Raises `ValueError` on a text that holds a placeholder"
     r,number,sequences = Renderer(tokenizer, cfg),{p: i for i,p in enumerate(proteins.index)},pa.array(proteins.sequence)
-    named = records.lazy().select("record_id", n=pl.col("protein_ids").list.len()).collect()
-    most,place = named["n"].max(),r.tok.convert_tokens_to_ids(PLACE)
+    records = records.lazy().select("record_id", "protein_ids", "instruction", "answer")
+    named = records.select(pl.col("protein_ids").list.len()).collect().to_series()
+    most,place = named.max(),r.tok.convert_tokens_to_ids(PLACE)
     width = 0 if cfg.arch == "text" else most
     cuts,owners = np.empty((len(named), width+3), dtype=np.int64),np.full((len(named), most), -1, dtype=np.int32)
     with open(folder/"ids.bin", "wb") as f:
         f.write(np.int32(r.tok.pad_token_id).tobytes())
-        for k,part in _blocks(records.lazy(), len(named)):
-            s,n = slice(k, k+len(part)),named["n"][k:k+len(part)].to_numpy().astype(int)
+        for k,part in _blocks(records, len(named)):
+            s,n = slice(k, k+len(part)),named[k:k+len(part)].to_numpy().astype(int)
             codes = [number[p] for ps in part["protein_ids"].to_list() for p in ps]
             owners[s][np.arange(most) >= most-n[:,None]] = codes
             text = iter(sequences.take(codes).to_pylist())
@@ -200,7 +210,8 @@ def write_tokens(
             cuts[s] = start+_cuts(flat, n_prompt, n_prompt+n_answer, n, width, place, n_places, part["record_id"])
             f.write(flat.tobytes())
         f.write(np.int32(-100).tobytes())
-    write_index(folder, named["record_id"], pl.Series(proteins.index.to_list(), dtype=pl.String), owners, cuts, about)
+    ids = (part["record_id"] for part in _parts(records.select("record_id"), len(named)))
+    write_index(folder, ids, pl.Series(proteins.index.to_list(), dtype=pl.String), owners, cuts, about)
 
 # %% ../nbs/api/08_prompts.ipynb #f177eb29
 def build_tokens(
