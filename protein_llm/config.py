@@ -174,16 +174,22 @@ class TrainConfig:
     save_every:int = 60 # Steps between checkpoints
     processes:int = 1 # Processes on this machine: 1 on a laptop, 8 on an 8-GPU node
     precision:str = "float32" # Computation: float32 or bfloat16
+    shard:str = "none" # What several processes share (FSDP2): `none`, each has all; `grad`, parameters are gathered once a step; `full`, layer by layer
+    checkpoint_activations:bool = False # Compute activations again in the backward pass instead of keeping them
+    keep:int = 2 # Checkpoints that stay, besides the one with the lowest validation loss
+    max_spike:float = 4.0 # Stop when a step's loss is so many times the mean of the fifty before it
     alpha:float = 1.0 # Temperature over sources: one with n records is drawn as if it had n^alpha; 1 takes the data as they are
     task_weights:tuple = () # How often a task's records are drawn, `qa=0.25,name=1`; 1 where not named
     source_weights:tuple = () # The same by source
 
     def __post_init__(self):
         _choose("precision", self.precision, ("float32", "bfloat16"))
+        _choose("shard", self.shard, ("none", "grad", "full"))
+        if not self.max_spike > 1: raise ValueError(f"max_spike must be more than 1, got {self.max_spike}")
         if not 0 <= self.alpha <= 1: raise ValueError(f"alpha is from 0 (all sources alike) to 1 (as the data are), got {self.alpha}")
         for name in ("task_weights", "source_weights"): object.__setattr__(self, name, parse_weights(getattr(self, name), name))
         for task,_ in self.task_weights: _choose("task", task, TASKS+MEMORY_TASKS)
-        for name in ("steps", "batch_records", "batch_tokens", "max_tokens", "processes", "eval_every", "save_every"):
+        for name in ("steps", "batch_records", "batch_tokens", "max_tokens", "processes", "eval_every", "save_every", "keep"):
             if getattr(self, name) < 1: raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 # %% ../nbs/api/01_config.ipynb #fe7cae37

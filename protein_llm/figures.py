@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'LABELS', 'STYLE', 'COLUMNS', 'LEDGER_KINDS', 'label', 'smooth', 'fig_training_loss', 'fig_grad_norm',
            'fig_eval_loss', 'fig_text_metrics', 'fig_protein_use', 'fig_corpus', 'fig_funnel', 'fig_overlap',
-           'four_way', 'fig_table', 'fig_ledger', 'save_figure']
+           'four_way', 'fig_table', 'fig_ledger', 'fig_attention', 'save_figure']
 
 # %% ../nbs/api/25_figures.ipynb #6c8cda7b
 from pathlib import Path
@@ -311,6 +311,49 @@ def fig_ledger(
     ax.set_yticks([i+.5 for i in range(len(pairs))], [f"{h}  \N{RIGHTWARDS ARROW}  {a}" for h,a in pairs])
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.set_xlabel("hatched: leak     thin frame: clean     no frame: information", fontsize=8.5)
+    return fig
+
+# %% ../nbs/api/25_figures.ipynb #da26103b
+def _domain_track(ax, domains:pd.DataFrame, length:int):
+    "Boxes of the domains along a protein, with their names"
+    ax.plot([0, length], [0, 0], color="#777777", linewidth=1.2, zorder=1)
+    for r in domains.itertuples():
+        ax.add_patch(plt.Rectangle((r.start-1, -.4), r.end-r.start+1, .8, facecolor="#FFE0A3", edgecolor="#B8860B", linewidth=.8, zorder=2))
+        ax.text((r.start-1+r.end)/2, 0, r.pfam_name, ha="center", va="center", fontsize=7.5, zorder=3)
+    ax.set(xlim=(0, length), ylim=(-.6, .6), yticks=[], xlabel="residue")
+    ax.grid(visible=False); ax.spines["left"].set_visible(False)
+
+@mpl.rc_context(STYLE)
+def fig_attention(
+    looks:dict, # Attention of each arm's tokens to the residues of one protein, mean over heads [N, L]
+    name:str, # Which protein
+    domains:pd.DataFrame, # Its domains: `start`, `end` (from 1, both included), `pfam_name`
+    enrichment:pd.DataFrame, # `arch`, `bridge` (untrained, trained), `value`, `low`, `high`
+)->Figure:
+    "Attention over the residues of one protein with its domains below; beside it how much more attention domains get than others, over all test proteins"
+    length = next(iter(looks.values())).shape[1]
+    fig = plt.figure(figsize=(9.2, 1.1*len(looks)+1.2))
+    plt.close(fig)
+    grid = fig.add_gridspec(len(looks)+1, 2, width_ratios=(3, 1), height_ratios=[1]*len(looks)+[.45])
+    top = np.percentile(np.concatenate([w.ravel()*length for w in looks.values()]), 99.5)
+    axes = [fig.add_subplot(grid[i, 0]) for i in range(len(looks)+1)]
+    for ax,(arch,w) in zip(axes, looks.items()):
+        shown = ax.imshow(w*length, aspect="auto", cmap="Blues", vmin=0, vmax=top, extent=(0, length, len(w)+.5, .5), interpolation="nearest")
+        ax.set(ylabel=f"{arch}\ntoken", xticklabels=[])
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True)); ax.grid(visible=False)
+    axes[0].set_title(name, fontsize=10)
+    _domain_track(axes[-1], domains, length)
+    fig.colorbar(shown, ax=axes, location="left", label="times the mean residue", fraction=.03, pad=.01)
+    right = fig.add_subplot(grid[:-1, 1])
+    for y,arch in enumerate(looks):
+        for bridge,dy,colour in (("untrained", -.17, "#ABABAB"), ("trained", .17, COLOURS[arch])):
+            r = enrichment[(enrichment.arch == arch) & (enrichment.bridge == bridge)].iloc[0]
+            right.plot([r.low, r.high], [y+dy]*2, color=colour, linewidth=3, solid_capstyle="butt")
+            right.plot([r.value], [y+dy], "o", color=colour, markersize=6)
+    right.axvline(1, color="#4D4D4D", linewidth=1)
+    right.set_yticks(range(len(looks)), list(looks)); right.set_ylim(len(looks)-.5, -.5)
+    right.set(xlabel="attention in domains\n/ share of residues there"); right.grid(axis="y", visible=False)
+    right.set_title("grey: before training", fontsize=9, fontweight="normal")
     return fig
 
 # %% ../nbs/api/25_figures.ipynb #cc5adc0b

@@ -6,6 +6,7 @@
 __all__ = ['record_weights', 'step_records', 'pack_rows', 'plan_step', 'Batch', 'collate']
 
 # %% ../nbs/api/09_packing.ipynb #1fe55b28
+import heapq
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -64,41 +65,77 @@ def step_records(
     return np.concatenate(stream)[skip:][:cfg.batch_records]
 
 # %% ../nbs/api/09_packing.ipynb #b80dd7b3
+def _fill(open_, size, count, capacity, first):
+    "Rows that `count` records of one size go to, how many each takes, and what is open after it; `open_` is sorted by (room left, row)"
+    i = np.searchsorted(open_, size<<32)
+    near = open_[i:i+count]
+    takes = (near>>32)//size
+    used = min(len(near), int(np.searchsorted(takes.cumsum(), count))+1)
+    near,takes = near[:used],takes[:used]
+    fresh = max(0, -(-int(count-takes.sum())//(capacity//size)))
+    rows = np.r_[near & 0xFFFFFFFF, first+np.arange(fresh)]
+    room,takes = np.r_[near>>32, np.full(fresh, capacity)],np.r_[takes, np.full(fresh, capacity//size)]
+    takes[-1] -= takes.sum()-count # the last one is not filled
+    room -= takes*size
+    return rows, takes, np.r_[open_[:i], open_[i+used:], (room<<32)|rows]
+
 def pack_rows(
-    lengths:list, # True token length of each record
+    lengths:np.ndarray, # True token length of each record [R]
     capacity:int, # Most tokens of a row
-)->list: # Rows, each a list of positions in `lengths`
-    "Best-fit-decreasing packing. Raises `ValueError` on a record that fits no row"
-    rows, free = [], []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if lengths[i] > capacity: raise ValueError(f"record {i} has {lengths[i]} tokens, more than max_tokens={capacity}: raise max_tokens or shorten max_residues")
-        fits = [(f, k) for k,f in enumerate(free) if f >= lengths[i]]
-        if not fits: rows.append([]); free.append(capacity)
-        k = min(fits)[1] if fits else len(rows)-1
-        rows[k].append(i); free[k] -= lengths[i]
-    return rows
+)->list: # Rows, each an array of positions in `lengths`
+    "Best-fit-decreasing packing: the longest first, each into the fullest row that has room. All records of one length at once: a few operations a length, whatever their number. Raises `ValueError` on a record that fits no row"
+    lengths = np.asarray(lengths, dtype=np.int64)
+    if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= capacity:
+        i = int(np.argmax((lengths < 1) | (lengths > capacity)))
+        raise ValueError(f"record {i} has {lengths[i]} tokens, " + ("less than one" if lengths[i] < 1 else f"more than max_tokens={capacity}: raise max_tokens or shorten max_residues"))
+    order = np.argsort(-lengths, kind="stable")
+    row,open_,n_rows,at = np.empty(len(lengths), dtype=np.int64),np.empty(0, dtype=np.int64),0,0
+    for size,count in zip(*(z[::-1].tolist() for z in np.unique(lengths, return_counts=True))):
+        rows,takes,open_ = _fill(open_, size, count, capacity, n_rows)
+        open_ = np.sort(open_[open_ >= int(lengths.min())<<32], kind="stable")
+        row[at:at+count] = rows.repeat(takes)
+        n_rows,at = max(n_rows, int(rows.max())+1),at+count
+    by_row = np.argsort(row, kind="stable")
+    return np.split(order[by_row], np.bincount(row).cumsum()[:-1]) if len(row) else []
+
 
 # %% ../nbs/api/09_packing.ipynb #506383d4
+def _even_rows(lengths, capacity, world):
+    "As few rows as best-fit-decreasing needs, a multiple of `world`, and evened out: the longest record first, each to the emptiest row (Graham 1969, LPT)"
+    n = len(pack_rows(lengths, capacity))
+    for n in range(-(-n//world)*world, len(lengths)+1, world):
+        rows,heap = [[] for _ in range(n)],[(0, k) for k in range(n)]
+        for i in np.argsort(-lengths, kind="stable").tolist():
+            width,k = heapq.heappop(heap)
+            rows[k].append(i); heapq.heappush(heap, (width+int(lengths[i]), k))
+        if max(heap)[0] <= capacity: return rows
+    raise ValueError(f"{len(lengths)} records cannot be shared by {world} ranks: raise batch_records")
+
+def _padded(lengths, cfg, world):
+    "One record a row, rows of like length beside each other"
+    rows,groups = [[i] for i in np.argsort(-lengths, kind="stable").tolist()],[]
+    while rows: # the longest row decides how many fit beside it
+        n = max(1, cfg.batch_tokens//int(lengths[rows[0][0]]))
+        groups.append(rows[:n]); rows = rows[n:]
+    while len(groups) % world: # halve the largest until ranks come out even
+        k = max(range(len(groups)), key=lambda k: len(groups[k]))
+        if len(groups[k]) < 2: raise ValueError(f"{len(lengths)} records cannot be shared by {world} ranks: raise batch_records")
+        groups[k:k+1] = [groups[k][:len(groups[k])//2], groups[k][len(groups[k])//2:]]
+    return groups
+
 def plan_step(
     lengths:np.ndarray, # True token length of each record of the step [R]
     cfg:TrainConfig, # `batch_tokens`, `max_tokens`, `pack`
     world:int=1, # Ranks
-)->list: # For each rank its micro-batches; a micro-batch is a list of rows, a row a list of positions
-    "Split one step's records over ranks and micro-batches by true lengths. Raises `ValueError` when there are fewer rows than ranks"
-    rows = pack_rows(list(lengths), cfg.max_tokens)
-    if not cfg.pack: rows = [[i] for r in rows for i in r]
-    width = lambda r: sum(int(lengths[i]) for i in r)
-    rows.sort(key=lambda r: (-width(r), r[0]))
-    groups, rest = [], rows
-    while rest: # the widest row decides how many fit beside it
-        n = max(1, cfg.batch_tokens//width(rest[0]))
-        groups.append(rest[:n]); rest = rest[n:]
-    while len(groups) % world: # halve the largest until ranks come out even
-        k = max(range(len(groups)), key=lambda k: len(groups[k]))
-        if len(groups[k]) < 2: raise ValueError(f"{len(rows)} rows cannot be shared by {world} ranks: raise batch_records")
-        groups[k:k+1] = [groups[k][:len(groups[k])//2], groups[k][len(groups[k])//2:]]
+)->list: # For each rank its micro-batches, as many as every other rank's; a micro-batch is a list of rows, a row a list of positions
+    "Split one step's records over ranks and micro-batches by true lengths. Raises `ValueError` on a record that is too long, or when there are too few for the ranks"
+    lengths = np.asarray(lengths)
+    if len(long := np.flatnonzero(lengths > cfg.max_tokens)): raise ValueError(f"record {long[0]} has {lengths[long[0]]} tokens, more than max_tokens={cfg.max_tokens}: raise max_tokens or shorten max_residues")
+    if cfg.pack: groups = [[row] for row in sorted(_even_rows(lengths, max(cfg.batch_tokens, cfg.max_tokens), world), key=lambda r: -lengths[r].sum())]
+    else: groups = _padded(lengths, cfg, world)
     order = [g for k in range(0, len(groups), world) for g in (groups[k:k+world] if (k//world) % 2 == 0 else groups[k:k+world][::-1])]
     return [order[r::world] for r in range(world)]
+
 
 # %% ../nbs/api/09_packing.ipynb #ed4ed876
 @dataclass

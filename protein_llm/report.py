@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'PUBLISHED_LOSS', 'PUBLISHED_TEXT', 'FIGURES', 'LIMITS', 'WORDS', 'claim', 'summary_table', 'claims',
-           'by_task', 'counts_of', 'main_table', 'write_report']
+           'by_task', 'counts_of', 'main_table', 'domain_claims', 'write_report']
 
 # %% ../nbs/api/26_report.ipynb #e147bd8c
 import base64
@@ -116,6 +116,7 @@ FIGURES = dict(
     eval_loss="Left: loss on held-out clusters. Right: paired difference to the arm that never sees a protein. Lines are 95 % bootstrap intervals over clusters.",
     text_metrics="BLEU and ROUGE-L of generated answers, arms and baselines, with 95 % intervals.",
     protein_use="A diagnostic: the loss when the protein is another one of the same task and length, or none.",
+    attention="Where tokens of each bridge look along a held-out protein, with its Pfam domains below (chosen by rule: most kinds of domains, then the shortest). Right: over all held-out proteins with a domain, 95 % intervals over clusters.",
     table="The main numbers with their 95 % intervals.")
 
 # %% ../nbs/api/26_report.ipynb #0ab03ffd
@@ -154,8 +155,21 @@ WORDS = dict(
     corpus="Proteins were clustered by sequence, and whole clusters went to train, validation or test. Proteins that a search still found to have a relative on the other side, or that share a whole fragment with one, were dropped; the table counts them.",
     use="Swapping or removing the protein shows how much an arm leans on it. A large effect alone proves no gain: the comparison with blind does.")
 
+# %% ../nbs/api/26_report.ipynb #57cf79c3
+def domain_claims(
+    looked:pd.DataFrame, # `arch`, `bridge` (untrained, trained, difference), `value`, `low`, `high`, `established`, `proteins`
+)->list: # One sentence an arm
+    "What training did to the share of attention that domains get"
+    said = []
+    for arch,rows in looked.groupby("arch", sort=False):
+        r = rows.set_index("bridge")
+        trained,change = r.loc["trained"],r.loc["difference"]
+        did = f"training {'raised' if change.value > 0 else 'lowered'} it" if change.established else "no change by training is established"
+        said.append(f"{arch}: residues in domains get {trained.value:.3f} times the attention of an even spread [{trained.low:.3f}, {trained.high:.3f}]; {did} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]; {trained.proteins:,} proteins).")
+    return said
+
 # %% ../nbs/api/26_report.ipynb #d8453774
-def _story(comparison, differences, corpus, runs, figures)->list:
+def _story(comparison, differences, corpus, runs, figures, looked)->list:
     "Sections of the page: title and parts"
     fig = lambda name: _figure(name, figures)
     def tasks(against, metric):
@@ -171,7 +185,7 @@ def _story(comparison, differences, corpus, runs, figures)->list:
         ("Does seeing the protein help?", [fig("eval_loss"), ("list", claims(differences, ("blind",))), _table(main_table(comparison), "Held-out clusters, value [95 % interval]"), fig("table"), *tasks("blind", "loss")]),
         ("Which bridge?", [("list", claims(differences, arms) or ["No paired comparison between the arms was made."])]),
         ("Against baselines that need no training", [("list", claims(differences, free)), fig("text_metrics"), *texts, published]),
-        ("Do the arms read the protein?", [("p", WORDS["use"]), fig("protein_use")]),
+        ("Do the arms read the protein?", [("p", WORDS["use"]), fig("protein_use"), *([] if looked is None else [fig("attention"), ("list", domain_claims(looked))])]),
         ("What this does not show", [("list", LIMITS)])]
 
 # %% ../nbs/api/26_report.ipynb #646659bd
@@ -182,6 +196,7 @@ def write_report(
     corpus:dict, # Counts of the corpus and its split
     runs:list, # Dicts: name, arch, steps, seconds, trained parameters
     figures_folder:Path|str, # Folder with the figures named in `FIGURES`
+    looked:pd.DataFrame|None=None, # Where bridges look, for `domain_claims`; None where no domains are known, and `attention` is not among the figures
 )->Path: # `report.html`
     "Write the page and the summary. Raises `ValueError` if nothing was compared with blind, `FileNotFoundError` if a figure is missing"
     from jinja2 import Environment
@@ -189,7 +204,7 @@ def write_report(
     if not len(against_blind): raise ValueError("differences hold no loss against blind over all tasks: the main question has no answer")
     best = claim(against_blind.loc[against_blind.value.idxmin()])
     html = Environment(autoescape=True).from_string(_PAGE).render(title="Four ways to show a protein to a language model", css=_CSS, lede=f"The arm with the lowest loss: {best}",
-        sections=_story(comparison, differences, corpus, runs, Path(figures_folder)))
+        sections=_story(comparison, differences, corpus, runs, Path(figures_folder), looked))
     folder = Path(folder)
     with write_atomic(folder/"summary.txt") as tmp: tmp.write_text("\n".join([summary_table(comparison), "", *claims(differences, ("blind",))])+"\n")
     with write_atomic(folder/"report.html") as tmp: tmp.write_text(html)
