@@ -1,5 +1,5 @@
 "All tests: the library notebooks, what is generated from them, and the experiment at smoke size. Standard library only; started by `make test`."
-import hashlib, json, os, re, shutil, subprocess, sys, tempfile, time
+import json, os, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,8 @@ CHAIN = [
     {"evaluate": ("04_evaluate", EVALUATE), "own bridge": ("03a_own_bridge", EVALUATE)},
     {"figures": ("05_figures", dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report"))},
 ]
+# what takes processes of its own
+SCRIPTS = {"two processes, whole and in slices, train as one does": "two_processes.py", "a training killed again and again goes on as if nothing had been": "killed.py"}
 # input that must end with exit code 1, and what the message must say
 REFUSED = {
     "a misspelt parameter": ("03_train", dict(step=3), "step"),
@@ -132,6 +134,14 @@ def refused(case):
     return label, f"{out}\nexpected exit code 1 and {words!r}; the exit code was {code}", time.time()-began
 
 
+def script(case):
+    "Name, error and seconds of a script beside this one"
+    label, name = case
+    began = time.time()
+    code, out = run([BIN/"python", ROOT/".ci"/name], OMP_NUM_THREADS="1")
+    return label, out if code else "", time.time()-began
+
+
 def corrupt():
     "A manifest whose shipped file was cut short"
     manifest = read(ROOT/"data_manifests"/"demo.json") | dict(name="corrupt") # a name of its own: what is unpacked already is not asked for again
@@ -139,26 +149,6 @@ def corrupt():
     (OUT/whole.name).write_bytes(whole.read_bytes()[:100_000])
     manifest["origin"]["path"] = f"runs/smoke/{whole.name}"
     (OUT/"corrupt.json").write_text(json.dumps(manifest))
-
-
-def killed():
-    "Whether a run that is killed in the middle ends with the weights of one that was not; the error, or nothing"
-    make = f"from protein_llm.config import *; from protein_llm.core import *; from protein_llm.parallel import *; c = from_preset('tiny', 'mlp', seed=7, save_every=1, **{dict(TRAIN, steps=8)}); print(run_folder(run_name(c))); c.save('runs/smoke/killed.json')"
-    code, out = run([BIN/"python", "-c", make])
-    if code: return out
-    folder, train, found = Path(out.strip().splitlines()[-1]), [BIN/"python", "-m", "protein_llm.train", OUT/"killed.json"], []
-    for kill in (True, False):
-        shutil.rmtree(folder, ignore_errors=True)
-        if kill:
-            work = subprocess.Popen(train, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-            while work.poll() is None and not (folder/"checkpoint.pt").exists(): time.sleep(.01)
-            if work.poll() is not None: return "training ended before its first checkpoint"
-            work.kill(); work.wait()
-            if (folder/"trained.json").exists(): return "training ended before it could be killed"
-        code, out = run(train, OMP_NUM_THREADS="1")
-        if code: return out
-        found.append([hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((folder/"model").rglob("*.safetensors"))])
-    return "" if found[0] == found[1] and found[0] else f"the weights differ: {found}"
 
 
 def chain(tally):
@@ -175,8 +165,7 @@ def chain(tally):
             results = list(pool.map(one, line.items()))
             for label, error, seconds in results: tally.add(f"papermill: {label}", error, seconds)
             if any(error for _, error, _ in results): return # what follows needs it
-        began = time.time()
-        tally.add("a killed training goes on as if nothing had been", killed(), time.time()-began)
+        for label, error, seconds in pool.map(script, SCRIPTS.items()): tally.add(label, error, seconds)
         corrupt()
         for label, error, seconds in pool.map(refused, REFUSED.items()): tally.add(f"refused: {label}", error, seconds)
 

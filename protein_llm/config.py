@@ -159,19 +159,19 @@ class ModelConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     "How an arm is trained"
-    steps:int = 300 # Optimizer steps
+    steps:int = 400 # Optimizer steps
     batch_records:int = 16 # Records in an optimizer step, over all ranks: the same records for every arm
     batch_tokens:int = 2_048 # Most tokens of one micro-batch, padding included
     max_tokens:int = 768 # Longest record; a longer one is an error that names it
-    pack:bool = False # Several records in one row, each attending to itself alone
+    pack:bool = True # Several records in one row, each attending to itself alone; else one, padded
     lr:float = 1e-3 # Peak learning rate of LoRA
     lr_bridge:float = 2e-3 # Peak learning rate of bridge and gated blocks
     warmup:int = 20 # Steps of linear warm-up; cosine to zero after it
     weight_decay:float = 0.01 # AdamW
     clip:float = 1.0 # Largest gradient norm
     seed:int = 0 # Seed of initialisation and of the order of records
-    eval_every:int = 150 # Steps between losses on the validation set
-    save_every:int = 60 # Steps between checkpoints
+    eval_every:int = 200 # Steps between losses on the validation set
+    save_every:int = 50 # Steps between checkpoints
     processes:int = 1 # Processes on this machine: 1 on a laptop, 8 on an 8-GPU node
     precision:str = "float32" # Computation: float32 or bfloat16
     shard:str = "none" # What several processes share (FSDP2): `none`, each has all; `grad`, parameters are gathered once a step; `full`, layer by layer
@@ -237,7 +237,7 @@ def _qwen3(llm):
             mlp=dict(n_tokens=32, d_bridge=5_120),
             perceiver=dict(n_tokens=32, d_bridge=1_024, depth=2, ffn=2_048),
             flamingo=dict(n_tokens=64, d_bridge=1_024, depth=6, ffn=4_096, cross_every=4, cross_heads=8, cross_head_dim=64, lora_r=0)),
-        train=dict(steps=28_941, batch_records=512, batch_tokens=8_192, max_tokens=2_048, pack=True, lr=2e-4, lr_bridge=1e-3,
+        train=dict(steps=28_941, batch_records=512, batch_tokens=8_192, max_tokens=2_048, lr=2e-4, lr_bridge=1e-3,
             warmup=100, eval_every=500, save_every=250, processes=8, precision="bfloat16"),
         evaluation=dict(n_generate=500, n_swap=2_000, max_new_tokens=256))
 

@@ -27,7 +27,7 @@ from .prepare import RunData
 
 # %% ../nbs/api/19_evaluate.ipynb #720eafac
 def _measuring(cfg:TrainConfig)->TrainConfig:
-    "Batches for measuring: one record a row, twice the tokens, because nothing is kept for a backward pass"
+    "Batches for measuring: twice the tokens, because nothing is kept for a backward pass"
     return TrainConfig(batch_tokens=2*cfg.batch_tokens, max_tokens=cfg.max_tokens)
 
 def losses_on(

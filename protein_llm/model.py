@@ -70,6 +70,7 @@ def load_llm(
     "Load a causal language model. Raises `FileNotFoundError` that names the model, its page and the command when it is not on this machine"
     from transformers import AutoConfig, AutoModelForCausalLM
     kind = dict(dtype=getattr(torch, dtype), attn_implementation="records")
+    if torch.device(device).type == "cpu": device = "cpu" # Accelerate says cpu:0, which transformers takes for a GPU
     if config is None:
         if not meta: return AutoModelForCausalLM.from_pretrained(llm_folder(name), device_map=device, **kind)
         config = AutoConfig.from_pretrained(llm_folder(name))
