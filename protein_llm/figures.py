@@ -344,7 +344,7 @@ def fig_attention(
     axes[0].set_title(name, fontsize=10)
     _domain_track(axes[-1], domains, length)
     fig.colorbar(shown, ax=axes, location="left", label="times the mean residue", fraction=.03, pad=.01)
-    right = fig.add_subplot(grid[:-1, 1])
+    right = fig.add_subplot(grid[:, 1])
     for y,arch in enumerate(looks):
         for bridge,dy,colour in (("untrained", -.17, "#ABABAB"), ("trained", .17, COLOURS[arch])):
             r = enrichment[(enrichment.arch == arch) & (enrichment.bridge == bridge)].iloc[0]

@@ -188,7 +188,6 @@ class ProteinLLM(PreTrainedModel):
         for name,p in self.named_parameters(): p.requires_grad_(_part(name) is not None)
 
     def get_input_embeddings(self): return self.llm.get_input_embeddings()
-    def get_output_embeddings(self): return self.llm.get_output_embeddings()
 
     def forward(self,
         batch:Batch, # On the model's device
