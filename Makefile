@@ -5,10 +5,10 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab readme lock bench-env clean
+.PHONY: help setup reproduce test experiments lab readme lock bench-env clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup:
 	@.ci/setup.sh
@@ -18,6 +18,10 @@ reproduce: setup ## the experiment: corpus, features, five trainings, evaluation
 
 test: setup ## all tests
 	@$(BIN)/python .ci/test.py
+
+experiments: setup ## every arm for 1,000 steps, evaluated, with a report of its own below runs/experiments (about 30 minutes)
+	@mkdir -p runs/notebooks
+	@$(BIN)/papermill nbs/05_figures.ipynb runs/notebooks/experiments.ipynb -p steps 1000 -p folder runs/experiments/figures -p report runs/experiments/report --no-progress-bar --log-level ERROR --stdout-file - --stderr-file -
 
 lab: setup ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab nbs
