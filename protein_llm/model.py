@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from .bridges import make_bridge
 from .config import ModelConfig
 from .flamingo import insert_cross_attention, make_media
+from .lean import make_lean
 from .lora import fuse_lora
 from .loss import answer_nll, record_sums
 from .packing import Batch
@@ -186,6 +187,7 @@ class ProteinLLM(PreTrainedModel):
         self.llm = add_lora(llm, cfg) if cfg.lora_r else llm
         self._no_split_modules = list(llm._no_split_modules) + ["GatedCrossAttention"]*(self.cross is not None) # what FSDP gathers at a time
         for name,p in self.named_parameters(): p.requires_grad_(_part(name) is not None)
+        make_lean(self.llm)
 
     def get_input_embeddings(self): return self.llm.get_input_embeddings()
 
