@@ -1,5 +1,6 @@
-"""Every arm trained by two processes, whole (`none`) and in slices (FSDP2, `grad` and `full`), against one process on the same records: losses, weights, checkpoints, answers. Started by `.ci/test.py`."""
-import json, os, subprocess, sys, tempfile
+"""Every arm trained by two processes, whole (`none`) and in slices (FSDP2, `grad` and `full`), against one process on the same records: losses, weights, checkpoints, answers; and a run that one process began
+and two end. Started by `.ci/test.py`."""
+import json, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,9 +21,13 @@ def work(mode, out):
     found = {}
     for arch in ARCHS:
         cfg = from_preset("tiny", arch, n_proteins=120, n_test_clusters=10, n_valid_clusters=5, steps=4, warmup=1, batch_records=12, batch_tokens=1_024, eval_every=2, save_every=1,
-            processes=1 if mode == "one" else 2, shard="none" if mode == "one" else mode, checkpoint_activations=mode == "full")
+            processes=1 if mode == "one" else 2, shard="none" if mode == "one" else mode, checkpoint_activations=mode == "full" and arch in ("mlp", "flamingo"))
         acc,folder = make_accelerator(cfg),Path(out)/mode/arch
         train(cfg, folder=folder, stop_after=3)
+        acc.wait_for_everyone()
+        begun = Path(out)/"begun"/arch # by one process
+        if mode == "one": shutil.copytree(folder, begun)
+        if mode == "full" and acc.is_main_process: shutil.copytree(begun, folder.with_name(f"{arch}-begun"))
         acc.wait_for_everyone()
         slices = len(list(checkpoints(folder/"checkpoints")[-1].glob("*.distcp")))
         acc.wait_for_everyone()
@@ -35,7 +40,8 @@ def work(mode, out):
         records = data.tokens.positions(data.corpus.side("test", "task").record_id[:3])
         prompts = collate([[r] for r in records], data.tokens, data.features if data.reads_features else None, "left", True)
         log = read_log(folder)
-        found[arch] = dict(loss=log.loss.tolist(), grad_norm=log.grad_norm.tolist(), valid=read_log(folder, "eval").loss.tolist(), weights=weights, answers=model.generate(prompts, 12)[0], slices=slices, sliced=sliced)
+        ended = read_log(train(cfg, folder=folder.with_name(f"{arch}-begun"))).loss.iloc[-1] if mode == "full" else log.loss.iloc[-1]
+        found[arch] = dict(ended=ended, loss=log.loss.tolist(), grad_norm=log.grad_norm.tolist(), valid=read_log(folder, "eval").loss.tolist(), weights=weights, answers=model.generate(prompts, 12)[0], slices=slices, sliced=sliced)
     if acc.is_main_process: (Path(out)/f"{mode}.json").write_text(json.dumps(found))
     if acc.num_processes > 1: torch.distributed.destroy_process_group()
 
@@ -48,6 +54,7 @@ def differences(one, other, mode):
         for name in ("loss", "valid", "grad_norm"):
             far = max(abs(x-y)/abs(x) for x,y in zip(a[name], b[name]))
             if far > 1e-4 or len(a[name]) != len(b[name]): bad.append(f"{mode} {arch}: {name} is {b[name]}, with one process {a[name]}")
+        if abs(a["ended"]-b["ended"]) > 1e-4*a["ended"]: bad.append(f"{mode} {arch}: begun by one process and ended by two, the last loss is {b['ended']}, not {a['ended']}")
         far = max(abs(b["weights"][n]-x)/max(x, 1e-3) for n,x in a["weights"].items())
         if far > 1e-3: bad.append(f"{mode} {arch}: trained weights differ by {far:.1e}")
         if a["answers"] != b["answers"]: bad.append(f"{mode} {arch}: answers differ: {b['answers']} and {a['answers']}")
