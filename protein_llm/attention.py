@@ -53,6 +53,7 @@ def domain_shares(
         rows[protein] = dict(attended=looks[covered].sum(), expected=covered.mean())
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("protein_id")
 
+# %% ../nbs/api/19a_attention.ipynb #70821e04
 def enrichment(
     before:pd.DataFrame, # From `domain_shares`, of the bridge before training
     after:pd.DataFrame, # Likewise, after training
@@ -76,6 +77,7 @@ def run_bridges(
     fresh = build_model(cfg.model, data.features.d, data.tokenizer).bridge.eval()
     return fresh, ProteinLLM.from_pretrained(Path(folder)/"model").bridge
 
+# %% ../nbs/api/19a_attention.ipynb #3db6decf
 def attention_of_run(
     cfg:RunConfig, # A trained run whose bridge has `attention`
     folder:Path|str, # Its folder

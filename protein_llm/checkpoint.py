@@ -41,6 +41,7 @@ def _prune(folder, keep):
     for p in saved[:-keep]:
         if p != best: shutil.rmtree(p)
 
+# %% ../nbs/api/15a_checkpoint.ipynb #edada067
 def save_checkpoint(
     folder:Path|str, # Holds the checkpoints of the run
     step:int, # Steps done
@@ -83,6 +84,7 @@ def _check(path, state):
         if mine.get(n) != about["tensors"].get(n): raise ValueError(f"{path} is of another model: {n} is {about['tensors'].get(n, 'absent')} there, {mine.get(n, 'absent')} here")
     return about
 
+# %% ../nbs/api/15a_checkpoint.ipynb #2d128d24
 def load_checkpoint(
     folder:Path|str, # Holds the checkpoints of the run
     state:dict, # From `training_state`; its tensors are overwritten

@@ -323,6 +323,7 @@ def _domain_track(ax, domains:pd.DataFrame, length:int):
     ax.set(xlim=(0, length), ylim=(-.6, .6), yticks=[], xlabel="residue")
     ax.grid(visible=False); ax.spines["left"].set_visible(False)
 
+# %% ../nbs/api/25_figures.ipynb #3e9e9862
 @mpl.rc_context(STYLE)
 def fig_attention(
     looks:dict, # Attention of each arm's tokens to the residues of one protein, mean over heads [N, L]

@@ -16,6 +16,7 @@ def _fit(steps, loss, weight, start):
     "Floor, height and exponent (the latter two by their logarithm) of the power law that fits best; far outliers count less"
     return least_squares(lambda p: (_curve(p, steps)-loss)*np.sqrt(weight), start, loss="soft_l1", bounds=([0, -5, -4], [np.inf, 5, 1])).x
 
+# %% ../nbs/api/20a_forecast.ipynb #333ff63e
 def forecast_loss(
     log:pd.DataFrame, # Steps so far: `step`, `loss`, `answer_tokens`
     total:int, # Steps of the whole run

@@ -49,6 +49,7 @@ def record_runs(
     apart = segment_ids + torch.arange(len(segment_ids), device=segment_ids.device)[:, None]*(segment_ids.max()+2) # rows never join
     return torch.unique_consecutive(apart.flatten(), return_counts=True)[1].tolist()
 
+# %% ../nbs/api/13_model.ipynb #00c0ab2c
 def record_attention(module, query, key, value, attention_mask, runs=None, scaling=None, dropout=0., **kwargs):
     "Causal attention within each run of tokens; transformers' SDPA attention when no runs are given. Query [B, H, T, E], key and value [B, H_kv, T, E] -> [B, T, H, E]"
     if runs is None: return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)

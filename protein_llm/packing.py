@@ -79,6 +79,7 @@ def _fill(open_, size, count, capacity, first):
     room -= takes*size
     return rows, takes, np.r_[open_[:i], open_[i+used:], (room<<32)|rows]
 
+# %% ../nbs/api/09_packing.ipynb #5a36ca7b
 def pack_rows(
     lengths:np.ndarray, # True token length of each record [R]
     capacity:int, # Most tokens of a row
@@ -97,7 +98,6 @@ def pack_rows(
         n_rows,at = max(n_rows, int(rows.max())+1),at+count
     by_row = np.argsort(row, kind="stable")
     return np.split(order[by_row], np.bincount(row).cumsum()[:-1]) if len(row) else []
-
 
 # %% ../nbs/api/09_packing.ipynb #506383d4
 def _even_rows(lengths, capacity, world):
@@ -123,6 +123,7 @@ def _padded(lengths, cfg, world):
         groups[k:k+1] = [groups[k][:len(groups[k])//2], groups[k][len(groups[k])//2:]]
     return groups
 
+# %% ../nbs/api/09_packing.ipynb #84bc66df
 def plan_step(
     lengths:np.ndarray, # True token length of each record of the step [R]
     cfg:TrainConfig, # `batch_tokens`, `max_tokens`, `pack`
@@ -135,7 +136,6 @@ def plan_step(
     else: groups = _padded(lengths, cfg, world)
     order = [g for k in range(0, len(groups), world) for g in (groups[k:k+world] if (k//world) % 2 == 0 else groups[k:k+world][::-1])]
     return [order[r::world] for r in range(world)]
-
 
 # %% ../nbs/api/09_packing.ipynb #ed4ed876
 @dataclass

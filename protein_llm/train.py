@@ -171,6 +171,7 @@ def _watched(step:int, before:list, cfg:RunConfig, work):
     if line["loss"] > cfg.train.max_spike*usual: raise FloatingPointError(f"step {step}: the loss is {line['loss']:.3f}, more than {cfg.train.max_spike} times the mean of the steps before ({usual:.3f}): lower lr or lr_bridge, or raise max_spike")
     return line
 
+# %% ../nbs/api/21_train.ipynb #6e19e00f
 def next_step(
     run:Training, # On its way
 )->dict: # The step's line of the log
@@ -218,6 +219,7 @@ def _after_step(run:Training, line:dict):
         for l in lines: acc.log({f"{l['kind']}/{k}": v for k,v in l.items() if k not in ("kind", "step")}, step=done)
     if measure or done % cfg.save_every == 0: save_checkpoint(saved, done, training_state(run.model, run.opt), acc, run.seconds, lines[1]["loss"] if measure else None, cfg.keep)
 
+# %% ../nbs/api/21_train.ipynb #5e89d49c
 def train(
     cfg:RunConfig, # The run
     stop_after:int|None=None, # Leave after this step, as if interrupted
