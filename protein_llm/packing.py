@@ -73,11 +73,10 @@ def _fill(open_, size, count, capacity, first):
     used = min(len(near), int(np.searchsorted(takes.cumsum(), count))+1)
     near,takes = near[:used],takes[:used]
     fresh = max(0, -(-int(count-takes.sum())//(capacity//size)))
-    rows = np.r_[near & 0xFFFFFFFF, first+np.arange(fresh)]
-    room,takes = np.r_[near>>32, np.full(fresh, capacity)],np.r_[takes, np.full(fresh, capacity//size)]
+    near = np.concatenate([near, (capacity<<32)+first+np.arange(fresh)])
+    takes = np.concatenate([takes, np.full(fresh, capacity//size)])
     takes[-1] -= takes.sum()-count # the last one is not filled
-    room -= takes*size
-    return rows, takes, np.r_[open_[:i], open_[i+used:], (room<<32)|rows]
+    return near & 0xFFFFFFFF, takes, np.concatenate([open_[:i], open_[i+used:], near-(takes*size<<32)])
 
 # %% ../nbs/api/09_packing.ipynb #5a36ca7b
 def pack_rows(
@@ -91,9 +90,11 @@ def pack_rows(
         raise ValueError(f"record {i} has {lengths[i]} tokens, " + ("less than one" if lengths[i] < 1 else f"more than max_tokens={capacity}: raise max_tokens or shorten max_residues"))
     order = np.argsort(-lengths, kind="stable")
     row,open_,n_rows,at = np.empty(len(lengths), dtype=np.int64),np.empty(0, dtype=np.int64),0,0
-    for size,count in zip(*(z[::-1].tolist() for z in np.unique(lengths, return_counts=True))):
+    sizes,counts = np.unique(lengths, return_counts=True)
+    for size,count in zip(sizes[::-1].tolist(), counts[::-1].tolist()):
         rows,takes,open_ = _fill(open_, size, count, capacity, n_rows)
-        open_ = np.sort(open_[open_ >= int(lengths.min())<<32], kind="stable")
+        open_.sort(kind="stable")
+        open_ = open_[open_.searchsorted(sizes[0]<<32):] # no record left fits the others
         row[at:at+count] = rows.repeat(takes)
         n_rows,at = max(n_rows, int(rows.max())+1),at+count
     by_row = np.argsort(row, kind="stable")
