@@ -23,7 +23,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 BARS = dict(speed=20.0, fill=0.993, more_rows=0, whole_seconds=10.0)
-QUICK_BARS = dict(speed=3.0, fill=0.993, more_rows=0, whole_seconds=2.5)
+QUICK_BARS = dict(speed=4.0, fill=0.993, more_rows=0, whole_seconds=2.5)
 AT_MOST = ("more_rows", "whole_seconds")
 RECORDS,WHOLE = 200_000,4_890_000
 QUICK_RECORDS,QUICK_WHOLE = 20_000,500_000

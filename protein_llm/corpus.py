@@ -283,10 +283,11 @@ def check_sides(
     if leaky != (split in LEAKY): raise ValueError(f"corpus {manifest['key']}: split={split} {'leaks' if split in LEAKY else 'does not leak'}, but its manifest has leaky={manifest['leaky']}: build it again")
     check_split(proteins, reserved, leaky)
     if split == "rows": return
-    tall = records.select("record_id", "split", protein_id="protein_ids").explode("protein_id")
-    sides = pl.from_pandas(proteins[["protein_id", "split"]]).lazy()
-    bad = tall.join(sides, on="protein_id", how="left").filter(pl.col("split").ne_missing(pl.col("split_right"))).select("record_id", "split", "protein_id").sort("record_id").collect(engine="streaming")
-    if len(bad): raise ValueError("record {} is in {}, its protein {} is not ({} such): build the corpus again".format(*bad.row(0), len(bad)))
+    sides,size,bad = pl.from_pandas(proteins[["protein_id", "split"]]).lazy(),100_000,[]
+    for k in range(0, records.select(pl.len()).collect().item(), size): # in parts: there may be millions
+        tall = records.select("record_id", "split", protein_id="protein_ids").slice(k, size).explode("protein_id")
+        bad += tall.join(sides, on="protein_id", how="left").filter(pl.col("split").ne_missing(pl.col("split_right"))).select("record_id", "split", "protein_id").collect().rows()
+    if bad: raise ValueError("record {} is in {}, its protein {} is not ({} such): build the corpus again".format(*min(bad), len(bad)))
 
 # %% ../nbs/api/05_corpus.ipynb #eb6ee1fb
 class Corpus:
