@@ -1,0 +1,202 @@
+"""Packed LoRA training steps of ours at bridge mode's lengths, against Hugging Face Trainer and TRL's SFTTrainer, each padded and with its own remedy for padding.
+
+`python bench/train_step.py` takes 3 optimizer steps of 48 records (about 185 tokens each, a third of them answers) with a random Qwen3-shaped model of V=8,192 and is judged by PERF's bars; `--quick` is one comparison of
+2 steps of 16 records with few settings. All sides get the same records, the same frozen weights and the same LoRA (rank 8, PEFT), AdamW, clipping, and a loss over answers only; before anything is timed, each setting of each side has to give the
+same mean loss to 1e-3. What a bridge adds costs the same on every side, so that plain ids stand where protein tokens would. Peers get their fastest setting for this machine among 1, 2, 4 and 8 records a micro-batch, or
+1,024 to 4,096 tokens a packed row (with gradient accumulation up to the same optimizer step); `hf_8`, `hf_grouped_8` and `trl_8` are the same at 8 records, where padding costs more, and have no bar.
+Wall clock of each step, the fastest of three rounds, sides in turns; `_cpu` in CPU seconds. `floor` is our time over that of the bare matrix products of the frozen layers and the head at answers: what any step must do.
+
+The bars are not reached: on a CPU a micro-batch of one record has no padding and loses little, so that the peers' best is 1.8 to 2.3 times ours, and our own distance to the bare products is 2.2 here and 1.3 at text
+mode's lengths. Margins are CPU-specific: on a GPU one record a micro-batch leaves most of the device idle, and the peers must pad.
+"""
+import argparse, glob, json, os, sys, tempfile, time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+BARS = dict(hf=3.0, hf_grouped=2.5, trl=5.0, trl_packed=7.0)
+QUICK_BARS = dict(hf=3.0, hf_grouped=2.5, trl=5.0, trl_packed=7.0)
+SHAPE = dict(vocab_size=8_192, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True)
+ROUNDS,STEPS,QUICK_STEPS = 3,3,2
+RECORDS,QUICK_RECORDS = (48, 16),(16, 8) # Records of an optimizer step: bridge mode's lengths, text mode's
+ROWS,QUICK_ROWS = (1, 2, 4, 8),(1, 8) # What is tried: records of a micro-batch, where it is padded
+PACKS,QUICK_PACKS = (1_024, 2_048, 4_096),(2_048,) # Tokens of a packed row
+SPECIAL = ("<pad>", "<eos>", "<|protein_start|>", "<|protein|>", "<|protein_end|>")
+
+
+def make_records(n, text, seed=0):
+    "Ids of each record and how many of them are prompt"
+    rng = np.random.default_rng(seed)
+    prompt,answer = rng.integers(90, 151, n),rng.lognormal(np.log(42), 1., n).astype(int).clip(4, 800)
+    if text: prompt += rng.lognormal(np.log(320), 0.6, n).astype(int).clip(50, 1_000)-32
+    return [(rng.integers(len(SPECIAL), SHAPE["vocab_size"], p+a).tolist(), int(p)) for p,a in zip(prompt, answer)]
+
+
+def make_tokenizer():
+    "One that knows the special tokens; nothing is tokenised here"
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+    words = Tokenizer(models.WordLevel({w: i for i,w in enumerate((*SPECIAL, *map(str, range(SHAPE["vocab_size"]-len(SPECIAL)))))}, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", padding_side="right")
+
+
+def fresh_model(attention):
+    "The same frozen weights at every call, and LoRA's, with PEFT's own computation"
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from protein_llm.model import LORA_TARGETS
+    torch.manual_seed(0)
+    llm = Qwen3ForCausalLM._from_config(Qwen3Config(**SHAPE, pad_token_id=0, eos_token_id=1), attn_implementation=attention)
+    llm = get_peft_model(llm, LoraConfig(r=8, lora_alpha=16, lora_dropout=0., target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM"))
+    for p in llm.parameters():
+        if p.requires_grad: torch.nn.init.normal_(p, std=0.02) # PEFT starts with zeros in B
+    return llm
+
+
+def clock(): return time.perf_counter(),time.process_time()
+
+
+# ---------------------------------------------------------------- sides: (records, setting, optimizer steps, learning rate) -> mean loss; seconds of each step, wall and CPU [steps, 2]
+
+def ours(records, tokens, steps, lr, folder):
+    "`train_step` over a token store"
+    import polars as pl
+    from protein_llm.config import ModelConfig, RunConfig, TrainConfig
+    from protein_llm.model import build_model, trainable_parts
+    from protein_llm.parallel import make_accelerator
+    from protein_llm.prompts import TokenStore, write_index
+    from protein_llm.train import make_optimizer, train_step
+    folder /= f"ours{len(records)}"
+    if not folder.exists():
+        folder.mkdir()
+        lengths,prompts = np.array([len(ids) for ids,_ in records]),np.array([p for _,p in records])
+        end = 1+lengths.cumsum()
+        np.array([0, *(i for ids,_ in records for i in ids), -100], np.int32).tofile(folder/"ids.bin")
+        write_index(folder, [pl.Series(map(str, range(len(records))))], pl.Series(["P"]), np.zeros((len(records), 1)), np.stack([end-lengths, end-lengths+prompts, end], 1), {})
+    cfg = RunConfig(model=ModelConfig(arch="text"), train=TrainConfig(steps=steps+1, warmup=1, batch_records=len(records)//steps, batch_tokens=tokens, max_tokens=2_048, lr=lr))
+    llm = fresh_model("records")
+    lora = {n: p for n,p in llm.named_parameters() if p.requires_grad}
+    base = llm.unload()
+    base.config.protein_tokens_trained = True # no rows of their own: the same parameters as the peers'
+    model = build_model(cfg.model, 0, make_tokenizer(), llm=base).train()
+    model.set_trained_state({n: lora[n.removeprefix("llm.")] for ps in trainable_parts(model).values() for n,_ in ps}, "here")
+    data,opt,acc,losses,times = SimpleNamespace(tokens=TokenStore(folder), reads_features=False),make_optimizer(model, cfg.train),make_accelerator(cfg),[],[clock()]
+    for k in range(steps):
+        losses.append(train_step(model, opt, k, np.arange(len(records)), data, cfg, acc)["loss"])
+        times.append(clock())
+    return np.mean(losses), np.diff(times, axis=0)
+
+
+def peer(kind, records, setting, steps, lr, folder):
+    "A trainer's own loop over one epoch"
+    import datasets, torch
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+    times = []
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *_, **kw): times.append(clock())
+        def on_step_end(self, *_, **kw): times.append(clock())
+    common = dict(output_dir=str(folder), num_train_epochs=1, learning_rate=lr, lr_scheduler_type="cosine", weight_decay=0.01, max_grad_norm=1.0, save_strategy="no", logging_strategy="no", report_to="none",
+        disable_tqdm=True, dataloader_num_workers=0, dataloader_pin_memory=False, use_cpu=True, seed=0)
+    tokenizer,model = make_tokenizer(),fresh_model("sdpa")
+    rows = dict(per_device_train_batch_size=setting, gradient_accumulation_steps=len(records)//steps//setting)
+    if kind.startswith("hf"):
+        data = [dict(input_ids=ids, attention_mask=[1]*len(ids), labels=[-100]*p+ids[p:]) for ids,p in records]
+        trainer = Trainer(model, TrainingArguments(**common, **rows, group_by_length=kind == "hf_grouped"), DataCollatorForSeq2Seq(tokenizer), data, processing_class=tokenizer, callbacks=[Clock])
+    else:
+        from trl import SFTConfig, SFTTrainer
+        data = datasets.Dataset.from_list([dict(input_ids=ids, completion_mask=[0]*p+[1]*(len(ids)-p)) for ids,p in records])
+        sft = dict(bf16=False, gradient_checkpointing=False, completion_only_loss=True)
+        if kind == "trl": config = SFTConfig(**common, **rows, **sft, max_length=2_048)
+        else:
+            from trl import pack_dataset
+            n = len(pack_dataset(data, setting))
+            config = SFTConfig(**common, **sft, per_device_train_batch_size=1, gradient_accumulation_steps=-(-n//steps), max_length=setting, packing=True, packing_strategy="bfd")
+        trainer = SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock])
+    loss = trainer.train().training_loss
+    assert len(times) == steps+1, f"{kind} took {len(times)-1} steps of {steps}"
+    return loss, np.diff(times, axis=0)
+
+
+def run(side, records, setting, steps, lr, folder):
+    "One side, by the name of its kind"
+    return ours(records, setting, steps, lr, folder) if side == "ours" else peer(side, records, setting, steps, lr, folder)
+
+
+def choose(records, tried, folder):
+    "Each side's fastest setting; asserts that all of them give one mean loss for the same records and weights"
+    losses,seconds = {},{}
+    for side,settings in tried.items():
+        for s in settings:
+            losses[side, s],spent = run(side, records, s, 1, 0., folder)
+            seconds.setdefault(side, {})[s] = spent[0,0]
+        print(f"{side}: seconds by setting " + ", ".join(f"{s}: {t:.2f}" for s,t in seconds[side].items()), flush=True)
+    expected = losses[next(iter(losses))]
+    error = max(abs(l-expected) for l in losses.values())/expected
+    assert error <= 1e-3, f"mean losses differ: {losses}"
+    print(f"mean losses of {len(losses)} settings within {error:.1e} of {expected:.4f}, relative", flush=True)
+    return {side: min(found, key=found.get) for side,found in seconds.items()}, error
+
+
+def floor(records, rows):
+    "Seconds of the bare matrix products that no training step can do without: the frozen layers forward and back, the head at answers"
+    import torch
+    d,ffn,vocab,head = (SHAPE[k] for k in ("hidden_size", "intermediate_size", "vocab_size", "head_dim"))
+    q,kv = SHAPE["num_attention_heads"]*head,SHAPE["num_key_value_heads"]*head
+    tokens,answers = sum(len(ids) for ids,_ in records),sum(len(ids)-p for ids,p in records)
+    def seconds(n, d_out, d_in):
+        x,g,w = torch.randn(n, d_in),torch.randn(n, d_out),torch.randn(d_out, d_in)
+        def once():
+            began = time.perf_counter()
+            x @ w.T; g @ w
+            return time.perf_counter()-began
+        return min(once() for _ in range(10))/n
+    body = sum(seconds(rows, *shape) for shape in ((q, d), (kv, d), (kv, d), (d, q), (ffn, d), (ffn, d), (d, ffn)))
+    return SHAPE["num_hidden_layers"]*body*tokens + seconds(rows*answers//tokens, vocab, d)*answers
+
+
+def compare(text, quick, folder):
+    "Ratios of time"
+    a_step,steps = (QUICK_RECORDS if quick else RECORDS)[text],QUICK_STEPS if quick else STEPS
+    records = make_records(a_step*steps, text)
+    lengths = np.array([len(ids) for ids,_ in records])
+    tokens,answers = int(lengths.sum()),int(sum(len(ids)-p for ids,p in records))
+    print(f"{steps} steps of {a_step} records; {tokens/len(records):.0f} tokens a record, longest {lengths.max()}, {answers/tokens:.0%} answers", flush=True)
+    rows,packs = (QUICK_ROWS, QUICK_PACKS) if quick else (ROWS, PACKS)
+    packs = [t for t in packs if t >= lengths.max()]
+    best,error = choose(records[:a_step], dict(ours=packs, hf=rows, hf_grouped=rows, trl=rows, trl_packed=packs), folder)
+    sides = {side: (side, s) for side,s in best.items()} | {f"{side}_8": (side, 8) for side in ("hf", "hf_grouped", "trl") if best[side] != 8}
+    times = {side: [] for side in sides}
+    for _ in range(ROUNDS):
+        for side,(kind,s) in sides.items(): times[side].append(run(kind, records, s, steps, 1e-4, folder)[1])
+    wall,cpu = ({side: float(np.min(t, axis=0)[:,k].sum()) for side,t in times.items()} for k in (0, 1)) # of each step the fastest of the rounds
+    print("microseconds a useful token, and of CPUs: " + ", ".join(f"{side} {1e6*wall[side]/tokens:.0f} {1e6*cpu[side]/tokens:.0f} (setting {s})" for side,(_,s) in sides.items()), flush=True)
+    bare = floor(records, best["ours"])
+    for d in (wall, cpu): d.update({f"{side}_8": d[side] for side in ("hf", "hf_grouped", "trl") if best[side] == 8})
+    figures = {side: t/wall["ours"] for side,t in wall.items()} | {f"{side}_cpu": cpu[side]/cpu["ours"] for side in best}
+    return {k: v for k,v in figures.items() if k not in ("ours", "ours_cpu")} | dict(floor=wall["ours"]/bare, loss_error=error, tokens_per_s=tokens/wall["ours"])
+
+
+def main(name="train_step", text=False, bars=BARS, quick_bars=QUICK_BARS):
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer records")
+    quick = parser.parse_args().quick
+    site = glob.glob(str(ROOT/".venv-bench"/"lib"/"python3*"/"site-packages"))
+    if not site: sys.exit("no .venv-bench: run `make bench-env` first")
+    sys.path.append(site[0]) # for TRL and `datasets`; what both environments hold has the same version
+    bars = quick_bars if quick else bars
+    with tempfile.TemporaryDirectory() as d:
+        os.environ |= dict(HF_DATASETS_OFFLINE="1", HF_HUB_OFFLINE="1", HF_HOME=d, TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
+        import torch, datasets
+        torch.set_num_threads(2)
+        datasets.disable_progress_bars()
+        figures = compare(text, quick, Path(d))
+    figures = {k: float(f"{v:.3g}") for k,v in figures.items()}
+    ok = all(figures[k] >= bar for k,bar in bars.items())
+    print(json.dumps(dict(bench=name, figures=figures, bars=bars, ok=ok)))
+    sys.exit(0 if ok else 1)
+
+
+if __name__ == "__main__": main()

@@ -1,0 +1,8 @@
+"""The comparison of `train_step.py` at text mode's lengths (about 520 tokens a record): what is compared, and why that way, stands at its head. 16 records a step, about 556 tokens each.
+"""
+import train_step
+
+BARS = dict(hf=3.3, hf_grouped=2.8, trl=4.0, trl_packed=4.5)
+QUICK_BARS = dict(hf=3.3, hf_grouped=2.8, trl=4.0, trl_packed=4.5)
+
+if __name__ == "__main__": train_step.main("train_step_text", True, BARS, QUICK_BARS)
