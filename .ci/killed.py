@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from protein_llm.config import from_preset
 from protein_llm.train import train
-train(from_preset("tiny", "mlp", n_proteins=120, n_test_clusters=10, n_valid_clusters=5, steps=16, warmup=2, batch_records=8, eval_every=5, save_every=1, lora_dropout=.1), folder=Path(sys.argv[1]))
+train(from_preset("tiny", "mlp", n_proteins=120, n_test_clusters=10, n_valid_clusters=5, steps=40, warmup=2, batch_records=8, eval_every=5, save_every=1, lora_dropout=.1), folder=Path(sys.argv[1]))
 """
 
 
@@ -42,8 +42,8 @@ def main():
             p,at,pause = start(killed), steps(killed)+rng.randint(1, 4), rng.random()*.3
             while p.poll() is None and steps(killed) < at: time.sleep(.01)
             time.sleep(pause)
-            if p.poll() is None: p.send_signal(signal.SIGKILL)
-            p.wait()
+            p.send_signal(signal.SIGKILL)
+            if p.wait() != -signal.SIGKILL: sys.exit(f"training ended before it could be killed: {p.stdout.read()[-3000:]}")
             done.append(steps(killed))
         if (p := start(killed)).wait(): sys.exit(p.stdout.read()[-3000:])
         (a,log_a),(b,log_b) = outcome(alone), outcome(killed)

@@ -79,8 +79,8 @@ def demo_steps(arch, n, cfg):
     from protein_llm.config import from_preset
     from protein_llm.packing import step_records
     from protein_llm.prepare import RunData
-    cuts = RunData(from_preset("tiny", arch=arch)).tokens.cuts
-    lengths = cuts[:,-1]-cuts[:,0]
+    store = RunData(from_preset("tiny", arch=arch)).tokens
+    lengths = store.lengths(np.arange(len(store)))
     scaled = np.rint(lengths*MEAN/lengths.mean()).astype(int)
     return np.stack([scaled[step_records(len(scaled), s, cfg)] for s in range(n)])
 

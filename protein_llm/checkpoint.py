@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .core import read_json, sha256_file, write_json
-from .model import trainable_parts
+from .model import trained_parameters
 
 # %% ../nbs/api/15a_checkpoint.ipynb #2a996610
 def training_state(
@@ -21,7 +21,7 @@ def training_state(
     opt:torch.optim.Optimizer, # AdamW over its trained parts
 )->dict: # Tensors by `kind/parameter`: the live ones, so that whoever reads into them changes model and optimizer
     "All that training changes; what AdamW has not made yet is made, as it would make it"
-    named = {n: p for ps in trainable_parts(model).values() for n,p in ps}
+    named = trained_parameters(model)
     for p in named.values():
         if not opt.state[p]: opt.state[p] = dict(step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
     return {f"weight/{n}": p.detach() for n,p in named.items()} | {f"{kind}/{n}": t for n,p in named.items() for kind,t in opt.state[p].items()}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['repo_root', 'run_folder', 'write_atomic', 'write_folder', 'write_json', 'read_json', 'sha256_file', 'digest',
-           'file_lock', 'ensure_stage', 'check_parameters', 'set_seed']
+           'file_lock', 'ensure_stage', 'in_parts', 'check_parameters', 'set_seed']
 
 # %% ../nbs/api/00_core.ipynb #8d6c2a18
 import fcntl, hashlib, json, os, random, re, shutil
@@ -133,6 +133,17 @@ def ensure_stage(
         if folder.exists(): shutil.rmtree(folder)
         os.replace(tmp, folder)
     return folder
+
+# %% ../nbs/api/00_core.ipynb #32be7a60
+def in_parts(
+    table, # A Polars `LazyFrame`, or anything with `slice` and `collect`
+    size:int=100_000, # Rows at once
+): # Tables of so many rows, in order; none is empty
+    "Read a lazy table a part at a time"
+    at = 0
+    while n := len(part := table.slice(at, size).collect()):
+        yield part
+        at += n
 
 # %% ../nbs/api/00_core.ipynb #c1702a47
 _TYPES = dict(int=(int,), float=(float, int), str=(str,), bool=(bool,))

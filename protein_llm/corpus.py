@@ -19,7 +19,7 @@ import pyarrow as pa, pyarrow.parquet as pq
 
 from .clean import build_records, records_key, rule_words, to_parquet
 from .config import DataConfig, LEAKY
-from .core import digest, ensure_stage, read_json, repo_root, run_folder, sha256_file, write_atomic, write_json
+from .core import digest, ensure_stage, in_parts, read_json, repo_root, run_folder, sha256_file, write_atomic, write_json
 from .manifest import fetch, load_manifest
 from .sets import first_dates, pfam_families, read_set
 from .split import assign_splits, check_split, cluster_proteins, clusters_near, drop_leaks, family_groups, nested_subset, split_rows, _rank
@@ -283,10 +283,10 @@ def check_sides(
     if leaky != (split in LEAKY): raise ValueError(f"corpus {manifest['key']}: split={split} {'leaks' if split in LEAKY else 'does not leak'}, but its manifest has leaky={manifest['leaky']}: build it again")
     check_split(proteins, reserved, leaky)
     if split == "rows": return
-    sides,size,bad = pl.from_pandas(proteins[["protein_id", "split"]]).lazy(),100_000,[]
-    for k in range(0, records.select(pl.len()).collect().item(), size): # in parts: there may be millions
-        tall = records.select("record_id", "split", protein_id="protein_ids").slice(k, size).explode("protein_id")
-        bad += tall.join(sides, on="protein_id", how="left").filter(pl.col("split").ne_missing(pl.col("split_right"))).select("record_id", "split", "protein_id").collect().rows()
+    sides,bad = pl.from_pandas(proteins[["protein_id", "split"]]),[]
+    for part in in_parts(records.select("record_id", "split", protein_id="protein_ids")):
+        joined = part.explode("protein_id").join(sides, on="protein_id", how="left")
+        bad += joined.filter(pl.col("split").ne_missing(pl.col("split_right"))).select("record_id", "split", "protein_id").rows()
     if bad: raise ValueError("record {} is in {}, its protein {} is not ({} such): build the corpus again".format(*min(bad), len(bad)))
 
 # %% ../nbs/api/05_corpus.ipynb #eb6ee1fb

@@ -98,12 +98,16 @@ def fig_grad_norm(
     return fig
 
 # %% ../nbs/api/25_figures.ipynb #b4392337
+def _interval(ax, r, y:float, colour:str, size:int):
+    "A horizontal interval with a dot at its value"
+    ax.plot([r.low, r.high], [y, y], color=colour, linewidth=3, solid_capstyle="butt")
+    ax.plot([r.value], [y], "o", color=colour, markersize=size)
+
 def _bars(ax, table:pd.DataFrame, order:list):
     "Horizontal intervals with a dot at the value, one line for each system; the value is written beside it"
     for y,system in enumerate(order):
         r = table[table.system == system].iloc[0]
-        ax.plot([r.low, r.high], [y, y], color=COLOURS[system], linewidth=3, solid_capstyle="butt")
-        ax.plot([r.value], [y], "o", color=COLOURS[system], markersize=7)
+        _interval(ax, r, y, COLOURS[system], 7)
         ax.annotate(f"{r.value:.3f}".replace("-", "\N{MINUS SIGN}"), (r.value, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)
     ax.set_yticks(range(len(order)), [label(s) for s in order])
     ax.set_ylim(len(order)-.5, -.6)
@@ -348,9 +352,7 @@ def fig_attention(
     right = fig.add_subplot(grid[:, 1])
     for y,arch in enumerate(looks):
         for bridge,dy,colour in (("untrained", -.17, "#ABABAB"), ("trained", .17, COLOURS[arch])):
-            r = enrichment[(enrichment.arch == arch) & (enrichment.bridge == bridge)].iloc[0]
-            right.plot([r.low, r.high], [y+dy]*2, color=colour, linewidth=3, solid_capstyle="butt")
-            right.plot([r.value], [y+dy], "o", color=colour, markersize=6)
+            _interval(right, enrichment[(enrichment.arch == arch) & (enrichment.bridge == bridge)].iloc[0], y+dy, colour, 6)
     right.axvline(1, color="#4D4D4D", linewidth=1)
     right.set_yticks(range(len(looks)), list(looks)); right.set_ylim(len(looks)-.5, -.5)
     right.set(xlabel="attention in domains\n/ share of residues there"); right.grid(axis="y", visible=False)

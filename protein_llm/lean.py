@@ -10,9 +10,9 @@ from types import MethodType
 
 import torch
 import torch.nn.functional as F
-from torch import nn, Tensor
+from torch import nn
 
-from .lora import _dropped, _backward, as_computed, drop_rate
+from .lora import _lora_backward, _lora_forward, adapter_of, as_computed, drop_rate
 
 # %% ../nbs/api/12b_lean.ipynb #c69a4fc8
 class _RMSNorm(torch.autograd.Function):
@@ -37,16 +37,14 @@ class _SwiGLUDown(torch.autograd.Function):
     "silu(gate) up, and the last linear layer with LoRA; gradients for gate, up, A and B"
     @staticmethod
     def forward(ctx, gate, up, weight, bias, a, b, scale, p, seed):
-        h = (F.silu(gate)*up).flatten(0, -2)
-        low = _dropped(h, p, seed) @ a.T
+        y,low = _lora_forward(ctx, F.silu(gate)*up, weight, bias, a, b, scale, p, seed)
         ctx.save_for_backward(gate, up, weight, a, b, low)
-        ctx.scale,ctx.p,ctx.seed = scale,p,seed
-        return F.linear(h, weight, bias).addmm_(low, b.T, alpha=scale).view(*gate.shape[:-1], -1)
+        return y
 
     @staticmethod
     def backward(ctx, grad):
         gate,up,weight,a,b,low = ctx.saved_tensors
-        d_h,_,_,d_a,d_b,*_ = _backward(ctx, grad, F.silu(gate)*up, weight, a, b, low)
+        d_h,_,_,d_a,d_b,*_ = _lora_backward(ctx, grad, F.silu(gate)*up, weight, a, b, low)
         return *_d_swiglu(d_h, gate, up), None, None, d_a, d_b, None, None, None
 
 class _SwiGLU(torch.autograd.Function):
@@ -66,22 +64,18 @@ def _d_swiglu(d_h, gate, up):
 # %% ../nbs/api/12b_lean.ipynb #1272d5f4
 def _mlp_forward(self, x):
     gate,up,down = self.gate_proj(x),self.up_proj(x),self.down_proj
-    if not hasattr(down, "lora_A") or down.disable_adapters or down.merged: return down(_SwiGLU.apply(gate, up))
-    name, = down.active_adapters
-    base,a,b = down.base_layer,down.lora_A[name].weight,down.lora_B[name].weight
-    return _SwiGLUDown.apply(*as_computed(base.weight, gate, up, base.weight, base.bias, a, b), down.scaling[name], *drop_rate(down.lora_dropout[name]))
+    added = adapter_of(down)
+    if added is None: return down(_SwiGLU.apply(gate, up))
+    weight,bias,a,b,scale,dropout = added
+    return _SwiGLUDown.apply(*as_computed(weight, gate, up, weight, bias, a, b), scale, *drop_rate(dropout))
 
 def make_lean(
     model:nn.Module, # A decoder of transformers, with or without LoRA; its norms are frozen
 )->tuple[int, int]: # Norms and MLPs that remember less from now on
     "Replace the forward of RMS norms and SwiGLU MLPs of the Llama family (Qwen3 too), on the instance; other layers stay as they are"
+    from transformers.activations import SiLUActivation
     norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon") and not m.weight.requires_grad]
-    mlps = [m for m in model.modules() if all(hasattr(m, n) for n in ("gate_proj", "up_proj", "down_proj")) and isinstance(getattr(m, "act_fn", None), (nn.SiLU, _silu_class()))]
+    mlps = [m for m in model.modules() if all(hasattr(m, n) for n in ("gate_proj", "up_proj", "down_proj")) and isinstance(getattr(m, "act_fn", None), (nn.SiLU, SiLUActivation))]
     for m in norms: m.forward = MethodType(_norm_forward, m)
     for m in mlps: m.forward = MethodType(_mlp_forward, m)
     return len(norms), len(mlps)
-
-def _silu_class():
-    "transformers' name for SiLU"
-    from transformers.activations import ACT2FN
-    return type(ACT2FN["silu"])

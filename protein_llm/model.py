@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LORA_TARGETS', 'record_mask', 'record_runs', 'record_attention', 'load_llm', 'NewTokens', 'trainable_parts',
-           'trained_counts', 'add_lora', 'place_tokens', 'ProteinLLMConfig', 'ProteinLLM', 'build_model']
+           'trained_parameters', 'trained_counts', 'add_lora', 'place_tokens', 'ProteinLLMConfig', 'ProteinLLM',
+           'build_model']
 
 # %% ../nbs/api/13_model.ipynb #a7da2c60
 from dataclasses import asdict
@@ -112,6 +113,12 @@ def trainable_parts(
     for name,p in model.named_parameters():
         if _part(name): parts[_part(name)].append((name, p))
     return parts
+
+def trained_parameters(
+    model:nn.Module, # A `ProteinLLM`
+)->dict: # Parameter by name
+    "Everything that is trained, in one"
+    return {name: p for part in trainable_parts(model).values() for name,p in part}
 
 def trained_counts(
     model:nn.Module, # A `ProteinLLM`
@@ -294,7 +301,7 @@ def trained_state(
     "The trained parameters, gathered if they are sharded; then every rank must call it"
     from torch.distributed.tensor import DTensor
     full = lambda p: p.detach().full_tensor() if isinstance(p, DTensor) else p.detach()
-    return {name: full(p).cpu().contiguous() for part in trainable_parts(self).values() for name,p in part}
+    return {name: full(p).cpu().contiguous() for name,p in trained_parameters(self).items()}
 
 # %% ../nbs/api/13_model.ipynb #fe603e73
 @patch
@@ -305,7 +312,7 @@ def set_trained_state(
     where:str, # Where it was read, for the message
 )->ProteinLLM: # Itself
     "Copy trained parameters into the model. Raises `ValueError` that names the first one that is on one side only"
-    params = dict(pair for part in trainable_parts(self).values() for pair in part)
+    params = trained_parameters(self)
     if odd := sorted(params.keys() ^ state.keys()): raise ValueError(f"{where} does not hold the trained parts of this model: {odd[0]} and {len(odd)-1} more are only on one side")
     for name,p in params.items(): p.copy_(state[name])
     return self

@@ -65,6 +65,13 @@ def step_records(
     return np.concatenate(stream)[skip:][:cfg.batch_records]
 
 # %% ../nbs/api/09_packing.ipynb #b80dd7b3
+def _check_lengths(lengths, most):
+    "Raise `ValueError` that names the first record without a token, or with more than `most`"
+    bad = np.flatnonzero((lengths < 1) | (lengths > most))
+    if len(bad):
+        i = bad[0]
+        raise ValueError(f"record {i} has {lengths[i]} tokens, " + ("less than one" if lengths[i] < 1 else f"more than max_tokens={most}: raise max_tokens or shorten max_residues"))
+
 def _fill(open_, size, count, capacity, first):
     "Rows that `count` records of one size go to, how many each takes, and what is open after it; `open_` is sorted by (room left, row)"
     i = np.searchsorted(open_, size<<32)
@@ -85,9 +92,7 @@ def pack_rows(
 )->list: # Rows, each an array of positions in `lengths`
     "Best-fit-decreasing packing: the longest first, each into the fullest row that has room. All records of one length at once: a few operations a length, whatever their number. Raises `ValueError` on a record that fits no row"
     lengths = np.asarray(lengths, dtype=np.int64)
-    if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= capacity:
-        i = int(np.argmax((lengths < 1) | (lengths > capacity)))
-        raise ValueError(f"record {i} has {lengths[i]} tokens, " + ("less than one" if lengths[i] < 1 else f"more than max_tokens={capacity}: raise max_tokens or shorten max_residues"))
+    _check_lengths(lengths, capacity)
     order = np.argsort(-lengths, kind="stable")
     row,open_,n_rows,at = np.empty(len(lengths), dtype=np.int64),np.empty(0, dtype=np.int64),0,0
     sizes,counts = np.unique(lengths, return_counts=True)
@@ -132,7 +137,7 @@ def plan_step(
 )->list: # For each rank its micro-batches, as many as every other rank's; a micro-batch is a list of rows, a row a list of positions
     "Split one step's records over ranks and micro-batches by true lengths. Raises `ValueError` on a record that is too long, or when there are too few for the ranks"
     lengths = np.asarray(lengths)
-    if len(long := np.flatnonzero(lengths > cfg.max_tokens)): raise ValueError(f"record {long[0]} has {lengths[long[0]]} tokens, more than max_tokens={cfg.max_tokens}: raise max_tokens or shorten max_residues")
+    _check_lengths(lengths, cfg.max_tokens)
     if cfg.pack: groups = [[row] for row in sorted(_even_rows(lengths, max(cfg.batch_tokens, cfg.max_tokens), world), key=lambda r: -lengths[r].sum())]
     else: groups = _padded(lengths, cfg, world)
     order = [g for k in range(0, len(groups), world) for g in (groups[k:k+world] if (k//world) % 2 == 0 else groups[k:k+world][::-1])]

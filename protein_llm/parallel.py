@@ -83,7 +83,7 @@ def ensure_trained(
 # %% ../nbs/api/15_parallel.ipynb #cf366aa8
 def read_log(
     folder:Path|str, # A run's folder
-    kind:str="train", # `train` or `eval`
+    kind:str="train", # `train`, `eval` or `forecast`
 )->pd.DataFrame: # Its lines of that kind
     "The log of a run; a line that is being written is left out"
     path = Path(folder)/"log.jsonl"

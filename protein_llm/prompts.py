@@ -16,7 +16,7 @@ import pyarrow as pa, pyarrow.compute as pc
 from pyarrow import feather
 
 from .config import ModelConfig
-from .core import digest, ensure_stage, read_json, run_folder, write_json
+from .core import digest, ensure_stage, in_parts, read_json, run_folder, write_json
 from .manifest import fetch, identity
 
 # %% ../nbs/api/08_prompts.ipynb #a7ed405a
@@ -167,14 +167,10 @@ def _token_ids(tok, texts:list)->list:
     ids = dict(zip(known, tok(known, add_special_tokens=False).input_ids))
     return [ids[t] for t in texts]
 
-def _parts(records:pl.LazyFrame, n:int, size:int=100_000):
-    "Records, so many at once"
-    return (records.slice(k, size).collect() for k in range(0, n, size))
-
-def _blocks(records:pl.LazyFrame, n:int, size:int=4_000):
+def _blocks(records:pl.LazyFrame, size:int=4_000):
     "Blocks of records with the position of their first"
     k = 0
-    for part in _parts(records, n):
+    for part in in_parts(records):
         for block in part.iter_slices(size):
             yield k, block
             k += len(block)
@@ -196,7 +192,7 @@ def write_tokens(
     cuts,owners = np.empty((len(named), width+3), dtype=np.int64),np.full((len(named), most), -1, dtype=np.int32)
     with open(folder/"ids.bin", "wb") as f:
         f.write(np.int32(r.tok.pad_token_id).tobytes())
-        for k,part in _blocks(records, len(named)):
+        for k,part in _blocks(records):
             s,n = slice(k, k+len(part)),named[k:k+len(part)].to_numpy().astype(int)
             codes = [number[p] for ps in part["protein_ids"].to_list() for p in ps]
             owners[s][np.arange(most) >= most-n[:,None]] = codes
@@ -210,7 +206,7 @@ def write_tokens(
             cuts[s] = start+_cuts(flat, n_prompt, n_prompt+n_answer, n, width, place, n_places, part["record_id"])
             f.write(flat.tobytes())
         f.write(np.int32(-100).tobytes())
-    ids = (part["record_id"] for part in _parts(records.select("record_id"), len(named)))
+    ids = (part["record_id"] for part in in_parts(records.select("record_id")))
     write_index(folder, ids, pl.Series(proteins.index.to_list(), dtype=pl.String), owners, cuts, about)
 
 # %% ../nbs/api/08_prompts.ipynb #f177eb29

@@ -19,7 +19,7 @@ from .config import PRESETS, RunConfig, TrainConfig, from_preset
 from .core import file_lock, run_folder, set_seed, write_atomic, write_json
 from .evaluate import losses_on
 from .forecast import forecast_loss, score_forecast
-from .model import build_model, trainable_parts, trained_counts
+from .model import build_model, trainable_parts, trained_counts, trained_parameters
 from .packing import collate, plan_step, record_weights, step_records
 from .parallel import local, make_accelerator, read_log, run_name, shard_model, sum_over_ranks
 from .prepare import RunData
@@ -51,8 +51,6 @@ def memory_gb()->float:
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**30 if sys.platform == "darwin" else 2**20)
 
-def _trained(model): return [p for ps in trainable_parts(model).values() for _,p in ps]
-
 # %% ../nbs/api/21_train.ipynb #f3c4a12a
 def step_gradients(
     model:ProteinLLM, # In training mode
@@ -72,7 +70,7 @@ def step_gradients(
         if not torch.isfinite(loss): raise FloatingPointError(f"loss is {loss.item()} on records {', '.join(data.tokens.record_ids.take(batch.records).to_pylist())}: lower lr or lr_bridge, or look at these records")
         (loss*(world if acc.is_fsdp2 else 1)/n_answer).backward() # FSDP2 takes the mean over ranks
         total += loss.detach()
-    if not acc.is_fsdp2: sum_over_ranks([p.grad for p in _trained(model) if p.grad is not None], acc)
+    if not acc.is_fsdp2: sum_over_ranks([p.grad for p in trained_parameters(model).values() if p.grad is not None], acc)
     sum_over_ranks([total], acc)
     busiest = max(sum(len(m)*max(int(lengths[row].sum()) for row in m) for m in rank) for rank in plan)
     return dict(loss=total.item()/n_answer, answer_tokens=n_answer, tokens=int(lengths.sum()), fill=float(lengths.sum()/(busiest*world)))
@@ -213,8 +211,8 @@ def _after_step(run:Training, line:dict):
     cfg,acc,done,lines,saved = run.cfg.train,run.acc,run.step,[line],run.folder/"checkpoints"
     measure = done % cfg.eval_every == 0 or done == cfg.steps
     if measure: lines.append(validate(run.model, run.data, run.cfg, done, acc.device))
-    if 2*done == cfg.steps and done-cfg.warmup >= 20: lines.append(dict(kind="forecast", step=done) | forecast_loss(pd.DataFrame(run.past), cfg.steps, cfg.warmup))
-    if acc.is_main_process:
+    if acc.is_main_process: # the others neither forecast nor write
+        if 2*done == cfg.steps and done-cfg.warmup >= 20: lines.append(dict(kind="forecast", step=done) | forecast_loss(pd.DataFrame(run.past), cfg.steps, cfg.warmup))
         with open(run.folder/"log.jsonl", "a") as f: f.writelines(json.dumps(l)+"\n" for l in lines)
         for l in lines: acc.log({f"{l['kind']}/{k}": v for k,v in l.items() if k not in ("kind", "step")}, step=done)
     if measure or done % cfg.save_every == 0: save_checkpoint(saved, done, training_state(run.model, run.opt), acc, run.seconds, lines[1]["loss"] if measure else None, cfg.keep)
