@@ -28,7 +28,7 @@ def outcome(folder):
     tensors = {}
     for f in files:
         with safe_open(f, "pt") as t: tensors |= {f"{f.name}/{k}": t.get_tensor(k) for k in t.keys()}
-    lines = [{k: v for k,v in json.loads(l).items() if k not in ("tokens_per_s", "samples_per_s", "memory_gb")} for l in (folder/"log.jsonl").read_text().splitlines()]
+    lines = [{k: v for k,v in json.loads(l).items() if k not in ("tokens_per_s", "samples_per_s", "mfu", "memory_gb")} for l in (folder/"log.jsonl").read_text().splitlines()]
     return tensors, lines
 
 

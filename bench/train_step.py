@@ -68,6 +68,7 @@ def ours(records, tokens, steps, lr, folder):
     from protein_llm.model import build_model, trainable_parts
     from protein_llm.parallel import make_accelerator
     from protein_llm.prompts import TokenStore, write_index
+    from protein_llm.packing import step_records
     from protein_llm.train import make_optimizer, train_step
     folder /= f"ours{len(records)}"
     if not folder.exists():
@@ -85,7 +86,7 @@ def ours(records, tokens, steps, lr, folder):
     model.set_trained_state({n: lora[n.removeprefix("llm.")] for ps in trainable_parts(model).values() for n,_ in ps}, "here")
     data,opt,acc,losses,times = SimpleNamespace(tokens=TokenStore(folder), reads_features=False),make_optimizer(model, cfg.train),make_accelerator(cfg),[],[clock()]
     for k in range(steps):
-        losses.append(train_step(model, opt, k, np.arange(len(records)), data, cfg, acc)["loss"])
+        losses.append(train_step(model, opt, k, step_records(len(records), k, cfg.train), data, cfg, acc)["loss"])
         times.append(clock())
     return np.mean(losses), np.diff(times, axis=0)
 

@@ -175,6 +175,10 @@ class TrainConfig:
     processes:int = 1 # Processes on this machine: 1 on a laptop, 8 on an 8-GPU node
     precision:str = "float32" # Computation: float32 or bfloat16
     shard:str = "none" # What several processes share (FSDP2): `none`, each has all; `grad`, parameters are gathered once a step; `full`, layer by layer
+    features:str = "store" # Where features come from: `store`, all on disk before training; `window`, those of the next `window` steps, each protein once; `step`, computed whenever a batch needs them
+    order:str = "records" # An epoch is a permutation of its `records`, or of its `proteins`, each with all its records within `window` steps
+    window:int = 64 # Steps of a window
+    compile:bool = False # Let torch.compile make one kernel of what lies between the large products
     checkpoint_activations:bool = False # Compute activations again in the backward pass instead of keeping them
     keep:int = 2 # Checkpoints that stay, besides the one with the lowest validation loss
     track:str = "" # Experiment tracker to report to besides `log.jsonl`: tensorboard, wandb, ...; changes nothing in the run
@@ -186,11 +190,12 @@ class TrainConfig:
     def __post_init__(self):
         _choose("precision", self.precision, ("float32", "bfloat16"))
         _choose("shard", self.shard, ("none", "grad", "full"))
+        _choose("features", self.features, ("store", "window", "step")); _choose("order", self.order, ("records", "proteins"))
         if not self.max_spike > 1: raise ValueError(f"max_spike must be more than 1, got {self.max_spike}")
         if not 0 <= self.alpha <= 1: raise ValueError(f"alpha is from 0 (all sources alike) to 1 (as the data are), got {self.alpha}")
         for name in ("task_weights", "source_weights"): object.__setattr__(self, name, parse_weights(getattr(self, name), name))
         for task,_ in self.task_weights: _choose("task", task, TASKS+MEMORY_TASKS)
-        for name in ("steps", "batch_records", "batch_tokens", "max_tokens", "processes", "eval_every", "save_every", "keep"):
+        for name in ("steps", "batch_records", "batch_tokens", "max_tokens", "processes", "eval_every", "save_every", "keep", "window"):
             if getattr(self, name) < 1: raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 # %% ../nbs/api/01_config.ipynb #fe7cae37

@@ -142,7 +142,8 @@ def evaluate_arm(
     folder = run_folder(run_name(cfg))
     if not (folder/"trained.json").exists(): raise FileNotFoundError(f"{folder.name} is not trained: run 03_train with arch={cfg.model.arch}")
     def build(out):
-        data,device = RunData(cfg), "cuda" if torch.cuda.is_available() else "cpu"
+        data = RunData(cfg)
+        device = data.device
         ledger = ledger_of(data)
         if not data.corpus.manifest["leaky"]: require_clean(ledger) # a split that leaks by design is labelled as such wherever its numbers stand
         trained = read_json(folder/"trained.json")["features"]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .lora import _lora_backward, _lora_forward, adapter_of, as_computed, drop_rate
+from .lora import _lora_backward, _lora_forward, adapter_of, apply_lora, as_computed
 
 # %% ../nbs/api/12b_lean.ipynb #c69a4fc8
 class _RMSNorm(torch.autograd.Function):
@@ -67,7 +67,7 @@ def _mlp_forward(self, x):
     added = adapter_of(down)
     if added is None: return down(_SwiGLU.apply(gate, up))
     weight,bias,a,b,scale,dropout = added
-    return _SwiGLUDown.apply(*as_computed(weight, gate, up, weight, bias, a, b), scale, *drop_rate(dropout))
+    return apply_lora(_SwiGLUDown, as_computed(weight, gate, up, weight, bias, a, b), scale, dropout)
 
 def make_lean(
     model:nn.Module, # A decoder of transformers, with or without LoRA; its norms are frozen

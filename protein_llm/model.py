@@ -51,6 +51,7 @@ def record_runs(
     return torch.unique_consecutive(apart.flatten(), return_counts=True)[1].tolist()
 
 # %% ../nbs/api/13_model.ipynb #00c0ab2c
+@torch.compiler.disable # its loop follows the lengths of the batch
 def record_attention(module, query, key, value, attention_mask, runs=None, scaling=None, dropout=0., **kwargs):
     "Causal attention within each run of tokens; transformers' SDPA attention when no runs are given. Query [B, H, T, E], key and value [B, H_kv, T, E] -> [B, T, H, E]"
     if runs is None: return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
@@ -292,6 +293,14 @@ def enable_checkpointing(
 ):
     "Recompute each decoder layer, gated layer included, in the backward pass instead of keeping its activations"
     self.llm.gradient_checkpointing_enable(dict(use_reentrant=False)) # the reentrant kind drops the gradient of `media`
+
+# %% ../nbs/api/13_model.ipynb #fbd3bd23
+@patch
+def compile_layers(
+    self:ProteinLLM,
+):
+    "Compile each decoder layer when it is first run (torch.compile); attention within records stays as it is, because every batch falls into other records, and so does LoRA. Needs a C++ compiler on CPUs, Triton on GPUs"
+    for layer in self.llm.get_decoder().layers: layer.compile(dynamic=True)
 
 # %% ../nbs/api/13_model.ipynb #05293d9f
 @patch

@@ -37,26 +37,33 @@ def record_weights(
 
 # %% ../nbs/api/09_packing.ipynb #165f3de6
 @lru_cache(maxsize=3) # millions of records take most of a second, and a step needs one epoch or two
-def _epoch(n:int, weights:bytes, seed:int, epoch:int)->tuple:
+def _epoch(n:int, weights:bytes, proteins:bytes, window:int, seed:int, epoch:int)->tuple:
     "How many records come before an epoch, and the epoch's records in their order"
-    w = np.frombuffer(weights) if weights else np.ones(n)
+    w,rng = np.frombuffer(weights) if weights else np.ones(n),np.random.default_rng([seed, epoch])
     offset = w.cumsum()%1
     before,after = (np.floor(offset+e*w).astype(int) for e in (epoch, epoch+1)) # how often each record came until then
     picks = np.repeat(np.arange(n), after-before)
-    return int(before.sum()),picks[np.random.default_rng([seed, epoch]).permutation(len(picks))]
+    picks = picks[rng.permutation(len(picks))]
+    if proteins: # one after the other, in an order of their own; then mixed within each window of `window` records
+        protein = np.frombuffer(proteins, np.int64)[picks]
+        picks = picks[rng.permutation(protein.max()+1)[protein].argsort(kind="stable")]
+        picks = picks[np.lexsort([rng.random(len(picks)), (before.sum()+np.arange(len(picks)))//window])]
+    return int(before.sum()),picks
 
 # %% ../nbs/api/09_packing.ipynb #955d32ff
 def step_records(
     n:int, # Train records
     step:int, # Optimizer step, from 0
-    cfg:TrainConfig, # `batch_records`, `seed`
+    cfg:TrainConfig, # `batch_records`, `seed`, `order`, `window`
     weights:np.ndarray|None=None, # From `record_weights` [n]; all 1 when None
+    proteins:np.ndarray|None=None, # Number of each record's protein, from 0 [n]; for order=proteins
 )->np.ndarray: # Positions of the step's records [batch_records]
     "Records of one optimizer step; epochs follow one another without a gap. Raises `ValueError` when there is nothing to draw"
     if n < 1: raise ValueError("no train records")
     if weights is not None and (len(weights) != n or np.sum(weights) < 1): raise ValueError(f"{len(weights)} weights with a sum of {np.sum(weights):.3g} for {n} records: give one each, together at least 1")
     key,first,stream = b"" if weights is None else np.asarray(weights, float).tobytes(),step*cfg.batch_records,[]
-    def epoch(e): return _epoch(n, key, cfg.seed, e)
+    by = np.asarray(proteins, np.int64).tobytes() if cfg.order == "proteins" else b""
+    def epoch(e): return _epoch(n, key, by, cfg.window*cfg.batch_records, cfg.seed, e)
     e = int(first//(n if weights is None else np.sum(weights)))
     while epoch(e)[0] > first: e -= 1
     while epoch(e)[0]+len(epoch(e)[1]) <= first: e += 1

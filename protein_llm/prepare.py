@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd, polars as pl
+import torch
 
 from .config import RunConfig
 from .corpus import Corpus, build_corpus, reserved_proteins
-from .features import FeatureStore, build_features, feature_folder
+from .features import FeatureStore, LiveFeatures, WindowFeatures, build_features, feature_folder
 from .encoder import Encoder, load_encoder
 from .pretrained import ProteinProcessor
 from .prompts import TokenStore, build_tokens, load_tokenizer
@@ -23,25 +24,30 @@ from .prompts import TokenStore, build_tokens, load_tokenizer
 def prepare_features(
     encoder:Encoder, # From `load_encoder`
     corpus:Corpus, # A run's corpus
+    residues:bool=True, # Keep each residue's features; else means alone
 )->Path: # Folder of the feature store
     "Features of every train, valid and test protein, computed once"
     used = corpus.proteins[corpus.proteins.split.isin(("train", "valid", "test"))]
     table,train = used[["protein_id", "sequence"]].reset_index(drop=True), used.protein_id[used.split == "train"].tolist()
-    return build_features(table, encoder, feature_folder(table, encoder, train), mean_over=train)
+    return build_features(table, encoder, feature_folder(table, encoder, train, residues=residues), mean_over=train, residues=residues)
 
 # %% ../nbs/api/14_prepare.ipynb #bb8e1d35
 class RunData:
     "Corpus, features, tokenizer and tokens of a run, each made when first asked for"
     def __init__(self,
         cfg:RunConfig, # A run
-    ): self.cfg = cfg
+        device=None, # Where its encoder computes; the GPU when None and there is one
+    ): self.cfg,self.device = cfg,device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def reserved(self): return frozenset(reserved_proteins(self.cfg.model.llm))
     @cached_property
     def corpus(self): return Corpus(build_corpus(self.cfg.data, self.cfg.model.llm), self.reserved)
     @cached_property
-    def features(self): return FeatureStore(prepare_features(load_encoder(self.cfg.encoder), self.corpus)) # weights that are not there are found out before the corpus is built
+    def features(self)->FeatureStore:
+        kind,encoder = self.cfg.train.features,load_encoder(self.cfg.encoder, self.device) # weights that are not there are found out before the corpus is built
+        folder = prepare_features(encoder, self.corpus, kind == "store")
+        return FeatureStore(folder) if kind == "store" else dict(step=LiveFeatures, window=WindowFeatures)[kind](folder, encoder, self.corpus.proteins.sequence)
     @cached_property
     def tokenizer(self): return load_tokenizer(self.cfg.model.llm)
     @cached_property
