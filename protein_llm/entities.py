@@ -84,7 +84,7 @@ def ec_rule(
         return number in listed or parent in parents and (not last.isdigit() or int(last) <= highest.get(parent, 999))
     return may_exist
 
-# %% ../nbs/api/16a_entities.ipynb #b828262d
+# %% ../nbs/api/16a_entities.ipynb #bb2fe4c7
 class _Index:
     "Names by their words"
     def __init__(self, names:Iterable):
@@ -97,22 +97,23 @@ class _Index:
             self.runs[key] = self.runs.get(key, 0)|1
             while (key := key.rpartition(" ")[0]) and not self.runs.get(key, 0)&2: self.runs[key] = self.runs.get(key, 0)|2
 
-    def find(self, text:str)->Iterator[tuple]: # (start, end, kind, id)
-        "Every name in a text, overlapping ones too"
-        words,runs,starts,at = _WORD.findall(text),self.runs,[],0
-        for w in words: # between two words there is no letter or digit, so that a word is found where it is
-            starts.append(at := text.find(w, at))
-            at += len(w)
-        lower = [w.lower() for w in words]
-        for i,key in enumerate(lower):
-            run,j = runs.get(key, 0),i
-            while run:
-                if run&1:
-                    start,end = starts[i],starts[j]+len(words[j])
-                    if e := self.written[key].get(text[start:end], self.words.get(key)) if key in self.written else self.words[key]: yield start,end,*e
-                j += 1
-                if run == 1 or j == len(words): break
-                run = runs.get(key := f"{key} {lower[j]}", 0)
+# %% ../nbs/api/16a_entities.ipynb #9d70c9a1
+def _finds(index:_Index, text:str)->Iterator[tuple]: # (start, end, kind, id)
+    "Every name in a text, overlapping ones too"
+    words,runs,starts,at = _WORD.findall(text),index.runs,[],0
+    for w in words: # between two words there is no letter or digit, so that a word is found where it is
+        starts.append(at := text.find(w, at))
+        at += len(w)
+    lower = [w.lower() for w in words]
+    for i,key in enumerate(lower):
+        run,j = runs.get(key, 0),i
+        while run:
+            if run&1:
+                start,end = starts[i],starts[j]+len(words[j])
+                if e := index.written[key].get(text[start:end], index.words.get(key)) if key in index.written else index.words[key]: yield start,end,*e
+            j += 1
+            if run == 1 or j == len(words): break
+            run = runs.get(key := f"{key} {lower[j]}", 0)
 
 # %% ../nbs/api/16a_entities.ipynb #573ad1a5
 class Entity(NamedTuple):
@@ -138,7 +139,7 @@ def _identified(terms:Terms)->dict: # {id: (kind, id that is used now)}
     for i,others in zip(terms.go.id, terms.go.alt_ids): go.update((old, go[i]) for old in others.split("|") if old)
     return go | {a: (kind, a) for kind in ("interpro", "pfam") for a in getattr(terms, kind).accession}
 
-# %% ../nbs/api/16a_entities.ipynb #863ed2e9
+# %% ../nbs/api/16a_entities.ipynb #5f4e41ee
 class EntityDictionary:
     "Finds what a text names"
     def __init__(self,
@@ -156,7 +157,7 @@ class EntityDictionary:
         "What a text names. Raises `ValueError` on what is no text"
         if not isinstance(text, str): raise ValueError(f"{text!r} is no text")
         found = [(m.start(), m.end(), *self.known.get(e[1], e)) for m in _ID.finditer(text) if (e := _identifier(m))]
-        return [e for e in _longest(found+list(self.index.find(text))) if e.kind in self.kinds]
+        return [e for e in _longest(found+list(_finds(self.index, text))) if e.kind in self.kinds]
 
     def exists(self, kind:str, id:str)->bool:
         "Whether the tables know an identifier; of EC numbers see `ec_rule`; a gene that is found is one"

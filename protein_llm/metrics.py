@@ -256,9 +256,9 @@ def score_table(
     if odd := [c for c in columns if c not in statistics]: raise ValueError(f"there is no column {odd[0]!r} among {', '.join(map(str, statistics))}")
     if by is not None and len(by) != len(statistics): raise ValueError(f"{len(statistics)} records but {len(by)} groups")
     values,clusters,rows = np.column_stack([statistics[columns].to_numpy(float), np.ones(len(statistics))]),np.asarray(clusters),[]
-    code,names = pd.factorize(np.asarray(by if by is not None else []), sort=True)
-    if (code < 0).any(): raise ValueError(f"record {int((code < 0).argmax())} has no group")
-    for group,mine in [("all", slice(None)), *((g, code == k) for k,g in enumerate(names))]:
+    groups = pd.Categorical(by if by is not None else []) # in the order of its categories, where it has one
+    if (groups.codes < 0).any(): raise ValueError(f"record {int((groups.codes < 0).argmax())} has no group")
+    for group,mine in [("all", slice(None)), *((g, groups == g) for g in groups.categories if (groups == g).any())]:
         sums = _cluster_sums(values[mine], clusters[mine])
         both = np.vstack([sums.sum(0), _drawn(sums, draws, seed)])
         for name,(used,score) in scores.items():

@@ -35,7 +35,7 @@ def _obo_lines(file, name:str)->Iterator[str]:
         yield line
     ended()
 
-# %% ../nbs/api/15b_ontology.ipynb #0e20389a
+# %% ../nbs/api/15b_ontology.ipynb #f79e3b52
 SCOPES = ("exact", "narrow", "broad", "related") # of a synonym, as OBO defines them
 _SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)" ([A-Z]+)')
 
@@ -51,6 +51,7 @@ def _term(go_id:str, node:dict, name:str)->dict:
     if odd := [v for vs in lists.values() for v in vs if "|" in v]: raise ValueError(f"{name}, {go_id}: {odd[0]!r} holds a |, which parts the entries of a list here")
     return dict(id=go_id, namespace=node.get("namespace", ""), name=node["name"], obsolete=node.get("is_obsolete") == "true", **{k: "|".join(v) for k,v in lists.items()})
 
+# %% ../nbs/api/15b_ontology.ipynb #d1919fea
 def read_obo(
     path:Path|str, # An OBO file such as go-basic.obo; plain, or gzipped with the ending .gz
 )->pd.DataFrame: # `id, namespace, name, obsolete, exact, narrow, broad, related, alt_ids, ec`; lists are joined with |
