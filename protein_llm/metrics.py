@@ -8,9 +8,8 @@ __all__ = ['PART', 'BLEU_COLUMNS', 'check_pairs', 'bleu_statistics', 'bleu_from_
            'score_table', 'Difference', 'paired_difference']
 
 # %% ../nbs/api/16_metrics.ipynb #4eddd4bb
-import re
 from collections import Counter
-from typing import Callable, Iterator, NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np, pandas as pd
 from rapidfuzz import process
@@ -71,9 +70,11 @@ class _Stems(dict):
         self.stemmer = PorterStemmer()
     def __missing__(self, word): return self.setdefault(word, self.stemmer.stem(word))
 
+_KEPT = bytes(c if chr(c).isalnum() and c < 128 else 32 for c in range(256))
+
 def _words(text:str, stems:dict|None=None)->list:
     "rouge-score's words; with `stems`, those of words of more than 3 letters"
-    words = re.findall("[a-z0-9]+", text.lower())
+    words = text.lower().encode("ascii", "replace").translate(_KEPT).decode().split() # faster than a regular expression
     return words if stems is None else [stems[w] if len(w) > 3 else w for w in words]
 
 PART = 10_000 # pairs in memory at once
@@ -107,10 +108,13 @@ def rouge_n(
     return _by_parts(predictions, references, lambda a,b: _overlap(a, b, n), stemmer)
 
 # %% ../nbs/api/16_metrics.ipynb #29605013
+class _Characters(dict):
+    "A character for each word"
+    def __missing__(self, word): return self.setdefault(word, chr(n if (n := len(self)) < 0xD800 else n+0x800)) # no surrogates
+
 def _subsequence(a, b):
     "F-measure of the longest common subsequence, for lists of words lists"
-    ids = {}
-    char = lambda w: chr(i if (i := ids.setdefault(w, len(ids))) < 0xD800 else i+0x800) # no surrogates
+    char = _Characters().__getitem__
     a,b = (["".join(map(char, words)) for words in side] for side in (a, b))
     common = process.cpdist(a, b, scorer=LCSseq.similarity, dtype=np.int32)
     return 2*common/np.maximum([len(x)+len(y) for x,y in zip(a, b)], 1)
