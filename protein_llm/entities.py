@@ -55,9 +55,9 @@ def _names(terms:Terms, genes:Iterable, scopes:tuple)->Iterator[tuple]:
     yield from named(families.description, "pfam")
     yield from named(families.name, "pfam")
 
-# %% ../nbs/api/16a_entities.ipynb #e75c15c8
-_ID = re.compile(r"(?<![\w.:])(?:(?P<go>GO[:_]\d{7})|(?P<interpro>IPR\d{6})|(?P<pfam>PF\d{5})(?:\.\d+)?|"
-    r"EC(?:\s?[:=]\s?|\s)?(?P<ec>\d+(?:\.\d+){0,3}(?:\.n\d+)?(?:\.-){0,3})|(?P<bare>[1-7]\.\d+\.\d+\.(?:n?\d+|-)))(?!\w|-|\.[\w-])", re.I)
+# %% ../nbs/api/16a_entities.ipynb #b11b96ed
+_ID = re.compile(r"(?<!\w)(?:(?P<go>GO[:_][0-9]{7})(?!\w)|(?P<interpro>IPR[0-9]{6})(?!\w)|(?P<pfam>PF[0-9]{5})(?:\.[0-9]+)?(?!\w)|"
+    r"(?:EC(?:\s?[:=]\s?|\s)?(?P<ec>[0-9]+(?:\.[0-9]+){0,3}(?:\.n[0-9]+)?(?:\.-){0,3})|(?<!\.)(?P<bare>[1-7]\.[0-9]+\.[0-9]+\.(?:n?[0-9]+|-)))(?![\w-]|\.n?[0-9-]))", re.I)
 
 def _identifier(m:re.Match)->tuple|None: # (kind, id)
     "What a match of `_ID` names; None when it is no EC number after all"
