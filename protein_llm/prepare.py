@@ -6,7 +6,7 @@
 __all__ = ['prepare_features', 'RunData']
 
 # %% ../nbs/api/14_prepare.ipynb #74a4e4cf
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pandas as pd, polars as pl
 
 from .config import RunConfig
 from .corpus import Corpus, build_corpus, reserved_proteins
-from .features import FeatureStore, build_features, feature_folder
+from .features import FeatureStore, build_features, feature_folder, pooled_features
 from .encoder import Encoder, load_encoder
 from .pretrained import ProteinProcessor
 from .prompts import TokenStore, build_tokens, load_tokenizer
@@ -61,6 +61,12 @@ class RunData:
         if not self.reads_features: return ProteinProcessor(self.tokenizer, asdict(self.cfg.model))
         f = self.features
         return ProteinProcessor(self.tokenizer, asdict(self.cfg.model), asdict(self.cfg.encoder), f.weights, f.mean.tolist(), f.std.tolist())
+
+    @cached_property
+    def random_pooled(self)->pd.DataFrame: # [n, D], by `protein_id`
+        "Mean features of the encoder's architecture with random weights: a control, as long to compute as the features"
+        used = self.corpus.proteins[self.corpus.proteins.split.isin(("train", "valid", "test"))]
+        return pooled_features(used[["protein_id", "sequence"]].reset_index(drop=True), load_encoder(replace(self.cfg.encoder, random_encoder=True)))
 
     @property
     def reads_features(self)->bool: return self.cfg.model.reads_features
