@@ -15,7 +15,7 @@ import pandas as pd, polars as pl
 import torch
 from tqdm import tqdm
 
-from .baselines import majority_answers, nearest_by_feature, nearest_by_sequence
+from .baselines import FREE, choose_free, free_answers
 from .config import RunConfig, TrainConfig
 from .core import digest, ensure_stage, read_json, run_folder, write_json
 from .generate import ProteinLLM
@@ -163,13 +163,19 @@ def evaluate_arm(
 # %% ../nbs/api/19_evaluate.ipynb #6923ba4e
 def baseline_answers(
     data:RunData, # Corpus and features
-    n:int, # Records of each task
-)->tuple[pd.DataFrame, float]: # `system, record_id, prediction`, and the share of records whose protein has a sequence neighbour
-    "Answers of the three baselines to the generation set, from train records only"
-    train,chosen = data.corpus.side("train"), generation_set(data.corpus.side("test"), n)
-    by_sequence,coverage = nearest_by_sequence(train, chosen, data.corpus.proteins.sequence)
-    tables = dict(majority=majority_answers(train, chosen), nearest_sequence=by_sequence, nearest_feature=nearest_by_feature(train, chosen, data.features.pooled()))
-    return pd.concat([t[["record_id", "prediction"]].assign(system=s) for s,t in tables.items()], ignore_index=True), coverage
+    n:int, # Test records of each task
+    random_control:bool=False, # Also baselines on features of an encoder with random weights
+)->tuple[pd.DataFrame, dict]: # `system, record_id, prediction, neighbour, identity` for the generation set, and facts
+    "Answers of the free baselines, from train records only. Facts: the `best` on valid and all `valid` scores, `settings`, `left_out`, `coverage` (share of records with a sequence neighbour), `identity` (test proteins in each bin)"
+    columns = ("task", "instruction", "answer")
+    train,valid,chosen = data.corpus.side("train", *columns),data.corpus.side("valid", *columns),generation_set(data.corpus.side("test", *columns), n)
+    valid = valid[valid.task.isin(train.task)]
+    pooled = dict(feature=data.features.pooled()) | (dict(random=data.random_pooled) if random_control else {})
+    free = free_answers(train, valid, chosen, data.corpus.proteins.sequence, pooled)
+    best,said = choose_free(free.answers, valid),free.answers[free.answers.record_id.isin(chosen.record_id)].reset_index(drop=True)
+    near = free.bins[free.bins.protein_id.isin(chosen.protein_id)].bin.value_counts(sort=False)
+    return said,dict(best=best.system, valid=best.scores, settings=free.settings, left_out=free.left_out, identity=near.to_dict(),
+        coverage=float(said.identity[said.system == "nearest_sequence"].notna().mean()))
 
 # %% ../nbs/api/19_evaluate.ipynb #568313ba
 def _rows(system, task, **scores):
@@ -211,26 +217,28 @@ def _pairs(systems:dict, against:dict, metric:str, set_hash:str, draws:int, task
                 out.append(dict(system=a, against=b, metric=metric, task=task, **d._asdict()))
     return out
 
-def _tables(cfgs:list, folders:dict, set_hash:str)->tuple:
-    "Long table of scores, table of paired differences, share of records with a sequence neighbour"
+def _tables(cfgs:list, folders:dict, set_hash:str, random_control:bool)->tuple:
+    "Long table of scores, table of paired differences (task by task to blind and to the best baseline only), facts of the baselines"
     ev,data = cfgs[0].evaluation, RunData(cfgs[0])
     losses,samples = ({a: pd.read_parquet(f/f"{name}.parquet") for a,f in folders.items()} for name in ("losses", "samples"))
-    free,coverage = baseline_answers(data, ev.n_generate)
+    free,about = baseline_answers(data, ev.n_generate, random_control)
     shared = samples["blind"].drop(columns=["prediction", "finish"])
-    texts = samples | {s: shared.merge(t, on="record_id") for s,t in free.groupby("system")}
+    texts = samples | {s: shared.merge(t, on="record_id") for s,t in free.groupby("system", sort=False)}
     table = [r for a,t in losses.items() for r in loss_rows(a, t, ev.draws)] + [r for s,t in texts.items() for r in text_rows(s, t, ev.draws)]
     nll = {a: t.rename(columns=dict(true="sum")) for a,t in losses.items()}
     rouge = {s: t.assign(sum=rouge_l(t.prediction.tolist(), t.answer.tolist()), count=1) for s,t in texts.items()}
     seeing = [a for a in losses if a != "blind"]
     gaps = _pairs({a: nll[a] for a in seeing}, dict(blind=nll["blind"]), "loss", set_hash, ev.draws)
     arms = [g for i,a in enumerate(seeing) for g in _pairs({a: nll[a]}, {b: nll[b] for b in seeing[i+1:]}, "loss", set_hash, ev.draws, ("all",))]
-    lifts = _pairs({a: rouge[a] for a in seeing}, {s: t for s,t in rouge.items() if s not in seeing}, "rouge_l", set_hash, ev.draws)
+    by_task,others = ("blind", about["best"]),[s for s in FREE if s in rouge and s != about["best"]]
+    lifts = [g for names,tasks in ((by_task, ()), (others, ("all",))) for g in _pairs({a: rouge[a] for a in seeing}, {s: rouge[s] for s in names}, "rouge_l", set_hash, ev.draws, tasks)]
     table += [{k: g[k] for k in ("system", "task", "value", "low", "high")} | dict(metric="gap_to_blind", n=len(losses["blind"])) for g in gaps]
-    return pd.DataFrame(table), pd.DataFrame(gaps+arms+lifts), coverage
+    return pd.DataFrame(table), pd.DataFrame(gaps+arms+lifts), about
 
 # %% ../nbs/api/19_evaluate.ipynb #0a908da0
 def compare_runs(
     cfgs:list, # One trained run an arm, `blind` among them
+    random_control:bool=False, # Also baselines on features of an encoder with random weights
 )->Path: # Folder with `comparison.parquet` (scores), `differences.parquet` (paired), `facts.json`
     "Put arms and baselines side by side. Raises `ValueError` when their test sets differ"
     folders = {c.model.arch: evaluate_arm(c) for c in cfgs}
@@ -238,8 +246,8 @@ def compare_runs(
     if "blind" not in cards: raise ValueError(f"no blind run among {', '.join(cards)}: without it no gap can be told")
     if len({c["test_hash"] for c in cards.values()}) > 1: raise ValueError(f"not of one test set: {', '.join(a+' '+c['test_hash'] for a,c in cards.items())}")
     def build(out):
-        table,differences,coverage = _tables(cfgs, folders, cards["blind"]["test_hash"])
+        table,differences,about = _tables(cfgs, folders, cards["blind"]["test_hash"], random_control)
         table.to_parquet(out/"comparison.parquet"); differences.to_parquet(out/"differences.parquet")
-        write_json(out/"facts.json", dict(coverage=coverage, test_hash=cards["blind"]["test_hash"], split=cards["blind"]["split"], cards=cards))
-    key = digest([run_name(c) for c in cfgs], cfgs[0].evaluation)
+        write_json(out/"facts.json", dict(free=about, test_hash=cards["blind"]["test_hash"], split=cards["blind"]["split"], cards=cards))
+    key = digest([run_name(c) for c in cfgs], cfgs[0].evaluation, FREE, random_control)
     return ensure_stage(run_folder(f"comparison-{key}")/"tables", build, last="facts.json")

@@ -181,7 +181,7 @@ def batch(self:FeatureStore,
 def pooled(self:FeatureStore
 )->pd.DataFrame: # [n, D] float32, one row a protein, by `protein_id`
     "Mean features of all proteins, as computed when the store was built"
-    return pd.DataFrame(np.load(self.folder/"pooled.npy"), index=self.index.protein_id)
+    return pd.DataFrame(np.load(self.folder/"pooled.npy", mmap_mode="r"), index=self.index.protein_id, copy=False) # read when asked for
 
 # %% ../nbs/api/07_features.ipynb #d9a8fda1
 class LiveFeatures(FeatureStore):

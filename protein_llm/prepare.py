@@ -6,7 +6,7 @@
 __all__ = ['prepare_features', 'RunData']
 
 # %% ../nbs/api/14_prepare.ipynb #74a4e4cf
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -67,6 +67,12 @@ class RunData:
         if not self.reads_features: return ProteinProcessor(self.tokenizer, asdict(self.cfg.model))
         f = self.features
         return ProteinProcessor(self.tokenizer, asdict(self.cfg.model), asdict(self.cfg.encoder), f.weights, f.mean.tolist(), f.std.tolist())
+
+    @cached_property
+    def random_pooled(self)->pd.DataFrame: # [n, D], by `protein_id`
+        "Mean features of the encoder's architecture with random weights: a control, as long to compute as the features"
+        encoder = load_encoder(replace(self.cfg.encoder, random_encoder=True), self.device)
+        return FeatureStore(prepare_features(encoder, self.corpus, residues=False)).pooled()
 
     @property
     def reads_features(self)->bool: return self.cfg.model.reads_features

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'PUBLISHED_LOSS', 'PUBLISHED_TEXT', 'FIGURES', 'LIMITS', 'WORDS', 'claim', 'summary_table', 'claims',
-           'by_task', 'counts_of', 'main_table', 'domain_claims', 'write_report']
+           'by_task', 'counts_of', 'by_baseline', 'chosen', 'main_table', 'domain_claims', 'write_report']
 
 # %% ../nbs/api/26_report.ipynb #e147bd8c
 import base64
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .baselines import FREE
 from .config import ARCHS
 from .core import write_atomic
 from .figures import four_way, label
@@ -50,17 +51,21 @@ def claims(
     return [claim(r) for _,r in differences[differences.against.isin(against) & (differences.task == "all")].iterrows()]
 
 # %% ../nbs/api/26_report.ipynb #3e2b4342
+def _cells(d:pd.DataFrame, rows:str, metric:str)->pd.DataFrame:
+    "One column a system, each cell `value [low, high] better`"
+    verdict = ["" if r.low <= 0 <= r.high else " better" if (r.low > 0) == (METRICS[metric][3] > 0) else " worse" for r in d.itertuples()]
+    d = d.assign(cell=[f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]{v}" for r,v in zip(d.itertuples(), verdict)])
+    order = sorted(set(d.system), key=lambda s: (ARCHS.index(s) if s in ARCHS else len(ARCHS), s)) # bridges of one's own come last
+    return d.pivot(index=rows, columns="system", values="cell")[order].fillna("")
+
 def by_task(
     differences:pd.DataFrame, # Columns system, against, metric, task, value, low, high
     against:str, # The system that the others are compared with
     metric:str, # loss, bleu or rouge_l
 )->pd.DataFrame: # One row a task, one column a system: `value [low, high] better`
     "Differences of each task; without `better` or `worse` nothing is established"
-    d = differences[(differences.against == against) & (differences.metric == metric) & (differences.task != "all")].copy()
-    d["verdict"] = ["" if r.low <= 0 <= r.high else " better" if (r.low > 0) == (METRICS[metric][3] > 0) else " worse" for r in d.itertuples()]
-    d["cell"] = [f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]{r.verdict}" for r in d.itertuples()]
-    order = sorted(set(d.system), key=lambda s: (ARCHS.index(s) if s in ARCHS else len(ARCHS), s)) # bridges of one's own come last
-    return d.pivot(index="task", columns="system", values="cell")[order].fillna("").rename(index=label).rename_axis(columns=None).reset_index()
+    d = differences[(differences.against == against) & (differences.metric == metric) & (differences.task != "all")]
+    return _cells(d, "task", metric).rename(index=label).rename_axis(columns=None).reset_index()
 
 def counts_of(
     table:pd.DataFrame, # From `by_task`
@@ -71,6 +76,21 @@ def counts_of(
     name = METRICS[metric][0]
     ends = {s: [sum(c.endswith(w) for c in table[s]) for w in ("better", "worse")] for s in table.columns[1:]}
     return [f"{s} against {label(against)}, {name}: better on {b} of {len(table)} tasks, worse on {w}, nothing established on {len(table)-b-w}." for s,(b,w) in ends.items()]
+
+# %% ../nbs/api/26_report.ipynb #c729e0bb
+def by_baseline(
+    differences:pd.DataFrame, # Columns system, against, metric, task, value, low, high
+)->pd.DataFrame: # One row a baseline, one column a system: `value [low, high] better`
+    "ROUGE-L of each system minus that of each baseline, over all tasks"
+    d = differences[differences.against.isin(FREE) & (differences.metric == "rouge_l") & (differences.task == "all")]
+    return _cells(d, "against", "rouge_l").reindex([s for s in FREE if s in set(d.against)]).rename(index=label).rename_axis(index="baseline", columns=None).reset_index()
+
+def chosen(
+    free:dict, # Facts of the baselines: `best`, `valid` (score of each), `left_out` (reason of each)
+)->list: # Sentences
+    "Which baseline is the one to beat, and which were not measured"
+    said = [f"The baseline to beat is {label(free['best'])}: it has the highest ROUGE-L on the validation side ({free['valid'][free['best']]:.3f} of "+", ".join(f"{label(s)} {v:.3f}" for s,v in free["valid"].items())+")."]
+    return said+[f"Not measured: {label(s)} ({why})." for s,why in free["left_out"].items()]
 
 # %% ../nbs/api/26_report.ipynb #bb1c019b
 PUBLISHED_LOSS = dict(text="2.42 (505K records)", mlp="1.91 (505K records); 0.361 (4.89M records, step 9,750 of 28,941)", perceiver="1.952 (50K records; mlp 1.942, text 2.415)")
@@ -114,7 +134,7 @@ FIGURES = dict(
     training_loss="Training loss; faint: each step, bold: exponential mean over 20 steps. Below: the same minus blind's on the same records, smoothed.",
     grad_norm="Gradient norm before clipping.",
     eval_loss="Left: loss on held-out clusters. Right: paired difference to the arm that never sees a protein. Lines are 95 % bootstrap intervals over clusters.",
-    text_metrics="BLEU and ROUGE-L of generated answers, arms and baselines, with 95 % intervals.",
+    text_metrics="BLEU and ROUGE-L of generated answers, with 95 % intervals: arms as bars, baselines as grey marks; black is the one that was best on the validation side.",
     protein_use="A diagnostic: the loss when the protein is another one of the same task and length, or none.",
     attention="Where tokens of each bridge look along a held-out protein, with its Pfam domains below (chosen by rule: most kinds of domains, then the shortest). Right: over all held-out proteins with a domain, 95 % intervals over clusters.",
     table="The main numbers with their 95 % intervals.")
@@ -169,22 +189,22 @@ def domain_claims(
     return said
 
 # %% ../nbs/api/26_report.ipynb #d8453774
-def _story(comparison, differences, corpus, runs, figures, looked)->list:
+def _story(comparison, differences, free, corpus, runs, figures, looked)->list:
     "Sections of the page: title and parts"
     fig = lambda name: _figure(name, figures)
     def tasks(against, metric):
         table = by_task(differences, against, metric)
         return [("list", counts_of(table, against, metric)), _table(table, f"{METRICS[metric][0]}: difference to {label(against)} on each task, [95 % interval]")] if len(table) else []
-    free,arms = ("majority", "nearest_sequence", "nearest_feature"),tuple(a for a in ARCHS if a != "blind")
+    arms = tuple(a for a in ARCHS if a != "blind")
     published = _table(PUBLISHED_TEXT, "Published by the reference system (mlp, 4.89M records, 8B model, other data): not our results")
-    texts = [part for b in free for part in tasks(b, "rouge_l")]
+    texts = [_table(by_baseline(differences), "ROUGE-L over all tasks: difference to each baseline, [95 % interval]"), *tasks(free["best"], "rouge_l")]
     return [
         ("What was done", [("p", WORDS["done"]), _table(pd.DataFrame(runs).rename(columns=label), "The runs behind these numbers")]),
         ("Corpus and split", [("p", WORDS["corpus"]), *_counts(corpus), *map(fig, ("funnel", "corpus", "overlap", "ledger"))]),
         ("Training", [fig("training_loss"), fig("grad_norm")]),
         ("Does seeing the protein help?", [fig("eval_loss"), ("list", claims(differences, ("blind",))), _table(main_table(comparison), "Held-out clusters, value [95 % interval]"), fig("table"), *tasks("blind", "loss")]),
         ("Which bridge?", [("list", claims(differences, arms) or ["No paired comparison between the arms was made."])]),
-        ("Against baselines that need no training", [("list", claims(differences, free)), fig("text_metrics"), *texts, published]),
+        ("Against baselines without a language model", [("list", [*claims(differences, (free["best"],)), *chosen(free)]), fig("text_metrics"), *texts, published]),
         ("Do the arms read the protein?", [("p", WORDS["use"]), fig("protein_use"), *([] if looked is None else [fig("attention"), ("list", domain_claims(looked))])]),
         ("What this does not show", [("list", LIMITS)])]
 
@@ -193,6 +213,7 @@ def write_report(
     folder:Path|str, # Where `report.html` and `summary.txt` go
     comparison:pd.DataFrame, # Long table: system, task, metric, value, low, high, n
     differences:pd.DataFrame, # Columns system, against, metric, task, value, low, high, established
+    free:dict, # Facts of the baselines: `best`, `valid`, `left_out`
     corpus:dict, # Counts of the corpus and its split
     runs:list, # Dicts: name, arch, steps, seconds, trained parameters
     figures_folder:Path|str, # Folder with the figures named in `FIGURES`
@@ -204,7 +225,7 @@ def write_report(
     if not len(against_blind): raise ValueError("differences hold no loss against blind over all tasks: the main question has no answer")
     best = claim(against_blind.loc[against_blind.value.idxmin()])
     html = Environment(autoescape=True).from_string(_PAGE).render(title="Four ways to show a protein to a language model", css=_CSS, lede=f"The arm with the lowest loss: {best}",
-        sections=_story(comparison, differences, corpus, runs, Path(figures_folder), looked))
+        sections=_story(comparison, differences, free, corpus, runs, Path(figures_folder), looked))
     folder = Path(folder)
     with write_atomic(folder/"summary.txt") as tmp: tmp.write_text("\n".join([summary_table(comparison), "", *claims(differences, ("blind",))])+"\n")
     with write_atomic(folder/"report.html") as tmp: tmp.write_text(html)
