@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TEXT', 'SCORES', 'HEADLINE', 'LOWER', 'GROUPS', 'shipped_dictionary', 'answer_statistics', 'score_difference',
            'group_scores', 'lifts_over', 'card_claims', 'set_hash', 'make_card', 'fig_bins', 'card_page', 'write_card',
-           'compare_cards']
+           'compare_cards', 'comparison_table', 'fig_comparison', 'run_card']
 
-# %% ../nbs/api/26a_card.ipynb #9e22acb6
+# %% ../nbs/api/26a_card.ipynb #ee344361
 import base64, io
 from dataclasses import asdict
 from functools import lru_cache, partial
@@ -16,14 +16,17 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from .baselines import BINS, FREE, Best, Free
-from .core import digest, ensure_stage, read_json, write_json
-from .entities import ENTITY_COUNTS, EntityDictionary, entity_scores, entity_statistics
+from .config import RunConfig
+from .core import digest, ensure_stage, read_json, run_folder, write_json
+from .entities import ENTITY_COUNTS, EntityDictionary, entity_scores, entity_statistics, known_entities
+from .evaluate import evaluate_arm, free_baselines, ledger_of
 from .figures import STYLE, label
 from .ledger import Ledger, require_clean
 from .metrics import BLEU_COLUMNS, Difference, bleu_from_statistics, bootstrap, ratio, score_table, text_scores
+from .prepare import RunData
 from .report import _CSS, _table
 
-# %% ../nbs/api/26a_card.ipynb #a4cbbd8d
+# %% ../nbs/api/26a_card.ipynb #0a97151a
 def _entity(name, sums): return entity_scores(sums)[name]
 
 TEXT = ("exact_match", "rouge_1", "rouge_2", "rouge_l", "meteor_exact_stem")
@@ -50,7 +53,7 @@ def answer_statistics(
     out["share"] = 1/samples.groupby("cluster").record_id.transform("size").to_numpy()
     return out.assign(rouge_l_share=out.rouge_l*out.share)
 
-# %% ../nbs/api/26a_card.ipynb #972caed3
+# %% ../nbs/api/26a_card.ipynb #4d51e971
 def score_difference(
     a:pd.DataFrame, # From `answer_statistics`
     b:pd.DataFrame, # The same records, another system
@@ -67,7 +70,7 @@ def score_difference(
     i = bootstrap(both, clusters, lambda s: (of or ratio)(s[...,:k])-(of or ratio)(s[...,k:]), draws)
     return Difference(*i, established=bool(i.low > 0 or i.high < 0))
 
-# %% ../nbs/api/26a_card.ipynb #cb248e72
+# %% ../nbs/api/26a_card.ipynb #9df57087
 GROUPS = ("task", "source", "style", "bin")
 
 def group_scores(
@@ -100,7 +103,7 @@ def lifts_over(
                 rows.append(dict(system=system, against=against, by=by, group=str(group), score=score, n=int(mine.sum()), **d._asdict()))
     return pd.DataFrame(rows)
 
-# %% ../nbs/api/26a_card.ipynb #207e137f
+# %% ../nbs/api/26a_card.ipynb #9b1aaa25
 def card_claims(
     lifts:pd.DataFrame, # From `lifts_over`
 )->list: # Sentences
@@ -112,7 +115,7 @@ def card_claims(
         said.append(f"{r.system}, {label(r.score)}: {verdict} ({r.value:+.3f}, 95 % interval {r.low:+.3f} to {r.high:+.3f}; {r.n:,} records).")
     return said
 
-# %% ../nbs/api/26a_card.ipynb #5eab0420
+# %% ../nbs/api/26a_card.ipynb #71d9205b
 def _shown(samples:pd.DataFrame, statistics:pd.DataFrame, n:int)->dict:
     "Some records at random, and those with the lowest ROUGE-L"
     columns = [c for c in ("record_id", "task", "protein_id", "neighbour", "identity", "answer", "prediction", "finish") if c in samples]
@@ -163,7 +166,7 @@ def make_card(
         scores=scores.to_dict("records"), lifts=lifts.to_dict("records"), claims=card_claims(lifts) if len(lifts) else [f"{name}: no baseline could be computed, so nothing is claimed."], samples=_shown(samples, stats[name], 20))
     return card,samples[["record_id", "cluster"]].assign(**stats[name])
 
-# %% ../nbs/api/26a_card.ipynb #b0b7a3e3
+# %% ../nbs/api/26a_card.ipynb #96cdbd0d
 def fig_bins(
     scores:pd.DataFrame, # Rows of a card
     systems:list, # Which to draw
@@ -184,7 +187,7 @@ def fig_bins(
         plt.close(fig)
     return fig
 
-# %% ../nbs/api/26a_card.ipynb #03b82c6f
+# %% ../nbs/api/26a_card.ipynb #d1fe8883
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{{ title }}</title><style>{{ css|safe }}</style></head><body><main><h1>{{ title }}</h1><p class="lede">{{ lede }}</p>{% if leaks %}<p><strong>{{ leaks }}</strong></p>{% endif %}
 {% for title,parts in sections %}<h2>{{ title }}</h2>{% for kind,item in parts %}{% if kind == "list" %}<ul>{% for i in item %}<li>{{ i }}</li>{% endfor %}</ul>
@@ -207,7 +210,7 @@ def _facts(card:dict)->pd.DataFrame:
     plain |= {"best baseline, chosen on validation records": card["free"]["best"]} | {f"left out: {k}": v for k,v in card["free"]["left_out"].items()}
     return pd.DataFrame([(k.replace("_", " "), v) for k,v in plain.items() if v is not None], columns=["what", "value"])
 
-# %% ../nbs/api/26a_card.ipynb #f5e25a3c
+# %% ../nbs/api/26a_card.ipynb #9252ecb7
 def card_page(
     card:dict, # From `make_card`
 )->str: # HTML
@@ -241,11 +244,11 @@ def write_card(
         write_json(out/"card.json", card)
     return ensure_stage(folder, build, last="card.json")
 
-# %% ../nbs/api/26a_card.ipynb #9206a643
+# %% ../nbs/api/26a_card.ipynb #06e701d9
 def compare_cards(
     folders:list, # Folders of cards
     draws:int=1_000, # Bootstrap draws
-)->tuple[pd.DataFrame, pd.DataFrame]: # Scores of all systems (`_wide`'s form, baselines too), and paired differences of every two
+)->tuple[pd.DataFrame, pd.DataFrame]: # Scores of all systems over all records, baselines last; and paired differences of every two cards
     "Put cards side by side. Raises `ValueError` when they are of different records or share a name"
     cards = [read_json(Path(f)/"card.json") for f in folders]
     names = [c["name"] for c in cards]
@@ -254,10 +257,53 @@ def compare_cards(
     for c in cards[1:]:
         if c["set_hash"] != cards[0]["set_hash"]:
             raise ValueError(f"{names[0]} was measured on set {cards[0]['set_hash']} ({cards[0]['counts']['records']:,} records), {c['name']} on {c['set_hash']} ({c['counts']['records']:,}): numbers of different records are not comparable")
-    scores = pd.concat([pd.DataFrame(c["scores"]).query("system == @c['name'] or @first") for c,first in zip(cards, [True]+[False]*len(cards))])
+    rows = [r for k,c in enumerate(cards) for r in c["scores"] if r["by"] == "all" and (k == 0 or r["system"] == c["name"])]
+    order = {n: k for k,n in enumerate([*names, *FREE])}
+    scores = pd.DataFrame(rows).sort_values("system", key=lambda t: t.map(order), kind="stable", ignore_index=True)
     stats = {n: pd.read_parquet(Path(f)/"records.parquet").sort_values("record_id", ignore_index=True) for n,f in zip(names, folders)}
     rows = [dict(system=a, against=b, by="all", group="all", score=s, n=len(stats[a]), **score_difference(stats[a], stats[b], stats[a].cluster, s, draws)._asdict())
         for i,a in enumerate(names) for b in names[i+1:] for s in HEADLINE]
-    order = names+[s for s in FREE if s in set(scores.system)]
-    wide = _wide(scores, "all", ("bleu", "rouge_l", "meteor_exact_stem", "entity_f1", "hallucination_rate")).set_index("system").loc[order].reset_index()
-    return wide,pd.DataFrame(rows)
+    return scores,pd.DataFrame(rows)
+
+def comparison_table(
+    scores:pd.DataFrame, # From `compare_cards`
+)->pd.DataFrame: # One row a system, the baselines last: value [95 % interval]
+    "The table to read"
+    return _wide(scores, "all", HEADLINE).rename(columns=label)
+
+def fig_comparison(
+    scores:pd.DataFrame, # From `compare_cards`
+): # A figure
+    "Each headline score of each system, with its 95 % interval; baselines are grey"
+    import matplotlib as mpl, matplotlib.pyplot as plt
+    systems = list(dict.fromkeys(scores.system))[::-1]
+    with mpl.rc_context(STYLE):
+        fig,axes = plt.subplots(1, len(HEADLINE), figsize=(10, .5+.26*len(systems)), sharey=True)
+        for ax,score in zip(axes, HEADLINE):
+            t = scores[scores.score == score].set_index("system").loc[systems]
+            colours = ["#898989" if s in FREE else "#0072B2" for s in systems]
+            ax.hlines(range(len(systems)), t.low, t.high, colors=colours); ax.scatter(t.value, range(len(systems)), c=colours, s=18, zorder=3)
+            ax.set(title=label(score), xlim=(0, None)); ax.set_yticks(range(len(systems)), map(label, systems))
+        plt.close(fig)
+    return fig
+
+# %% ../nbs/api/26a_card.ipynb #c6a76ae8
+def run_card(
+    cfg:RunConfig, # A trained run
+    losses:pd.DataFrame|None=None, # Rows of the long table of losses that are its own (`system` is its arch); none when None
+    random_control:bool=False, # Also baselines on features of an encoder with random weights
+)->Path: # The card's folder, in the run's
+    "Evaluate a run and write its card, once. Raises what `evaluate_arm` raises"
+    measured,data = evaluate_arm(cfg),RunData(cfg)
+    facts,ledger = read_json(measured/"card.json"),ledger_of(data)
+    free,best = free_baselines(data, cfg.evaluation.n_generate, random_control)
+    columns = [c for c in ("source", "style") if c in data.corpus.records.collect_schema()]
+    test = data.corpus.side("test", "answer", *columns)
+    known = known_entities(test.answer.tolist(), test.protein_id.tolist(), shipped_dictionary())
+    samples = pd.read_parquet(measured/"samples.parquet").merge(test[["record_id", *columns]], on="record_id", validate="1:1")
+    rows = dict(losses={"all test records": losses.drop(columns="system").to_dict("records")}) if losses is not None else {}
+    about = {k: facts[k] for k in ("test_hash", "corpus", "answer_tokens", "loss")} | dict(run=facts["name"], preset=cfg.preset, steps=cfg.train.steps, seed=cfg.train.seed)
+    made = lambda: make_card(cfg.model.name, samples, free, best, ledger, known, data.corpus.label, bool(data.corpus.manifest["leaky"]), cfg.evaluation.draws, **about, **rows)
+    key = digest(about, cfg.evaluation, random_control, rows, ledger.rows, n=6)
+    folder = run_folder(facts["name"])/f"card-{key}"
+    return folder if (folder/"card.json").exists() else write_card(folder, made())

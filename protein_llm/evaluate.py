@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NULL', 'losses_on', 'swapped_records', 'NullFeatures', 'diagnose', 'answer_records', 'generation_set', 'ledger_of',
-           'evaluate_arm', 'baseline_answers', 'loss_rows', 'text_rows', 'compare_runs']
+           'evaluate_arm', 'free_baselines', 'baseline_answers', 'loss_rows', 'text_rows', 'compare_runs']
 
 # %% ../nbs/api/19_evaluate.ipynb #acc633ce
 from dataclasses import asdict
@@ -15,7 +15,7 @@ import pandas as pd, polars as pl
 import torch
 from tqdm import tqdm
 
-from .baselines import FREE, choose_free, free_answers
+from .baselines import FREE, Best, Free, choose_free, free_answers
 from .config import RunConfig, TrainConfig
 from .core import digest, ensure_stage, read_json, run_folder, write_json
 from .generate import ProteinLLM
@@ -161,21 +161,34 @@ def evaluate_arm(
     return ensure_stage(folder/f"evaluation-{digest(cfg.evaluation, n=6)}", build, last="card.json")
 
 # %% ../nbs/api/19_evaluate.ipynb #6923ba4e
+def free_baselines(
+    data:RunData, # Corpus and features
+    n:int, # Test records of each task
+    random_control:bool=False, # Also baselines on features of an encoder with random weights
+)->tuple[Free, Best]: # Their answers to the generation set, and the best on valid
+    "The free baselines of a corpus, from train records only, made once"
+    m,columns = data.corpus.manifest,("task", "instruction", "answer")
+    def build(out):
+        train,valid,chosen = data.corpus.side("train", *columns),data.corpus.side("valid", *columns),generation_set(data.corpus.side("test", *columns), n)
+        valid = valid[valid.task.isin(train.task)]
+        pooled = dict(feature=data.features.pooled()) | (dict(random=data.random_pooled) if random_control else {})
+        free = free_answers(train, valid, chosen, data.corpus.proteins.sequence, pooled)
+        free.answers[free.answers.record_id.isin(chosen.record_id)].to_parquet(out/"answers.parquet", index=False)
+        free.bins[free.bins.protein_id.isin(chosen.protein_id)].to_parquet(out/"bins.parquet", index=False)
+        write_json(out/"facts.json", dict(settings=free.settings, left_out=free.left_out, best=choose_free(free.answers, valid)._asdict()))
+    folder = ensure_stage(run_folder("shared")/f"free-{digest(m['key'], data.features.identity, n, random_control, FREE)}", build, last="facts.json")
+    facts = read_json(folder/"facts.json")
+    return Free(pd.read_parquet(folder/"answers.parquet"), pd.read_parquet(folder/"bins.parquet"), facts["settings"], facts["left_out"]),Best(**facts["best"])
+
 def baseline_answers(
     data:RunData, # Corpus and features
     n:int, # Test records of each task
     random_control:bool=False, # Also baselines on features of an encoder with random weights
 )->tuple[pd.DataFrame, dict]: # `system, record_id, prediction, neighbour, identity` for the generation set, and facts
-    "Answers of the free baselines, from train records only. Facts: the `best` on valid and all `valid` scores, `settings`, `left_out`, `coverage` (share of records with a sequence neighbour), `identity` (test proteins in each bin)"
-    columns = ("task", "instruction", "answer")
-    train,valid,chosen = data.corpus.side("train", *columns),data.corpus.side("valid", *columns),generation_set(data.corpus.side("test", *columns), n)
-    valid = valid[valid.task.isin(train.task)]
-    pooled = dict(feature=data.features.pooled()) | (dict(random=data.random_pooled) if random_control else {})
-    free = free_answers(train, valid, chosen, data.corpus.proteins.sequence, pooled)
-    best,said = choose_free(free.answers, valid),free.answers[free.answers.record_id.isin(chosen.record_id)].reset_index(drop=True)
-    near = free.bins[free.bins.protein_id.isin(chosen.protein_id)].bin.value_counts(sort=False)
-    return said,dict(best=best.system, valid=best.scores, settings=free.settings, left_out=free.left_out, identity=near.to_dict(),
-        coverage=float(said.identity[said.system == "nearest_sequence"].notna().mean()))
+    "Answers of the free baselines. Facts: the `best` on valid and all `valid` scores, `settings`, `left_out`, `coverage` (share of records with a sequence neighbour), `identity` (test proteins in each bin)"
+    free,best = free_baselines(data, n, random_control)
+    coverage = float(free.answers.identity[free.answers.system == "nearest_sequence"].notna().mean())
+    return free.answers,dict(best=best.system, valid=best.scores, settings=free.settings, left_out=free.left_out, identity=free.bins.bin.value_counts(sort=False).to_dict(), coverage=coverage)
 
 # %% ../nbs/api/19_evaluate.ipynb #568313ba
 def _rows(system, task, **scores):
