@@ -135,7 +135,7 @@ def shard_model(
     model,opt = acc.prepare(model, opt)
     whole = [n for n,p in model.named_parameters() if not isinstance(p, DTensor)]
     if whole: raise RuntimeError(f"FSDP2 left {len(whole)} parameters whole, the first is {whole[0]}")
-    for method in ("record_losses", "generate"): register_fsdp_forward_method(model, method)
+    for method in ("record_losses", "answers"): register_fsdp_forward_method(model, method)
     return model, opt.optimizer
 
 def local(
