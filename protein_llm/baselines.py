@@ -211,14 +211,18 @@ def _fit_ridge(ids, code, words, pooled, mean):
     "Eigenvalues [D], features to eigenvectors (centre [D], map [D, D]), and eigenvectors times words [D, V], over records"
     d,n = pooled.shape[1],len(ids)
     first,gram,cross = np.zeros(d),np.zeros((d, d)),np.zeros((d, words.shape[1]))
-    for start,x in _parts(pooled, ids):
-        x = x-mean
-        first += x.sum(0); gram += x.T@x; cross += (words[code[start:start+_PART]].T@x).T
+    who,proteins = pd.factorize(pd.Series(ids)) # a protein with several records is one row that counts as often
+    said,times = csr_array((np.ones(n), (who, code)), shape=(len(proteins), words.shape[0])),np.bincount(who)
+    for start,x in _parts(pooled, proteins):
+        part = slice(start, start+_PART)
+        x = (x-mean).astype(pooled.dtypes.iloc[0]) # products in the features' own type, sums in float64
+        weighted = x*times[part,None]
+        first += weighted.sum(0); gram += x.T@weighted; cross += ((said[part]@words).T@x).T
     first /= n
     gram -= n*np.outer(first, first)
     cross -= np.outer(first, words.T@np.bincount(code, minlength=words.shape[0]))
     scale = np.sqrt(np.diag(gram)/n)
-    scale = np.where(scale > 1e-9, scale, 1.) # a feature that never changes says nothing
+    scale = np.where(scale > 1e-9, scale, 1.) # a feature that never varies says nothing
     values,vectors = eigh(gram/np.outer(scale, scale))
     return np.maximum(values, 0),mean+first,vectors/scale[:,None],vectors.T@(cross/scale[:,None])
 
