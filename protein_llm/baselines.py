@@ -158,6 +158,7 @@ def _best_of(similarity, who, k):
     order = np.argsort(-similarity, axis=1, kind="stable")[:,:k]
     return np.take_along_axis(similarity, order, 1),np.take_along_axis(who, order, 1)
 
+# %% ../nbs/api/17_baselines.ipynb #6083cd64
 def feature_neighbours(
     train:pd.DataFrame, # Train records
     test:pd.DataFrame, # Test records; they need no answers
@@ -270,6 +271,7 @@ class Free(NamedTuple):
     settings:dict # `k` or `alpha` of each system that has one
     left_out:dict # Why, for each system of `FREE` that is not among the answers
 
+# %% ../nbs/api/17_baselines.ipynb #96c5d607
 def free_answers(
     train:pd.DataFrame, # Train records
     valid:pd.DataFrame|None, # Valid records, with answers; None only without features
@@ -302,6 +304,7 @@ class Best(NamedTuple):
     score:float # Its score on valid
     scores:dict # That of every baseline, in the order of `FREE`
 
+# %% ../nbs/api/17_baselines.ipynb #ef23e0e8
 def choose_free(
     answers:pd.DataFrame, # `system, record_id, prediction`: `Free.answers`
     valid:pd.DataFrame, # Valid records, with answers
