@@ -158,6 +158,7 @@ def _best_of(similarity, who, k):
     order = np.argsort(-similarity, axis=1, kind="stable")[:,:k]
     return np.take_along_axis(similarity, order, 1),np.take_along_axis(who, order, 1)
 
+# %% ../nbs/api/17_baselines.ipynb #6083cd64
 def feature_neighbours(
     train:pd.DataFrame, # Train records
     test:pd.DataFrame, # Test records; they need no answers
@@ -211,14 +212,18 @@ def _fit_ridge(ids, code, words, pooled, mean):
     "Eigenvalues [D], features to eigenvectors (centre [D], map [D, D]), and eigenvectors times words [D, V], over records"
     d,n = pooled.shape[1],len(ids)
     first,gram,cross = np.zeros(d),np.zeros((d, d)),np.zeros((d, words.shape[1]))
-    for start,x in _parts(pooled, ids):
-        x = x-mean
-        first += x.sum(0); gram += x.T@x; cross += (words[code[start:start+_PART]].T@x).T
+    who,proteins = pd.factorize(pd.Series(ids)) # a protein with several records is one row that counts as often
+    said,times = csr_array((np.ones(n), (who, code)), shape=(len(proteins), words.shape[0])),np.bincount(who)
+    for start,x in _parts(pooled, proteins):
+        part = slice(start, start+_PART)
+        x = (x-mean).astype(pooled.dtypes.iloc[0]) # products in the features' own type, sums in float64
+        weighted = x*times[part,None]
+        first += weighted.sum(0); gram += x.T@weighted; cross += ((said[part]@words).T@x).T
     first /= n
     gram -= n*np.outer(first, first)
     cross -= np.outer(first, words.T@np.bincount(code, minlength=words.shape[0]))
     scale = np.sqrt(np.diag(gram)/n)
-    scale = np.where(scale > 1e-9, scale, 1.) # a feature that never changes says nothing
+    scale = np.where(scale > 1e-9, scale, 1.) # a feature that never varies says nothing
     values,vectors = eigh(gram/np.outer(scale, scale))
     return np.maximum(values, 0),mean+first,vectors/scale[:,None],vectors.T@(cross/scale[:,None])
 
@@ -266,6 +271,7 @@ class Free(NamedTuple):
     settings:dict # `k` or `alpha` of each system that has one
     left_out:dict # Why, for each system of `FREE` that is not among the answers
 
+# %% ../nbs/api/17_baselines.ipynb #96c5d607
 def free_answers(
     train:pd.DataFrame, # Train records
     valid:pd.DataFrame|None, # Valid records, with answers; None only without features
@@ -298,6 +304,7 @@ class Best(NamedTuple):
     score:float # Its score on valid
     scores:dict # That of every baseline, in the order of `FREE`
 
+# %% ../nbs/api/17_baselines.ipynb #ef23e0e8
 def choose_free(
     answers:pd.DataFrame, # `system, record_id, prediction`: `Free.answers`
     valid:pd.DataFrame, # Valid records, with answers

@@ -214,6 +214,7 @@ def _pairs(systems:dict, against:dict, metric:str, set_hash:str, draws:int, task
                 out.append(dict(system=a, against=b, metric=metric, task=task, **d._asdict()))
     return out
 
+# %% ../nbs/api/19_evaluate.ipynb #f841cbae
 def _tables(cfgs:list, folders:dict, set_hash:str, random_control:bool)->tuple:
     "Long table of scores, table of paired differences (task by task to blind and to the best baseline only), facts of the baselines"
     ev,data = cfgs[0].evaluation, RunData(cfgs[0])

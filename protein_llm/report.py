@@ -85,11 +85,12 @@ def by_baseline(
     d = differences[differences.against.isin(FREE) & (differences.metric == "rouge_l") & (differences.task == "all")]
     return _cells(d, "against", "rouge_l").reindex([s for s in FREE if s in set(d.against)]).rename(index=label).rename_axis(index="baseline", columns=None).reset_index()
 
+# %% ../nbs/api/26_report.ipynb #47c6f7be
 def chosen(
     free:dict, # Facts of the baselines: `best`, `valid` (score of each), `left_out` (reason of each)
 )->list: # Sentences
     "Which baseline is the one to beat, and which were not measured"
-    said = [f"The baseline to beat is {label(free['best'])}: it has the highest ROUGE-L on the validation side ({free['valid'][free['best']]:.3f} of "+", ".join(f"{label(s)} {v:.3f}" for s,v in free["valid"].items())+")."]
+    said = [f"The baseline to beat is {label(free['best'])}: it has the highest ROUGE-L on the validation side (of "+", ".join(f"{label(s)} {v:.3f}" for s,v in free["valid"].items())+")."]
     return said+[f"Not measured: {label(s)} ({why})." for s,why in free["left_out"].items()]
 
 # %% ../nbs/api/26_report.ipynb #bb1c019b
