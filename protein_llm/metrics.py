@@ -77,7 +77,7 @@ def _words(text:str, stems:dict|None=None)->list:
     words = text.lower().encode("ascii", "replace").translate(_KEPT).decode().split() # faster than a regular expression
     return words if stems is None else [stems[w] if len(w) > 3 else w for w in words]
 
-PART = 10_000 # pairs in memory at once
+PART = 2_000 # pairs in memory at once; more are slower, as their words leave the cache
 
 def _by_parts(predictions:list, references:list, score:Callable, stemmer:bool=False)->np.ndarray:
     "Scores [n] of pairs, from a function of two lists of words lists"
