@@ -12,7 +12,7 @@ def work(mode, out):
     import torch
     from protein_llm.checkpoint import checkpoints
     from protein_llm.config import ARCHS, from_preset
-    from protein_llm.packing import collate
+    from protein_llm.generate import Decoding, answer_records
     from protein_llm.parallel import make_accelerator, read_log, shard_model
     from protein_llm.prepare import RunData
     from protein_llm.pretrained import ProteinLLM
@@ -37,11 +37,10 @@ def work(mode, out):
         weights = {n: t.double().norm().item() for n,t in model.trained_state().items()}
         model,_ = shard_model(model, make_optimizer(model, cfg.train), acc)
         sliced = sum(hasattr(p, "to_local") for p in model.parameters())/len(list(model.parameters())) # now: what is gathered for an answer may stay so
-        records = data.tokens.positions(data.corpus.side("test", "task").record_id[:3])
-        prompts = collate([[r] for r in records], data.tokens, data.features if data.reads_features else None, "left", True)
+        answers = answer_records(model, data.corpus.side("test").head(3), data, Path(out)/mode/f"{arch}-answers", Decoding(12), part=1, acc=acc) # three parts: one rank has two of them, the other runs along
         log = read_log(folder)
         ended = read_log(train(cfg, folder=folder.with_name(f"{arch}-begun"))).loss.iloc[-1] if mode == "full" else log.loss.iloc[-1]
-        found[arch] = dict(ended=ended, loss=log.loss.tolist(), grad_norm=log.grad_norm.tolist(), valid=read_log(folder, "eval").loss.tolist(), weights=weights, answers=model.generate(prompts, 12)[0], slices=slices, sliced=sliced)
+        found[arch] = dict(ended=ended, loss=log.loss.tolist(), grad_norm=log.grad_norm.tolist(), valid=read_log(folder, "eval").loss.tolist(), weights=weights, answers=[[*map(int, t)] for t in answers.tokens], slices=slices, sliced=sliced)
     if acc.is_main_process: (Path(out)/f"{mode}.json").write_text(json.dumps(found))
     if acc.num_processes > 1: torch.distributed.destroy_process_group()
 

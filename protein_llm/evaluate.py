@@ -134,7 +134,7 @@ def evaluate_arm(
         model = ProteinLLM.from_pretrained(folder/"model", device)
         test = data.corpus.side("test")
         losses,chosen,how = diagnose(model, data, cfg, device), generation_set(test, cfg.evaluation.n_generate), Decoding(cfg.evaluation.max_new_tokens)
-        answers = answer_records(model, chosen, data, folder/f"answers-{digest(how, chosen.record_id.tolist(), n=6)}", how, device)
+        answers = answer_records(model, chosen, data, folder/f"answers-{digest(how, chosen.record_id.tolist(), n=6)}", how)
         samples = chosen[["record_id", "task", "protein_id", "cluster", "instruction", "answer"]].merge(answers[["record_id", "prediction", "finish"]], on="record_id")
         losses.to_parquet(out/"losses.parquet"); samples.to_parquet(out/"samples.parquet")
         write_json(out/"card.json", dict(name=folder.name, arch=cfg.model.arch, test_hash=data.corpus.manifest["test_hash"], corpus=data.corpus.manifest["key"], split=data.corpus.label, records=len(losses),

@@ -177,15 +177,17 @@ class _Queue:
         for r,e in zip(rows, new): self.owner[r] = e
         return rows, new
 
-    def put(self, row, token, log_prob, eos_id)->bool:
-        "Whether the token ends its answer"
-        a = self.answers[self.owner[row]]
-        a.log_prob += log_prob
-        if token == eos_id: a.finish = "eos"
-        else: a.tokens.append(token)
-        if token != eos_id and len(a.tokens) < self.how.max_new_tokens: return False
-        self.owner[row] = None
-        return True
+# %% ../nbs/api/18_generate.ipynb #509b3c97
+@patch
+def put(self:_Queue, row:int, token:int, log_prob:float, eos_id:int)->bool:
+    "Add a token to the answer of a slot; whether it ends there"
+    a = self.answers[self.owner[row]]
+    a.log_prob += log_prob
+    if token == eos_id: a.finish = "eos"
+    else: a.tokens.append(token)
+    if token != eos_id and len(a.tokens) < self.how.max_new_tokens: return False
+    self.owner[row] = None
+    return True
 
 # %% ../nbs/api/18_generate.ipynb #dd6dfade
 def _pass(slots:_Slots, queue:_Queue, prompts:Callable)->list:
@@ -255,24 +257,27 @@ def _claim(folder:Path, about:dict, main:bool, wait:Callable):
     odd = ", ".join(f"{k} (there {said.get(k)!r}, here {v!r})" for k,v in about.items() if said.get(k) != v)
     if odd: raise ValueError(f"{folder.name} holds answers of another run: {odd}: choose another folder")
 
+# %% ../nbs/api/18_generate.ipynb #8f6ed4b3
 def _prompt_text(store, tokenizer, record:int, place:int)->str:
     "A prompt as text, each protein that is not spelt out as one placeholder"
     ids,n,_ = store(record)
     ids = ids[:n]
     return tokenizer.decode(ids[(ids != place) | (np.r_[-1, ids[:-1]] != place)])
 
-def _answer_part(model, records, data, how, device, tell)->pl.DataFrame:
-    "Answers to a few records, longest prompt first: prompts of like length are read together"
+def _answer_part(model, records, data, how, path, tell):
+    "Write the answers to a few records, longest prompt first: prompts of like length are read together. Without records it only runs along"
     features,at = data.features if data.reads_features else None,data.tokens.positions(records.record_id.tolist())
     order = np.argsort(-data.tokens.prompt_lengths(at), kind="stable")
-    def prompts(some): return collate([at[order[some]].tolist()], data.tokens, features, prompt_only=True).to(device)
+    def prompts(some): return collate([at[order[some]].tolist()], data.tokens, features, prompt_only=True).to(model.device)
     written = model.answers(prompts, records.record_id.iloc[order].tolist(), how, tell=tell)
+    if not len(records): return
     rows = [(int(i), s, written[k*how.samples+s]) for k,i in enumerate(order) for s in range(how.samples)]
     rows.sort(key=lambda r: r[:2])
     texts = data.tokenizer.batch_decode([a.tokens for *_,a in rows], skip_special_tokens=True)
     asked = [_prompt_text(data.tokens, data.tokenizer, i, model.ids[1]) for i in at.tolist()]
-    return pl.DataFrame([dict(record_id=records.record_id.iloc[i], sample=s, prompt=asked[i], reference=records.answer.iloc[i], prediction=text, tokens=a.tokens, n_tokens=len(a.tokens)+(a.finish == "eos"),
+    table = pl.DataFrame([dict(record_id=records.record_id.iloc[i], sample=s, prompt=asked[i], reference=records.answer.iloc[i], prediction=text, tokens=a.tokens, n_tokens=len(a.tokens)+(a.finish == "eos"),
         finish=a.finish, log_prob=a.log_prob) for (i,s,a),text in zip(rows, texts)], schema_overrides=dict(tokens=pl.List(pl.Int32)))
+    with write_atomic(path) as tmp: table.write_parquet(tmp)
 
 # %% ../nbs/api/18_generate.ipynb #9b064451
 def answer_records(
@@ -281,7 +286,6 @@ def answer_records(
     data:RunData, # Tokens and features
     folder:Path|str, # Gets `part-00000.parquet` and so on, and `manifest.json` at the end; what is there already is not done again
     how:Decoding=Decoding(), # How answers are written
-    device="cpu", # Where the model is
     part:int=1_000, # Records of a part
     acc=None, # From `make_accelerator`, where several ranks share the records; the folder is one that all of them see
 )->pd.DataFrame: # `record_id, sample, prompt, reference, prediction, tokens, n_tokens` (that `log_prob` sums over), `finish` (`eos`, or `length` when cut), `log_prob`; in the order of `records`
@@ -295,9 +299,7 @@ def answer_records(
     with tqdm(total=sum(len(records.iloc[k:k+part]) for k in todo[rank::world])*how.samples, desc=f"{data.cfg.model.arch} answers", unit="answer", mininterval=1, disable=rank > 0) as bar:
         for first in range(0, len(todo), world): # a rank without a part runs along
             mine = records.iloc[[i for k in todo[first:first+world][rank:rank+1] for i in range(k, min(k+part, len(records)))]]
-            table = _answer_part(model, mine, data, how, device, bar.update)
-            if len(mine):
-                with write_atomic(names[todo[first+rank]]) as tmp: table.write_parquet(tmp)
+            _answer_part(model, mine, data, how, names[todo[first+rank]] if len(mine) else None, bar.update)
     wait()
     out = pd.concat([pd.read_parquet(p) for p in names.values()], ignore_index=True)
     if rank == 0: write_json(folder/"manifest.json", dict(answers=len(out), cut=int((out.finish == "length").sum()), empty=int((out.prediction.str.strip() == "").sum()), tokens=int(out.n_tokens.sum())))
