@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['FIELDS', 'read_predictions', 'check_declared', 'foreign_baselines', 'blind_gap', 'audit', 'main']
 
-# %% ../nbs/api/26b_audit.ipynb #cfc1d3b8
+# %% ../nbs/api/26b_audit.ipynb #e21f215c
 import argparse, json, sys
 from pathlib import Path
 
 import pandas as pd, polars as pl
 
 from .baselines import BINS, FREE, Best, Free, choose_free, find_hits, free_answers, identity_bins
-from .card import HEADLINE, answer_statistics, card_claims, make_card, score_difference, shipped_dictionary, write_card
-from .entities import known_entities
+from .card import HEADLINE, answer_statistics, card_claims, make_card, score_difference, write_card
+from .entities import frozen_dictionary, known_entities
 from .ledger import leak_ledger, ledger_text, sequence_clusters
 from .sets import ProteinSet, check_set, read_set
 
-# %% ../nbs/api/26b_audit.ipynb #149485d3
+# %% ../nbs/api/26b_audit.ipynb #90931fec
 FIELDS = ("protein_id", "sequence", "answer", "prediction")
 
 def read_predictions(
@@ -46,7 +46,7 @@ def check_declared(
     if odd := sorted(said.keys() ^ there.keys()): raise ValueError(f"{odd[0]} and {len(odd)-1} more are in the predictions or in the test set, but not in both: answer every protein of the test set")
     if odd := [p for p in said if said[p] != there[p]]: raise ValueError(f"{odd[0]} has another sequence in the test set")
 
-# %% ../nbs/api/26b_audit.ipynb #504715b8
+# %% ../nbs/api/26b_audit.ipynb #1e81d6e8
 def _records(given:ProteinSet, name:str)->pd.DataFrame:
     "Records of a set that has answers, with a task each"
     t = given.records.collect().to_pandas().reset_index(drop=True)
@@ -77,7 +77,7 @@ def foreign_baselines(
 
 def _named(bins): return bins.assign(protein_id=[p[1] for p in bins.protein_id])
 
-# %% ../nbs/api/26b_audit.ipynb #f6f90411
+# %% ../nbs/api/26b_audit.ipynb #d3be2909
 def blind_gap(
     samples:pd.DataFrame, # From `read_predictions`, with `cluster`
     blind:pd.DataFrame, # The same records answered without the protein
@@ -110,14 +110,14 @@ def audit(
     clusters = sequence_clusters(held.proteins["sequence"].unique().sort())
     samples["cluster"] = samples.sequence.map(dict(clusters.iter_rows()))
     ledger = leak_ledger(dict(train=trained, test=held) | (dict(valid=chosen) if valid else {}))
-    known = known_entities(samples.answer.tolist(), samples.protein_id.tolist(), shipped_dictionary())
+    known = known_entities(samples.answer.tolist(), samples.protein_id.tolist(), frozen_dictionary())
     free,best = foreign_baselines(samples, trained, chosen)
     chosen_on = "no baseline could be computed" if best is None else "validation records" if valid else "the test records, which favours the baseline"
     losses = dict(losses={"difference to the answers without the protein": blind_gap(samples, read_predictions(blind), known, draws).to_dict("records")}) if blind else {}
     made = make_card(name or Path(predictions).stem, samples.drop(columns="sequence"), free, best, ledger, known, "foreign predictions", allow_leak=True, draws=draws, best_baseline_chosen_on=chosen_on, **losses)
     return write_card(folder, made)
 
-# %% ../nbs/api/26b_audit.ipynb #3341b829
+# %% ../nbs/api/26b_audit.ipynb #fd30b510
 def _parser()->argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="protein-llm", description="Honest numbers for protein language models", epilog="exit code 0: clean; 3: the test set leaks; 1: an input cannot be used; 2: the call is wrong")
     a = p.add_subparsers(dest="what", required=True).add_parser("audit", help="the result card of any model's predictions", description="Ledger, baselines, bins of identity, entities and hallucinations of a file of predictions; no GPU, no weights")
@@ -144,5 +144,5 @@ def main(
     print("\n".join([f"{card['leaks']} rows of the leak ledger leak: these numbers flatter" if card["leaks"] else "no leak was found", *card["claims"], f"{folder}/card.html"]))
     sys.exit(3 if card["leaks"] else 0)
 
-# %% ../nbs/api/26b_audit.ipynb #d0834a3e
+# %% ../nbs/api/26b_audit.ipynb #731e5dea
 if __name__ == "__main__" and "__file__" in globals(): main() # a notebook has no __file__

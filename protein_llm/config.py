@@ -203,7 +203,7 @@ class TrainConfig:
 class EvalConfig:
     "What is measured on the frozen test set"
     n_generate:int = 50 # Answers to generate for each task
-    n_swap:int = 200 # Test records used for the swapped- and null-protein diagnostics
+    n_swap:int = 200 # Test records used for the swapped-, shuffled- and null-protein diagnostics
     swaps:int = 5 # Draws of another protein for each of these
     max_new_tokens:int = 64 # An answer that is longer is cut, and counted as cut
     draws:int = 1_000 # Bootstrap draws over clusters

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['GENERIC', 'KINDS', 'ENTITY_COUNTS', 'ec_rule', 'Entity', 'EntityDictionary', 'gene_symbols', 'entity_statistics',
-           'known_entities', 'entity_scores', 'entity_mask']
+           'known_entities', 'entity_scores', 'entity_mask', 'entity_tokens', 'frozen_dictionary']
 
 # %% ../nbs/api/16a_entities.ipynb #b3757fdb
 import re
+from functools import lru_cache
 from typing import Iterable, Iterator, NamedTuple
 
 import numpy as np, pandas as pd
@@ -226,3 +227,19 @@ def entity_mask(
     mask = np.zeros(at[-1], bool)
     for e in entities: mask[at[e.start]:at[e.end]] = True
     return mask
+
+# %% ../nbs/api/16a_entities.ipynb #6d26c4bf
+def entity_tokens(
+    offsets:list, # First character of each token, and the one behind its last [T, 2]
+    entities:list, # From `EntityDictionary.find`, of the same text
+)->np.ndarray: # True where a token and an entity overlap [T]
+    "Which tokens of a text name something"
+    start,end = np.asarray(offsets, int).reshape(-1, 2).T
+    ours = np.array([(e.start, e.end) for e in entities], int).reshape(-1, 2).T[..., None] # [2, E, 1]
+    return ((start < ours[1]) & (end > ours[0])).any(0)
+
+# %% ../nbs/api/16a_entities.ipynb #e88ed8d7
+@lru_cache(maxsize=1)
+def frozen_dictionary()->EntityDictionary: # The same object each time
+    "The dictionary that evaluations use: the shipped tables, no genes"
+    return EntityDictionary()

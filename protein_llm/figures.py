@@ -24,7 +24,7 @@ COLOURS = dict(text="#E69F00", mlp="#0072B2", perceiver="#009E73", flamingo="#CC
 MARKS = dict(zip(FREE, "_xos^D<*"))
 LABELS = dict(majority="majority answer", template="template", nearest_sequence="nearest by sequence", nearest_feature="nearest by features",
     knn_feature="k nearest by features", ridge_feature="ridge on features", knn_random="k nearest, random encoder", ridge_random="ridge, random encoder",
-    loss_true="true protein", loss_swapped="another protein", loss_null="no protein")
+    loss_true="true protein", loss_swapped="another protein", loss_shuffled="shuffled protein", loss_null="no protein")
 STYLE = {"figure.dpi": 80, "savefig.dpi": 150, "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": .6,
     "legend.frameon": False, "figure.constrained_layout.use": True, "svg.hashsalt": "protein_llm", "svg.fonttype": "path", "figure.facecolor": "white"}
@@ -172,24 +172,25 @@ def fig_text_metrics(
 # %% ../nbs/api/25_figures.ipynb #1ddbe398
 @mpl.rc_context(STYLE)
 def fig_protein_use(
-    comparison:pd.DataFrame, # Long table with the metrics `loss_true`, `loss_swapped`, `loss_null` of task `all`
+    comparison:pd.DataFrame, # Long table with the metrics `loss_true`, `loss_swapped`, `loss_shuffled`, `loss_null` of task `all`; the last three where measured
 )->Figure:
-    "Loss of each arm with the true protein, another one, and none, on the same records"
-    marks = dict(loss_true=("o", True), loss_swapped=("s", False), loss_null=("^", False))
+    "Loss of each arm with the true protein, another one, a shuffled one, and none, on the same records"
+    marks = dict(loss_true=("o", True), loss_swapped=("s", False), loss_shuffled=("D", False), loss_null=("^", False))
     table = comparison[(comparison.task == "all") & comparison.metric.isin(marks)]
-    order = _systems(table)
-    fig,(ax,) = _axes(1, (7., 3.4))
+    order,marks = _systems(table),{m: mark for m,mark in marks.items() if m in set(table.metric)}
+    fig,(ax,) = _axes(1, (7., 3.6))
     for i,(metric,(mark,filled)) in enumerate(marks.items()):
         one = table[table.metric == metric].set_index("system").reindex(order)
         for y,(system,r) in enumerate(one.iterrows()):
-            ax.plot([r.low, r.high], [y+.22*(i-1)]*2, "-", color=COLOURS[system], linewidth=1.5)
-            ax.plot(r.value, y+.22*(i-1), mark, color=COLOURS[system], markersize=7, markerfacecolor=COLOURS[system] if filled else "white")
+            at = y+.2*(i-(len(marks)-1)/2)
+            ax.plot([r.low, r.high], [at]*2, "-", color=COLOURS[system], linewidth=1.5)
+            ax.plot(r.value, at, mark, color=COLOURS[system], markersize=7, markerfacecolor=COLOURS[system] if filled else "white")
         ax.plot([], [], mark, color="#4D4D4D", markerfacecolor="#4D4D4D" if filled else "white", label=label(metric))
     ax.set_yticks(range(len(order)), order)
     ax.set_ylim(len(order)-.5, -.5)
     ax.set(xlabel="loss on held-out clusters (nats per token)")
     ax.grid(axis="y", visible=False)
-    ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=.2)
+    ax.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=.2)
     return fig
 
 # %% ../nbs/api/25_figures.ipynb #8c1be955

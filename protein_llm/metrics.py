@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PART', 'BLEU_COLUMNS', 'check_pairs', 'bleu_statistics', 'bleu_from_statistics', 'bleu', 'rouge_n', 'rouge_l',
            'meteor_exact_stem', 'text_scores', 'Interval', 'bootstrap', 'ratio', 'cluster_bootstrap', 'bleu_interval',
-           'score_table', 'Difference', 'paired_difference']
+           'score_table', 'Difference', 'paired_difference', 'two_way_bootstrap']
 
 # %% ../nbs/api/16_metrics.ipynb #4eddd4bb
 from collections import Counter
@@ -302,3 +302,21 @@ def paired_difference(
     both = _paired(a, b, set_a, set_b)
     i = cluster_bootstrap(both.sum_a-both.sum_b, both.count_a, both.cluster_a, draws, seed)
     return Difference(*i, established=bool(i.low > 0 or i.high < 0))
+
+# %% ../nbs/api/16_metrics.ipynb #c60dcbe7
+def two_way_bootstrap(
+    statistics:np.ndarray, # What the score is computed from, per run and record, the same records in each [S, n, K]
+    clusters:list, # Cluster of each record [n]
+    score:Callable, # Summed statistics [.., K] -> score [..]
+    draws:int=1_000, # Bootstrap draws
+    seed:int=0, # Seed of the draws
+)->Interval: # Of the score's mean over runs
+    "Percentile bootstrap over clusters and over runs that differ in their seed; with one run it is `bootstrap`. Raises `ValueError` on empty or mismatched input"
+    statistics = np.asarray(statistics, float)
+    if statistics.ndim != 3 or not len(statistics): raise ValueError(f"statistics of shape {statistics.shape}: expected [seeds, records, K], with at least one seed")
+    S,_,K = statistics.shape
+    sums = _cluster_sums(np.concatenate(statistics, 1), clusters) # [C, S*K]: a draw of clusters is the same for all runs
+    runs = np.random.default_rng([seed, 1]).multinomial(S, np.full(S, 1/S), size=draws)/S # [draws, S]
+    drawn = (score(_drawn(sums, draws, seed).reshape(-1, S, K))*runs).sum(1)
+    low,high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(float(np.mean(score(sums.sum(0).reshape(S, K)))), float(low), float(high))

@@ -281,13 +281,17 @@ def build_model(
 def record_losses(
     self:ProteinLLM,
     batch:Batch, # On the model's device
-)->tuple[Tensor, Tensor]: # Summed NLL [R] and number of answer tokens [R], in the order of `batch.records`
-    "Loss of each record, without dropout and without gradient"
+    marked:Tensor|None=None, # Answer tokens to sum apart: True at these, in reading order [A]
+)->tuple: # Summed NLL [R] and number of answer tokens [R], in the order of `batch.records`; with `marked` also the NLL summed over marked tokens [R]
+    "Loss of each record, without dropout and without gradient. Raises `ValueError` on as many marks as there are not answer tokens"
     was_training = self.training
     self.eval()
     nll,record = self.answer_losses(batch)
     self.train(was_training)
-    return record_sums(nll, record, len(batch.records))
+    sums = record_sums(nll, record, len(batch.records))
+    if marked is None: return sums
+    if len(marked) != len(nll): raise ValueError(f"{len(marked)} marks for {len(nll)} answer tokens")
+    return *sums, record_sums(nll*marked, record, len(batch.records))[0]
 
 # %% ../nbs/api/13_model.ipynb #f2d7d16b
 @patch

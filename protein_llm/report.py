@@ -136,7 +136,7 @@ FIGURES = dict(
     grad_norm="Gradient norm before clipping.",
     eval_loss="Left: loss on held-out clusters. Right: paired difference to the arm that never sees a protein. Lines are 95 % bootstrap intervals over clusters.",
     text_metrics="BLEU and ROUGE-L of generated answers, with 95 % intervals: arms as bars, baselines as grey marks; black is the one that was best on the validation side.",
-    protein_use="A diagnostic: the loss when the protein is another one of the same task and length, or none.",
+    protein_use="A diagnostic: the loss when the protein is another one of the same task and length, the same residues in random order, or none.",
     attention="Where tokens of each bridge look along a held-out protein, with its Pfam domains below (chosen by rule: most kinds of domains, then the shortest). Right: over all held-out proteins with a domain, 95 % intervals over clusters.",
     table="The main numbers with their 95 % intervals.")
 
@@ -174,7 +174,7 @@ WORDS = dict(
     done="A frozen protein encoder is bridged to a frozen language model in several ways. The arms see the same records in the same order. "
         "A last arm, blind, got a learned constant in the protein's place: whatever it can do needs no protein, so it is what the others must beat.",
     corpus="Proteins were clustered by sequence, and whole clusters went to train, validation or test. Proteins that a search still found to have a relative on the other side, or that share a whole fragment with one, were dropped; the table counts them.",
-    use="Swapping or removing the protein shows how much an arm leans on it. A large effect alone proves no gain: the comparison with blind does.")
+    use="Swapping, shuffling or removing the protein shows how much an arm leans on it. A large effect alone proves no gain: the comparison with blind does.")
 
 # %% ../nbs/api/26_report.ipynb #57cf79c3
 def domain_claims(
