@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIELDS', 'read_predictions', 'check_declared', 'foreign_baselines', 'blind_gap', 'audit', 'main']
 
-# %% ../nbs/api/26b_audit.ipynb #e21f215c
+# %% ../nbs/api/26b_audit.ipynb #9f5afef5
 import argparse, json, sys
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .entities import frozen_dictionary, known_entities
 from .ledger import leak_ledger, ledger_text, sequence_clusters
 from .sets import ProteinSet, check_set, read_set
 
-# %% ../nbs/api/26b_audit.ipynb #90931fec
+# %% ../nbs/api/26b_audit.ipynb #68e7e671
 FIELDS = ("protein_id", "sequence", "answer", "prediction")
 
 def read_predictions(
@@ -46,7 +46,7 @@ def check_declared(
     if odd := sorted(said.keys() ^ there.keys()): raise ValueError(f"{odd[0]} and {len(odd)-1} more are in the predictions or in the test set, but not in both: answer every protein of the test set")
     if odd := [p for p in said if said[p] != there[p]]: raise ValueError(f"{odd[0]} has another sequence in the test set")
 
-# %% ../nbs/api/26b_audit.ipynb #1e81d6e8
+# %% ../nbs/api/26b_audit.ipynb #cf054120
 def _records(given:ProteinSet, name:str)->pd.DataFrame:
     "Records of a set that has answers, with a task each"
     t = given.records.collect().to_pandas().reset_index(drop=True)
@@ -65,7 +65,7 @@ def foreign_baselines(
     if "answer" not in train.records.collect_schema():
         hits = find_hits(test.protein_id, train.proteins["protein_id"].to_list(), sequences, threads)
         nothing = pd.DataFrame(columns=["system", "record_id", "prediction", "neighbour", "identity"])
-        free = Free(nothing, identity_bins(test.protein_id, hits), {}, {s: "the training set has no answers" if not s.endswith(("feature", "random")) else "no features" for s in FREE})
+        free = Free(nothing, identity_bins(test.protein_id, hits), {}, {s: "no language model" if s == "bare_llm" else "no features" if s.endswith(("feature", "random")) else "the training set has no answers" for s in FREE})
         return free._replace(bins=_named(free.bins)),None
     if valid is not None:
         chosen = _records(valid, "valid").assign(protein_id=lambda t: [("valid", p) for p in t.protein_id])
@@ -77,7 +77,7 @@ def foreign_baselines(
 
 def _named(bins): return bins.assign(protein_id=[p[1] for p in bins.protein_id])
 
-# %% ../nbs/api/26b_audit.ipynb #d3be2909
+# %% ../nbs/api/26b_audit.ipynb #e006f0cf
 def blind_gap(
     samples:pd.DataFrame, # From `read_predictions`, with `cluster`
     blind:pd.DataFrame, # The same records answered without the protein
@@ -117,7 +117,7 @@ def audit(
     made = make_card(name or Path(predictions).stem, samples.drop(columns="sequence"), free, best, ledger, known, "foreign predictions", allow_leak=True, draws=draws, best_baseline_chosen_on=chosen_on, **losses)
     return write_card(folder, made)
 
-# %% ../nbs/api/26b_audit.ipynb #fd30b510
+# %% ../nbs/api/26b_audit.ipynb #c048938c
 def _parser()->argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="protein-llm", description="Honest numbers for protein language models", epilog="exit code 0: clean; 3: the test set leaks; 1: an input cannot be used; 2: the call is wrong")
     a = p.add_subparsers(dest="what", required=True).add_parser("audit", help="the result card of any model's predictions", description="Ledger, baselines, bins of identity, entities and hallucinations of a file of predictions; no GPU, no weights")
@@ -144,5 +144,5 @@ def main(
     print("\n".join([f"{card['leaks']} rows of the leak ledger leak: these numbers flatter" if card["leaks"] else "no leak was found", *card["claims"], f"{folder}/card.html"]))
     sys.exit(3 if card["leaks"] else 0)
 
-# %% ../nbs/api/26b_audit.ipynb #731e5dea
+# %% ../nbs/api/26b_audit.ipynb #a4b9c432
 if __name__ == "__main__" and "__file__" in globals(): main() # a notebook has no __file__

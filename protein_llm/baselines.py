@@ -247,7 +247,7 @@ def ridge_by_feature(
     return pd.concat([pd.DataFrame(dict(record_id=test.record_id.to_numpy(), alpha=a, prediction=[said[t,p,a] for t,p in zip(test.task, test.protein_id)])) for a in alphas], ignore_index=True)
 
 # %% ../nbs/api/17_baselines.ipynb #b13bd575
-FREE = ("majority", "template", "nearest_sequence", "nearest_feature", "knn_feature", "ridge_feature", "knn_random", "ridge_random")
+FREE = ("majority", "template", "nearest_sequence", "nearest_feature", "knn_feature", "ridge_feature", "knn_random", "ridge_random", "bare_llm")
 
 def _tuned(table, setting, valid):
     "The rows of the setting with the highest mean ROUGE-L on valid (of equals the first), and that setting"
@@ -293,7 +293,7 @@ def free_answers(
         found,chosen = _with_features(train, valid, held, features, name)
         tables,settings = tables|found,settings|chosen
     for s in FREE:
-        if s not in tables: left_out[s] = "no sequences" if s == "nearest_sequence" else "no features of a random encoder" if s.endswith("random") else "no features"
+        if s not in tables: left_out[s] = "no sequences" if s == "nearest_sequence" else "no language model" if s == "bare_llm" else "no features of a random encoder" if s.endswith("random") else "no features"
     answers = pd.concat([tables[s].assign(system=s) for s in FREE if s in tables], ignore_index=True)
     return Free(answers.reindex(columns=["system", "record_id", "prediction", "neighbour", "identity"]),bins,settings,left_out)
 

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SHUFFLED', 'NULL', 'PROTEINS', 'LOSS_COLUMNS', 'LOSS_SCORES', 'losses_on', 'answer_parts', 'swapped_records',
            'shuffled_proteins', 'other_features', 'NullFeatures', 'changed_losses', 'diagnose', 'generation_set',
-           'ledger_of', 'evaluate_arm', 'free_baselines', 'baseline_answers', 'bits', 'loss_rows', 'text_rows',
-           'compare_runs']
+           'ledger_of', 'evaluate_arm', 'bare_answers', 'free_baselines', 'baseline_answers', 'bits', 'loss_rows',
+           'text_rows', 'compare_runs']
 
 # %% ../nbs/api/19_evaluate.ipynb #acc633ce
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from .encoder import load_encoder
 from .entities import EntityDictionary, entity_mask, entity_tokens, frozen_dictionary
 from .features import FeatureStore, build_features, feature_folder
 from .ledger import Ledger, corpus_ledger, require_clean
+from .model import build_model
 from .metrics import bleu_interval, cluster_bootstrap, paired_difference, ratio, rouge_l, score_table
 from .packing import collate, plan_step
 from .parallel import run_name
@@ -217,6 +218,17 @@ def evaluate_arm(
     return ensure_stage(folder/f"evaluation-{digest(cfg.evaluation, LOSS_COLUMNS, n=6)}", build, last="card.json") # one of an earlier layout is not read
 
 # %% ../nbs/api/19_evaluate.ipynb #6923ba4e
+def bare_answers(
+    data:RunData, # Of any arm
+    records:pd.DataFrame, # Records to answer
+    folder:Path, # Where answers are kept on the way
+)->pd.DataFrame: # `system` (bare_llm), `record_id, prediction`
+    "What the language model answers without bridge, adapter or training, with the sequence in the prompt"
+    bare = RunData(replace(data.cfg, model=replace(data.cfg.model, arch="text", lora_r=0)), data.device)
+    model = build_model(bare.cfg.model, 0, bare.tokenizer, str(data.device)).eval()
+    answers = answer_records(model, records, bare, folder, Decoding(data.cfg.evaluation.max_new_tokens))
+    return answers[["record_id", "prediction"]].assign(system="bare_llm", neighbour=None, identity=np.nan)
+
 def free_baselines(
     data:RunData, # Corpus and features
     n:int, # Test records of each task
@@ -229,8 +241,10 @@ def free_baselines(
         valid = valid[valid.task.isin(train.task)]
         pooled = dict(feature=data.features.pooled()) | (dict(random=data.random_pooled) if random_control else {})
         free = free_answers(train, valid, chosen, data.corpus.proteins.sequence, pooled)
-        free.answers[free.answers.record_id.isin(chosen.record_id)].to_parquet(out/"answers.parquet", index=False)
+        answers = [free.answers[free.answers.record_id.isin(chosen.record_id)], bare_answers(data, chosen, out/"bare")]
+        pd.concat(answers, ignore_index=True).to_parquet(out/"answers.parquet", index=False)
         free.bins[free.bins.protein_id.isin(chosen.protein_id)].to_parquet(out/"bins.parquet", index=False)
+        free.left_out.pop("bare_llm")
         write_json(out/"facts.json", dict(settings=free.settings, left_out=free.left_out, best=choose_free(free.answers, valid)._asdict()))
     folder = ensure_stage(run_folder("shared")/f"free-{digest(m['key'], data.features.identity, n, random_control, FREE)}", build, last="facts.json")
     facts = read_json(folder/"facts.json")

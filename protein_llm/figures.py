@@ -20,10 +20,10 @@ from .core import repo_root, sha256_file, write_atomic, write_json
 
 # %% ../nbs/api/25_figures.ipynb #d331c19c
 COLOURS = dict(text="#E69F00", mlp="#0072B2", perceiver="#009E73", flamingo="#CC79A7", blind="#4D4D4D",
-    **dict(zip(FREE, ("#5C5C5C", "#6B6B6B", "#7A7A7A", "#898989", "#989898", "#A7A7A7", "#B6B6B6", "#C5C5C5"))))
-MARKS = dict(zip(FREE, "_xos^D<*"))
+    **dict(zip(FREE, ("#5C5C5C", "#6B6B6B", "#7A7A7A", "#898989", "#989898", "#A7A7A7", "#B6B6B6", "#C5C5C5", "#D4D4D4"))))
+MARKS = dict(zip(FREE, "_xos^D<*P"))
 LABELS = dict(rouge_l="ROUGE-L", bleu="BLEU", entity_f1="entity F1", hallucination_rate="hallucination rate", majority="majority answer", template="template", nearest_sequence="nearest by sequence", nearest_feature="nearest by features",
-    knn_feature="k nearest by features", ridge_feature="ridge on features", knn_random="k nearest, random encoder", ridge_random="ridge, random encoder",
+    knn_feature="k nearest by features", ridge_feature="ridge on features", knn_random="k nearest, random encoder", ridge_random="ridge, random encoder", bare_llm="language model, untrained",
     loss_true="true protein", loss_swapped="another protein", loss_shuffled="shuffled protein", loss_null="no protein")
 STYLE = {"figure.dpi": 80, "savefig.dpi": 150, "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": .6,
