@@ -190,7 +190,7 @@ def fig_protein_use(
     ax.set_ylim(len(order)-.5, -.5)
     ax.set(xlabel="loss on held-out clusters (nats per token)")
     ax.grid(axis="y", visible=False)
-    ax.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=.2)
+    ax.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=.2, columnspacing=1., handletextpad=.2, handlelength=1.2)
     return fig
 
 # %% ../nbs/api/25_figures.ipynb #8c1be955
