@@ -6,16 +6,17 @@
 __all__ = ['FIELDS', 'read_predictions', 'check_declared', 'foreign_baselines', 'blind_gap', 'audit', 'main']
 
 # %% ../nbs/api/26b_audit.ipynb #9f5afef5
-import argparse, json, sys
+import argparse, sys
 from pathlib import Path
 
 import pandas as pd, polars as pl
 
-from .baselines import BINS, FREE, Best, Free, choose_free, find_hits, free_answers, identity_bins
-from .card import HEADLINE, answer_statistics, card_claims, make_card, score_difference, write_card
+from .baselines import FREE, Best, Free, choose_free, find_hits, free_answers, identity_bins
+from .card import answer_statistics, make_card, score_differences, write_card
+from .core import read_json
 from .entities import frozen_dictionary, known_entities
-from .ledger import leak_ledger, ledger_text, sequence_clusters
-from .sets import ProteinSet, check_set, read_set
+from .ledger import leak_ledger, sequence_clusters
+from .sets import ProteinSet, check_set, json_lines, read_set, repair_sequence
 
 # %% ../nbs/api/26b_audit.ipynb #68e7e671
 FIELDS = ("protein_id", "sequence", "answer", "prediction")
@@ -23,20 +24,19 @@ FIELDS = ("protein_id", "sequence", "answer", "prediction")
 def read_predictions(
     path:Path|str, # JSON lines
 )->pd.DataFrame: # `record_id` (number of the line), `FIELDS`, `task`, `instruction`
-    "Predictions of any model. Raises `ValueError` that names file, line and field"
+    "Predictions of any model, sequences repaired. Raises `ValueError` that names file, line and field"
     path,rows = Path(path),[]
     with open(path, encoding="utf-8-sig") as f:
-        for n,line in enumerate(f, 1):
-            try: row = json.loads(line)
-            except json.JSONDecodeError as e: raise ValueError(f"{path.name}, line {n}: not valid JSON ({e})") from e
-            if not isinstance(row, dict): raise ValueError(f"{path.name}, line {n}: expected an object, found {type(row).__name__}")
+        for n,row in json_lines(f, path.name):
             for field in FIELDS:
                 if not isinstance(row.get(field), str): raise ValueError(f"{path.name}, line {n}: field {field!r} is {row.get(field, 'missing')!r}: a text is needed (an empty prediction is an empty text)")
             if not row["answer"].strip(): raise ValueError(f"{path.name}, line {n}: the right answer is empty: leave the record out")
-            rows.append(dict(record_id=f"line {n}", task=str(row.get("task") or "all"), instruction=str(row.get("instruction") or "")) | {k: row[k] for k in FIELDS})
+            fixed = dict(sequence=repair_sequence(row["sequence"], f"{path.name}, line {n}")) # as in every set that it is compared with
+            rows.append(dict(record_id=f"line {n}", task=str(row.get("task") or "all"), instruction=str(row.get("instruction") or "")) | {k: row[k] for k in FIELDS} | fixed)
     if not rows: raise ValueError(f"{path.name} holds no prediction: an empty test set has no score")
     return pd.DataFrame(rows)
 
+# %% ../nbs/api/26b_audit.ipynb #8d3ac675
 def check_declared(
     samples:pd.DataFrame, # From `read_predictions`
     declared:ProteinSet, # The test set that they claim to be of
@@ -67,12 +67,13 @@ def foreign_baselines(
         nothing = pd.DataFrame(columns=["system", "record_id", "prediction", "neighbour", "identity"])
         free = Free(nothing, identity_bins(test.protein_id, hits), {}, {s: "no language model" if s == "bare_llm" else "no features" if s.endswith(("feature", "random")) else "the training set has no answers" for s in FREE})
         return free._replace(bins=_named(free.bins)),None
+    known,chosen = _records(train, "train"),None
     if valid is not None:
         chosen = _records(valid, "valid").assign(protein_id=lambda t: [("valid", p) for p in t.protein_id])
         sequences |= {("valid", p): s for p,s in zip(valid.proteins["protein_id"], valid.proteins["sequence"])}
-        chosen = chosen[chosen.task.isin(set(_records(train, "train").task))]
-    free = free_answers(_records(train, "train"), chosen if valid is not None else None, test, sequences, threads=threads)
-    best = choose_free(free.answers, chosen if valid is not None else test)
+        chosen = chosen[chosen.task.isin(set(known.task))]
+    free = free_answers(known, chosen, test, sequences, threads=threads)
+    best = choose_free(free.answers, test if chosen is None else chosen)
     return free._replace(answers=free.answers[free.answers.record_id.isin(test.record_id)], bins=_named(free.bins[[p[0] == "test" for p in free.bins.protein_id]])),best
 
 def _named(bins): return bins.assign(protein_id=[p[1] for p in bins.protein_id])
@@ -89,8 +90,9 @@ def blind_gap(
         if len(blind) != len(samples) or (odd := (samples[field].to_numpy() != blind[field].to_numpy())).any():
             raise ValueError("the blind file has " + (f"{len(blind)} records instead of {len(samples)}" if len(blind) != len(samples) else f"another {field} in line {int(odd.argmax())+1}") + ": give the same records in the same order")
     a,b = (answer_statistics(t.prediction.tolist(), samples, known) for t in (samples, blind))
-    return pd.DataFrame([dict(score=s, **score_difference(a, b, samples.cluster, s, draws)._asdict()) for s in HEADLINE])
+    return score_differences(a, b, samples.cluster, draws=draws)[["score", "value", "low", "high", "established"]]
 
+# %% ../nbs/api/26b_audit.ipynb #1f09f9f1
 def audit(
     predictions:Path|str, # JSON lines with `FIELDS`
     train:Path|str, # What was trained on: FASTA, or CSV, TSV, JSON lines with `protein_id, sequence` and, for baselines, `answer` (and `task`)
@@ -103,18 +105,16 @@ def audit(
 )->Path: # The card's folder
     "Ledger, baselines, bins, entities and hallucinations of a file of predictions. Raises `ValueError` on what cannot be used"
     samples,trained,chosen = read_predictions(predictions),read_set(train),read_set(valid) if valid else None
-    held = check_set([pl.from_pandas(samples[["protein_id", "sequence", "task", "answer"]])], Path(predictions).name) # repairs, and refuses one id with two sequences
+    held = check_set([pl.from_pandas(samples[["protein_id", "sequence", "task", "answer"]])], Path(predictions).name) # refuses one id with two sequences
     if test: check_declared(samples, read_set(test))
-    fixed = dict(zip(held.proteins["protein_id"], held.proteins["sequence"]))
-    samples["sequence"] = samples.protein_id.map(fixed)
     clusters = sequence_clusters(held.proteins["sequence"].unique().sort())
     samples["cluster"] = samples.sequence.map(dict(clusters.iter_rows()))
     ledger = leak_ledger(dict(train=trained, test=held) | (dict(valid=chosen) if valid else {}))
     known = known_entities(samples.answer.tolist(), samples.protein_id.tolist(), frozen_dictionary())
     free,best = foreign_baselines(samples, trained, chosen)
-    chosen_on = "no baseline could be computed" if best is None else "validation records" if valid else "the test records, which favours the baseline"
+    chosen_on = "validation records" if valid else "the test records, which favours it"
     losses = dict(losses={"difference to the answers without the protein": blind_gap(samples, read_predictions(blind), known, draws).to_dict("records")}) if blind else {}
-    made = make_card(name or Path(predictions).stem, samples.drop(columns="sequence"), free, best, ledger, known, "foreign predictions", allow_leak=True, draws=draws, best_baseline_chosen_on=chosen_on, **losses)
+    made = make_card(name or Path(predictions).stem, samples.drop(columns="sequence"), free, best, ledger, known, "foreign predictions", chosen_on, allow_leak=True, draws=draws, **losses)
     return write_card(folder, made)
 
 # %% ../nbs/api/26b_audit.ipynb #c048938c
@@ -140,7 +140,7 @@ def main(
         if (Path(args.out)/"card.json").exists(): raise ValueError(f"{args.out} holds a card: give another folder with --out")
         folder = audit(args.predictions, args.train, args.out, args.valid, args.test, args.blind, args.name, args.draws)
     except (ValueError, OSError, RuntimeError) as e: sys.exit(str(e))
-    card = json.loads((folder/"card.json").read_text())
+    card = read_json(folder/"card.json")
     print("\n".join([f"{card['leaks']} rows of the leak ledger leak: these numbers flatter" if card["leaks"] else "no leak was found", *card["claims"], f"{folder}/card.html"]))
     sys.exit(3 if card["leaks"] else 0)
 

@@ -26,7 +26,7 @@ from .entities import EntityDictionary, entity_mask, entity_tokens, frozen_dicti
 from .features import FeatureStore, build_features, feature_folder
 from .ledger import Ledger, corpus_ledger, require_clean
 from .model import build_model
-from .metrics import bleu_interval, cluster_bootstrap, paired_difference, ratio, rouge_l, score_table
+from .metrics import BLEU_COLUMNS, bleu_from_statistics, bleu_statistics, paired_difference, ratio, rouge_l, score_table
 from .packing import collate, plan_step
 from .parallel import run_name
 from .prepare import RunData
@@ -198,8 +198,7 @@ def evaluate_arm(
     if not (folder/"trained.json").exists(): raise FileNotFoundError(f"{folder.name} is not trained: run 03_train with arch={cfg.model.arch}")
     def build(out): # the answers stand outside: a killed evaluation goes on with them
         data = RunData(cfg)
-        device = data.device
-        ledger = ledger_of(data)
+        device,ledger = data.device,ledger_of(data)
         if not data.corpus.manifest["leaky"]: require_clean(ledger) # a split that leaks by design is labelled as such wherever its numbers stand
         trained = read_json(folder/"trained.json")["features"]
         if data.reads_features and trained != data.features.identity: raise ValueError(f"{folder.name} was trained on features of another encoder ({trained}): delete that folder and train again")
@@ -246,7 +245,7 @@ def free_baselines(
         free.bins[free.bins.protein_id.isin(chosen.protein_id)].to_parquet(out/"bins.parquet", index=False)
         free.left_out.pop("bare_llm")
         write_json(out/"facts.json", dict(settings=free.settings, left_out=free.left_out, best=choose_free(free.answers, valid)._asdict()))
-    folder = ensure_stage(run_folder("shared")/f"free-{digest(m['key'], data.features.identity, n, random_control, FREE)}", build, last="facts.json")
+    folder = ensure_stage(run_folder("shared")/f"free-{digest(m['key'], data.features.identity, n, random_control, FREE, data.cfg.evaluation.max_new_tokens)}", build, last="facts.json")
     facts = read_json(folder/"facts.json")
     return Free(pd.read_parquet(folder/"answers.parquet"), pd.read_parquet(folder/"bins.parquet"), facts["settings"], facts["left_out"]),Best(**facts["best"])
 
@@ -271,6 +270,10 @@ def bits(
 LOSS_SCORES = dict(loss=(["true", "count"], ratio), bits_per_byte=(["true", "bytes"], bits), bits_per_entity_byte=(["entity", "entity_bytes"], bits),
     bits_per_template_byte=(["true", "bytes", "entity", "entity_bytes"], lambda sums: bits(sums[...,:2]-sums[...,2:])))
 
+def _long(system:str, table:pd.DataFrame)->list:
+    "Rows of the long table, from `score_table` by task"
+    return table.rename(columns=dict(group="task", score="metric")).assign(system=system)[["system", "task", "metric", "value", "low", "high", "n"]].to_dict("records")
+
 def loss_rows(
     system:str, # Arm
     losses:pd.DataFrame, # From `diagnose`
@@ -280,8 +283,7 @@ def loss_rows(
     out,shown = [score_table(losses, losses.cluster, LOSS_SCORES, losses.task, draws)],[c for c in PROTEINS if losses[c].notna().any()]
     mine = losses.dropna(subset=shown)
     if len(shown) > 1: out.append(score_table(mine, mine.cluster, {f"loss_{c}": ([c, "count"], ratio) for c in shown}, draws=draws))
-    table = pd.concat(out).dropna(subset="value").rename(columns=dict(group="task", score="metric"))
-    return table.assign(system=system)[["system", "task", "metric", "value", "low", "high", "n"]].to_dict("records")
+    return _long(system, pd.concat(out).dropna(subset="value"))
 
 # %% ../nbs/api/19_evaluate.ipynb #f2f6cdc6
 def text_rows(
@@ -290,12 +292,9 @@ def text_rows(
     draws:int, # Bootstrap draws
 )->list: # Rows of the long table
     "BLEU and ROUGE-L in all and by task"
-    out = []
-    row = lambda task,m,s,n: dict(system=system, task=task, metric=m, value=s.value, low=s.low, high=s.high, n=n)
-    for task,t in [("all", samples), *samples.groupby("task")]:
-        rouge = cluster_bootstrap(rouge_l(t.prediction.tolist(), t.answer.tolist()), np.ones(len(t)), t.cluster, draws)
-        out += [row(task, "bleu", bleu_interval(t.prediction.tolist(), t.answer.tolist(), t.cluster, draws), len(t)), row(task, "rouge_l", rouge, len(t))]
-    return out
+    said,right = samples.prediction.tolist(),samples.answer.tolist()
+    counts = pd.DataFrame(bleu_statistics(said, right), columns=list(BLEU_COLUMNS)).assign(rouge_l=rouge_l(said, right))
+    return _long(system, score_table(counts, samples.cluster, dict(bleu=(BLEU_COLUMNS, bleu_from_statistics), rouge_l=(("rouge_l",), None)), samples.task, draws))
 
 # %% ../nbs/api/19_evaluate.ipynb #fc723d10
 def _pairs(systems:dict, against:dict, metric:str, set_hash:str, draws:int, tasks:tuple=())->list:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'MARKS', 'LABELS', 'STYLE', 'COLUMNS', 'LEDGER_KINDS', 'label', 'smooth', 'fig_training_loss',
            'fig_grad_norm', 'fig_eval_loss', 'fig_text_metrics', 'fig_protein_use', 'fig_corpus', 'fig_funnel',
-           'fig_overlap', 'four_way', 'fig_table', 'fig_ledger', 'fig_attention', 'save_figure']
+           'fig_overlap', 'interval_text', 'four_way', 'fig_table', 'fig_ledger', 'fig_attention', 'save_figure']
 
 # %% ../nbs/api/25_figures.ipynb #6c8cda7b
 from pathlib import Path
@@ -266,12 +266,18 @@ def fig_overlap(
 # %% ../nbs/api/25_figures.ipynb #f27a52f8
 COLUMNS = dict(loss="loss", gap_to_blind="difference to blind", bleu="BLEU", rouge_l="ROUGE-L")
 
+def interval_text(
+    r, # A row with `value, low, high`
+)->str: # `value [low, high]`
+    "A score and its interval as they stand in a table"
+    return f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]"
+
 def four_way(
     comparison:pd.DataFrame, # Long table
 )->pd.DataFrame: # One row a system, one column a metric, each cell `value [low, high]`
     "The main numbers of task `all`, as text; BLEU and ROUGE-L from 0 to 1"
     table = comparison[(comparison.task == "all") & comparison.metric.isin(COLUMNS)].copy()
-    table["cell"] = [f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in table.itertuples()]
+    table["cell"] = list(map(interval_text, table.itertuples()))
     wide = table.pivot(index="system", columns="metric", values="cell").reindex(index=_systems(table), columns=[c for c in COLUMNS if c in set(table.metric)])
     return wide.fillna("").rename(columns=COLUMNS).rename(index=label).rename_axis(index=None, columns=None)
 

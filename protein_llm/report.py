@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'PUBLISHED_LOSS', 'PUBLISHED_TEXT', 'FIGURES', 'LIMITS', 'WORDS', 'claim', 'summary_table', 'claims',
-           'by_task', 'counts_of', 'by_baseline', 'chosen', 'main_table', 'domain_claims', 'write_report']
+           'by_task', 'counts_of', 'by_baseline', 'chosen', 'main_table', 'page_table', 'page_figure', 'html_page',
+           'domain_claims', 'write_report']
 
 # %% ../nbs/api/26_report.ipynb #e147bd8c
 import base64
@@ -118,7 +119,7 @@ th,td{padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--line);text-ali
 figure img{width:100%;background:#fff;border-radius:4px}figcaption,.note{font:14px/1.5 system-ui,sans-serif;color:var(--soft)}li{margin:.3rem 0}"""
 
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>{{ title }}</title><style>{{ css|safe }}</style></head><body><main><h1>{{ title }}</h1><p class="lede">{{ lede }}</p>
+<title>{{ title }}</title><style>{{ css|safe }}</style></head><body><main><h1>{{ title }}</h1><p class="lede">{{ lede }}</p>{% if warning %}<p><strong>{{ warning }}</strong></p>{% endif %}
 {% for title,parts in sections %}<h2>{{ title }}</h2>{% for kind,item in parts %}
 {% if kind == "p" %}<p>{{ item }}</p>{% elif kind == "list" %}<ul>{% for i in item %}<li>{{ i }}</li>{% endfor %}</ul>
 {% elif kind == "figure" %}<figure><img alt="{{ item.caption }}" src="{{ item.data }}"><figcaption>{{ item.caption }}</figcaption></figure>
@@ -141,26 +142,48 @@ FIGURES = dict(
     table="The main numbers with their 95 % intervals.")
 
 # %% ../nbs/api/26_report.ipynb #0ab03ffd
-def _figure(name:str, folder:Path):
-    "A figure of `figures_folder` as a part of the page"
-    path = Path(folder)/f"{name}.svg"
-    if not path.exists(): raise FileNotFoundError(f"{path.name} is not in {path.parent.name}: run 05_figures")
-    return "figure", dict(caption=FIGURES[name], data="data:image/svg+xml;base64,"+base64.b64encode(path.read_bytes()).decode())
-
-def _table(frame:pd.DataFrame, caption:str):
-    "A table as a part of the page"
+def page_table(
+    frame:pd.DataFrame, # What to show
+    caption:str, # Above it
+)->tuple: # `table` and its content
+    "A table as a part of a page"
     def text(v):
         if isinstance(v, dict): return ", ".join(f"{k} {text(x)}" for k,x in v.items())
         return f"{v:,}" if isinstance(v, int) else f"{v:,.4g}" if isinstance(v, float) else v
     shown = [[text(v) for v in r] for r in frame.astype(object).itertuples(index=False, name=None)]
     return "table", dict(caption=caption, columns=list(frame.columns), rows=shown)
 
+def page_figure(
+    svg:bytes, # The picture
+    caption:str, # Below it
+)->tuple: # `figure` and its content
+    "A figure as a part of a page, the picture within it"
+    return "figure", dict(caption=caption, data="data:image/svg+xml;base64,"+base64.b64encode(svg).decode())
+
+# %% ../nbs/api/26_report.ipynb #2bafc5b4
+def html_page(
+    title:str, # Of the page
+    lede:str, # The sentence below the title
+    sections:list, # Title and parts of each; a part is `p` and a text, `list` and texts, or what `page_table` or `page_figure` give
+    warning:str="", # What must be read first
+)->str: # HTML, everything in it
+    "A page without scripts and without links"
+    from jinja2 import Environment
+    return Environment(autoescape=True).from_string(_PAGE).render(title=title, css=_CSS, lede=lede, warning=warning, sections=sections)
+
+# %% ../nbs/api/26_report.ipynb #68f6dbb9
+def _figure(name:str, folder:Path):
+    "A figure of `figures_folder` as a part of the page"
+    path = Path(folder)/f"{name}.svg"
+    if not path.exists(): raise FileNotFoundError(f"{path.name} is not in {path.parent.name}: run 05_figures")
+    return page_figure(path.read_bytes(), FIGURES[name])
+
 def _counts(corpus:dict)->list:
     "Plain values of the corpus in one table, each nested one in a table of its own"
     plain = {k: v for k,v in corpus.items() if not isinstance(v, (dict, list))}
-    parts = [_table(pd.DataFrame([(label(k), v) for k,v in plain.items()], columns=["what", "count"]), "Corpus and split")]
+    parts = [page_table(pd.DataFrame([(label(k), v) for k,v in plain.items()], columns=["what", "count"]), "Corpus and split")]
     nested = {k: v for k,v in corpus.items() if isinstance(v, dict) and not any(isinstance(x, (dict, list)) for x in v.values())}
-    return parts + [_table(pd.DataFrame([(label(str(a)), b) for a,b in v.items()], columns=[label(k), "count"]), label(k)) for k,v in nested.items()]
+    return parts + [page_table(pd.DataFrame([(label(str(a)), b) for a,b in v.items()], columns=[label(k), "count"]), label(k)) for k,v in nested.items()]
 
 # %% ../nbs/api/26_report.ipynb #940ff942
 LIMITS = ("The encoder was pretrained on sequences that include these proteins or close relatives; the language model was not, and no cluster is on two sides.",
@@ -195,15 +218,15 @@ def _story(comparison, differences, free, corpus, runs, figures, looked)->list:
     fig = lambda name: _figure(name, figures)
     def tasks(against, metric):
         table = by_task(differences, against, metric)
-        return [("list", counts_of(table, against, metric)), _table(table, f"{METRICS[metric][0]}: difference to {label(against)} on each task, [95 % interval]")] if len(table) else []
+        return [("list", counts_of(table, against, metric)), page_table(table, f"{METRICS[metric][0]}: difference to {label(against)} on each task, [95 % interval]")] if len(table) else []
     arms = tuple(a for a in ARCHS if a != "blind")
-    published = _table(PUBLISHED_TEXT, "Published by the reference system (mlp, 4.89M records, 8B model, other data): not our results")
-    texts = [_table(by_baseline(differences), "ROUGE-L over all tasks: difference to each baseline, [95 % interval]"), *tasks(free["best"], "rouge_l")]
+    published = page_table(PUBLISHED_TEXT, "Published by the reference system (mlp, 4.89M records, 8B model, other data): not our results")
+    texts = [page_table(by_baseline(differences), "ROUGE-L over all tasks: difference to each baseline, [95 % interval]"), *tasks(free["best"], "rouge_l")]
     return [
-        ("What was done", [("p", WORDS["done"]), _table(pd.DataFrame(runs).rename(columns=label), "The runs behind these numbers")]),
+        ("What was done", [("p", WORDS["done"]), page_table(pd.DataFrame(runs).rename(columns=label), "The runs behind these numbers")]),
         ("Corpus and split", [("p", WORDS["corpus"]), *_counts(corpus), *map(fig, ("funnel", "corpus", "overlap", "ledger"))]),
         ("Training", [fig("training_loss"), fig("grad_norm")]),
-        ("Does seeing the protein help?", [fig("eval_loss"), ("list", claims(differences, ("blind",))), _table(main_table(comparison), "Held-out clusters, value [95 % interval]"), fig("table"), *tasks("blind", "loss")]),
+        ("Does seeing the protein help?", [fig("eval_loss"), ("list", claims(differences, ("blind",))), page_table(main_table(comparison), "Held-out clusters, value [95 % interval]"), fig("table"), *tasks("blind", "loss")]),
         ("Which bridge?", [("list", claims(differences, arms) or ["No paired comparison between the arms was made."])]),
         ("Against baselines without a language model", [("list", [*claims(differences, (free["best"],)), *chosen(free)]), fig("text_metrics"), *texts, published]),
         ("Do the arms read the protein?", [("p", WORDS["use"]), fig("protein_use"), *([] if looked is None else [fig("attention"), ("list", domain_claims(looked))])]),
@@ -221,12 +244,10 @@ def write_report(
     looked:pd.DataFrame|None=None, # Where bridges look, for `domain_claims`; None where no domains are known, and `attention` is not among the figures
 )->Path: # `report.html`
     "Write the page and the summary. Raises `ValueError` if nothing was compared with blind, `FileNotFoundError` if a figure is missing"
-    from jinja2 import Environment
     against_blind = differences[(differences.against == "blind") & (differences.metric == "loss") & (differences.task == "all")]
     if not len(against_blind): raise ValueError("differences hold no loss against blind over all tasks: the main question has no answer")
     best = claim(against_blind.loc[against_blind.value.idxmin()])
-    html = Environment(autoescape=True).from_string(_PAGE).render(title="Four ways to show a protein to a language model", css=_CSS, lede=f"The arm with the lowest loss: {best}",
-        sections=_story(comparison, differences, free, corpus, runs, Path(figures_folder), looked))
+    html = html_page("Four ways to show a protein to a language model", f"The arm with the lowest loss: {best}", _story(comparison, differences, free, corpus, runs, Path(figures_folder), looked))
     folder = Path(folder)
     with write_atomic(folder/"summary.txt") as tmp: tmp.write_text("\n".join([summary_table(comparison), "", *claims(differences, ("blind",))])+"\n")
     with write_atomic(folder/"report.html") as tmp: tmp.write_text(html)

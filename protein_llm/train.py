@@ -67,6 +67,7 @@ def step_flops(
     tokens,squares = float(np.sum(lengths)),float(np.square(lengths, dtype=float).sum())
     return 4*tokens*decoder + 2*tokens*trained + 4.*answer_tokens*llm.get_output_embeddings().weight.numel() + 6*cfg.num_hidden_layers*d_attention*squares
 
+# %% ../nbs/api/21_train.ipynb #f0777978
 DENSE = dict(H100=989e12, H200=989e12, A100=312e12, L40S=362e12) # bfloat16 FLOP/s of data sheets, without sparsity
 
 @lru_cache
@@ -93,7 +94,7 @@ def step_gradients(
     data:RunData, # Tokens and features
     cfg:RunConfig, # The run
     acc, # Accelerator
-)->dict: # `loss` (mean over answer tokens), `answer_tokens`, `tokens`: of all ranks; `fill`, the useful share of the busiest rank's cells times ranks; `flops`
+)->dict: # `loss` (mean over answer tokens), `answer_tokens`, `tokens`: of all ranks; `fill`, the useful share of the busiest rank's cells times ranks
     "Accumulate the gradient of one optimizer step. Raises `FloatingPointError` that names the records when the loss is not finite"
     lengths,world = data.tokens.lengths(records),acc.num_processes
     n_answer = int(lengths.sum()-data.tokens.prompt_lengths(records).sum())
@@ -108,7 +109,7 @@ def step_gradients(
     if not acc.is_fsdp2: sum_over_ranks([p.grad for p in trained_parameters(model).values() if p.grad is not None], acc)
     sum_over_ranks([total], acc)
     busiest = max(sum(len(m)*max(int(lengths[row].sum()) for row in m) for m in rank) for rank in plan)
-    return dict(loss=total.item()/n_answer, answer_tokens=n_answer, flops=step_flops(model, lengths, n_answer), tokens=int(lengths.sum()), fill=float(lengths.sum()/(busiest*world)))
+    return dict(loss=total.item()/n_answer, answer_tokens=n_answer, tokens=int(lengths.sum()), fill=float(lengths.sum()/(busiest*world)))
 
 # %% ../nbs/api/21_train.ipynb #e85e72c1
 def _cut_log(path:Path, step:int):
@@ -164,7 +165,7 @@ def train_step(
     norm = clip_gradients(model, cfg.train.clip, acc)
     opt.step()
     seconds,peak = time.perf_counter()-began,peak_flops(str(acc.device), cfg.train.precision)*acc.num_processes
-    mfu = done.pop("flops")/seconds/peak
+    mfu = step_flops(model, data.tokens.lengths(chosen), done["answer_tokens"])/seconds/peak
     return dict(kind="train", step=step+1, **done, grad_norm=norm["all"], **{f"grad_norm_{p}": n for p,n in norm.items() if p != "all"}, **{f"lr_{g['part']}": g["lr"] for g in opt.param_groups},
         tokens_per_s=round(done["tokens"]/seconds, 1), samples_per_s=round(len(chosen)/seconds, 2), mfu=round(mfu, 4), memory_gb=round(memory_gb(), 3))
 
@@ -249,7 +250,8 @@ def _finish(run:Training)->Path:
     said = read_log(folder, "forecast").drop(columns=["kind", "step"], errors="ignore").to_dict("records")
     write_json(folder/"trained.json", dict(name=run_name(cfg), arch=cfg.model.arch, steps=cfg.train.steps, features=run.data.features.identity if run.data.reads_features else None, seconds=round(run.seconds, 1),
         parameters=trained_counts(run.model), processes=run.acc.num_processes, shard=cfg.train.shard, peak_memory_gb=round(memory_gb(), 2), forecast=score_forecast(said[0], pd.DataFrame(run.past)) if said else None))
-    for name in ("checkpoints", "windows"): shutil.rmtree(folder/name, ignore_errors=True)
+    for name in ("checkpoints", "windows"):
+        if (folder/name).exists(): shutil.rmtree(folder/name)
     for tracker in run.acc.trackers: tracker.finish()
     return folder
 
