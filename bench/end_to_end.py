@@ -178,7 +178,7 @@ def make_data(vocab, a_step, features, encoders, sequences, folder):
     folder.mkdir()
     lengths,prompts = np.array([len(ids) for ids,_ in records]),np.array([p for _,p in records])
     end = 1+lengths.cumsum()
-    np.array([0, *(i for ids,_ in records for i in ids), -100], np.int32).tofile(folder/"ids.bin")
+    np.array([0, *(i for ids,_ in records for i in ids)], np.int32).tofile(folder/"ids.bin")
     names = pl.Series(map(str, range(n)))
     write_index(folder, [names], names, np.arange(n)[:,None], np.stack([end-lengths, end-lengths+21, end-lengths+prompts, end], 1), {})
     cfg = RunConfig(model=ModelConfig(arch="mlp", n_tokens=TOKENS, d_bridge=HIDDEN, heads=HEADS), train=TrainConfig(steps=STEPS+1, warmup=0, batch_records=a_step, max_tokens=1_024))

@@ -75,7 +75,7 @@ def ours(records, tokens, steps, lr, folder):
         folder.mkdir()
         lengths,prompts = np.array([len(ids) for ids,_ in records]),np.array([p for _,p in records])
         end = 1+lengths.cumsum()
-        np.array([0, *(i for ids,_ in records for i in ids), -100], np.int32).tofile(folder/"ids.bin")
+        np.array([0, *(i for ids,_ in records for i in ids)], np.int32).tofile(folder/"ids.bin")
         write_index(folder, [pl.Series(map(str, range(len(records))))], pl.Series(["P"]), np.zeros((len(records), 1)), np.stack([end-lengths, end-lengths+prompts, end], 1), {})
     cfg = RunConfig(model=ModelConfig(arch="text"), train=TrainConfig(steps=steps+1, warmup=1, batch_records=len(records)//steps, batch_tokens=tokens, max_tokens=2_048, lr=lr))
     llm = fresh_model("records")

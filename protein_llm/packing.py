@@ -168,14 +168,13 @@ class Batch:
         return Batch(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in (getattr(self, f.name) for f in fields(self))))
 
 # %% ../nbs/api/09_packing.ipynb #c36e9766
-_FAR = 1 << 40 # beyond both ends of any store
-_BLANK = np.array([-_FAR, _FAR, -_FAR, -1, -1])[:,None,None] # padding: id, label, position, record, protein
+_FAR = 1 << 40 # more than any place or id
+_BLANK = np.array([-_FAR, -100, -_FAR, -1, -1])[:,None,None] # padding: place in the store, ceiling of the label, position, record, protein
 
 def _runs(cuts, sizes, side):
     "How many cells each run of a micro-batch fills [R, J+2], where each record begins in it [R, 1], and the length of a row"
     counts = np.zeros((len(cuts), cuts.shape[1]+1), dtype=np.int64) # padding before, the parts of the record, padding behind
     counts[:,1:-1] = cuts[:,1:]-cuts[:,:-1]
-    sizes = np.array(sizes)
     ends = sizes.cumsum()
     used = np.add.reduceat(cuts[:,-1]-cuts[:,0], ends-sizes)
     width = int(used.max())
@@ -193,23 +192,26 @@ def collate(
     prompt_only:bool=False, # Leave the answer out
 )->Batch:
     "Tensors of one micro-batch; each record is an island, whatever stands beside it. Raises `ValueError` on a row without records"
-    records,sizes = [i for row in rows for i in row],[len(row) for row in rows]
-    if not sizes or 0 in sizes: raise ValueError(f"each row needs a record, got rows of {sizes}")
-    cuts,proteins = store.cuts.take(records, axis=0),{-1: -1} # [R, J+1]
+    records,sizes = [i for row in rows for i in row],np.array([len(row) for row in rows])
+    if not len(sizes) or not sizes.all(): raise ValueError(f"each row needs a record, got rows of {sizes.tolist()}")
+    at,proteins = np.array(records),{-1: -1}
+    cuts = store.cuts.take(at, axis=0) # [R, J+1]
     if prompt_only: cuts[:,-1] = cuts[:,-2]
     counts,begin,width = _runs(cuts, sizes, side)
     runs = np.empty((5, *counts.shape), dtype=np.int64) # what each run adds to, or puts in, its cells
     runs[:] = _BLANK
-    runs[0,:,1:-1] = runs[1,:,-2:-1] = cuts[:,:1]-begin # place in the store less place in the batch
+    runs[0,:,1:-1] = cuts[:,:1] # a cell's place is this and its position
+    runs[1,:,-2] = _FAR
     runs[2,:,1:-1] = -begin
-    runs[3,:,1:-1] = np.arange(len(records))[:,None]
+    runs[3,:,1:-1] = np.arange(len(at))[:,None]
     if counts.shape[1] > 4:
-        found = store.proteins.take(records, axis=0)
+        found = store.proteins.take(at, axis=0)
         runs[4,:,2:-2] = np.array([proteins.setdefault(p, len(proteins)-1) for p in found.ravel().tolist()]).reshape(found.shape)
         runs[4,:,-2] = runs[4,:,-3] # the answer comes after the last protein
     flat = runs.reshape(5, -1).repeat(counts.ravel(), axis=1)
-    flat[:3] += np.arange(flat.shape[1])
-    flat[:2] = store.ids.take(flat[:2], mode="clip") # padding reads the first id, what is not trained the last
+    flat[2] += np.arange(flat.shape[1])
+    flat[0] = store.ids.take(flat[0]+flat[2], mode="clip") # padding reads the first id
+    np.minimum(flat[0], flat[1], out=flat[1])
     np.maximum(flat[2], 0, out=flat[2])
     ids,labels,position,segment,index = map(torch.from_numpy, flat.reshape(5, len(rows), width))
     feats,mask = features.batch(store.protein_ids.take(list(proteins)[1:]).to_pylist()) if features is not None else (None, None)

@@ -205,7 +205,6 @@ def write_tokens(
             flat = np.fromiter(chain.from_iterable(chain.from_iterable(zip(prompts, answers))), np.int32)
             cuts[s] = start+_cuts(flat, n_prompt, n_prompt+n_answer, n, width, place, n_places, part["record_id"])
             f.write(flat.tobytes())
-        f.write(np.int32(-100).tobytes())
     ids = (part["record_id"] for part in in_parts(records.select("record_id")))
     write_index(folder, ids, pl.Series(proteins.index.to_list(), dtype=pl.String), owners, cuts, about)
 
@@ -218,7 +217,7 @@ def build_tokens(
 )->Path: # Folder with `ids.bin`, `cuts.npy`, `proteins.npy`, two tables of names, `manifest.json`
     "Tokenise all records once for this arm; an arm that writes proteins alike shares the store. Raises `ValueError` on a text that holds a placeholder"
     layout = dict(text="text", flamingo=1).get(cfg.arch, cfg.n_tokens or "residue")
-    name = digest("cuts", key, cfg.llm, identity(cfg.llm) if cfg.llm in NAMED else "", layout)
+    name = digest("ids", key, cfg.llm, identity(cfg.llm) if cfg.llm in NAMED else "", layout)
     def build(folder): write_tokens(folder, records, proteins, load_tokenizer(cfg.llm), cfg, dict(layout=layout, llm=cfg.llm))
     return ensure_stage(run_folder("shared")/f"tokens-{name}", build)
 
@@ -230,10 +229,10 @@ class TokenStore:
     ):
         folder = Path(folder)
         self.manifest = read_json(folder/"manifest.json")
-        self.ids = np.asarray(np.memmap(folder/"ids.bin", np.int32, "r")) # padding id, all records, -100
+        self.ids = np.asarray(np.memmap(folder/"ids.bin", np.int32, "r")) # padding id, all records
         self.cuts,self.proteins = (np.asarray(np.load(folder/f"{n}.npy", mmap_mode="r")) for n in ("cuts", "proteins")) # [R, 3 or more], [R, most proteins of a record]
         self.record_ids,self.protein_ids = (feather.read_table(folder/f"{n}.arrow", memory_map=True)[n] for n in ("record_id", "protein_id"))
-        if len(self.ids)-2 != self.manifest["tokens"]: raise ValueError(f"{folder.name}: {len(self.ids)-2:,} tokens, expected {self.manifest['tokens']:,}: delete the folder and run again")
+        if len(self.ids)-1 != self.manifest["tokens"]: raise ValueError(f"{folder.name}: {len(self.ids)-1:,} tokens, expected {self.manifest['tokens']:,}: delete the folder and run again")
 
     def __len__(self): return len(self.cuts)
 
