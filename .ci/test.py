@@ -18,7 +18,7 @@ CHAIN = [
     {"encode": ("02_encode", SMOKE), "train text": ("03_train", dict(TRAIN, arch="text"))},
     {"data": ("01_data", SMOKE), **{f"train {arch}": ("03_train", dict(TRAIN, arch=arch)) for arch in ARCHS if arch != "text"}},
     {"evaluate": ("04_evaluate", EVALUATE), "own bridge": ("03a_own_bridge", EVALUATE)},
-    {"figures": ("05_figures", dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report"))},
+    {"figures": ("05_figures", dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report")), "evaluate a leaky split, two seeds": ("04_evaluate", dict(EVALUATE, split="exact", n_seeds=2))},
 ]
 # what takes processes of its own
 SCRIPTS = {"two processes, whole and in slices, train as one does": "two_processes.py", "a training killed again and again goes on as if nothing had been": "killed.py"}

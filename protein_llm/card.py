@@ -286,12 +286,11 @@ VERSION = 2 # raise it when a card holds something else: those of runs are then 
 def run_card(
     cfg:RunConfig, # A trained run
     losses:pd.DataFrame|None=None, # Rows of the long table of losses that are its own (`system` is its arch); none when None
-    random_control:bool=False, # Also baselines on features of an encoder with random weights
 )->Path: # The card's folder, in the run's
     "Evaluate a run and write its card, once. Raises what `evaluate_arm` raises"
     measured,data = evaluate_arm(cfg),RunData(cfg)
     facts,ledger = read_json(measured/"card.json"),ledger_of(data)
-    free,best = free_baselines(data, cfg.evaluation.n_generate, random_control)
+    free,best = free_baselines(data)
     test = data.corpus.side("test", "answer")
     known = known_entities(test.answer.tolist(), test.protein_id.tolist(), frozen_dictionary())
     samples = pd.read_parquet(measured/"samples.parquet").merge(pd.read_parquet(measured/"losses.parquet")[["record_id", "source", "style"]], on="record_id", validate="1:1")

@@ -207,6 +207,7 @@ class EvalConfig:
     swaps:int = 5 # Draws of another protein for each of these
     max_new_tokens:int = 64 # An answer that is longer is cut, and counted as cut
     draws:int = 1_000 # Bootstrap draws over clusters
+    random_control:bool = True # Also baselines and probes on features of the encoder's architecture with random weights, which take as long to compute as the encoder's own; none for encoder=disk
     eval_seed:int = 0 # Seed of the draws
 
 # %% ../nbs/api/01_config.ipynb #d7dddfb4

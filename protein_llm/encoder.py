@@ -9,6 +9,7 @@ __all__ = ['ALPHABET', 'ESM3_REPO', 'ESMC_SIZES', 'check_sequences', 'pack_seque
 
 # %% ../nbs/api/06_encoder.ipynb #ec36f9f2
 import hashlib, inspect, re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,12 +95,22 @@ class Encoder:
         self.device,self.dtype = torch.device(device),dtype
         self.padded = self.device.type != "cpu"
         self.call_tokens = 65_536 if self.padded else 1_024 # bounds the memory of one pass; larger ones are not faster on a CPU
-        path = (pack_sequences, segment_attention, Encoder.encode, type(self).__init__, type(self).hidden, *self.helpers)
+        path = (pack_sequences, segment_attention, _spread, Encoder.encode, type(self).__init__, type(self).hidden, *self.helpers)
         source = "".join(inspect.getsource(f) for f in path)
         self.weights = weights_hash(tensors)
         self.identity = digest(type(self).__name__, self.weights, source, str(dtype))
 
 # %% ../nbs/api/06_encoder.ipynb #d3560d48
+def _spread(work, items, threads):
+    "`work` on each item without gradients, `threads` at once with one core each; the results in order"
+    @torch.no_grad() # holds for one thread
+    def one(item): return work(item)
+    if threads == 1 or len(items) < 2: return [one(i) for i in items]
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool: return list(pool.map(one, items))
+    finally: torch.set_num_threads(before) # what the initializer said counts for later threads too
+
 @patch
 @torch.no_grad() # not inference_mode: its tensors cannot enter a bridge that is trained
 def encode(self:Encoder,
@@ -109,14 +120,16 @@ def encode(self:Encoder,
     check_sequences(sequences, self.max_residues)
     n = torch.tensor([len(s) for s in sequences])
     mask = (torch.arange(max(n.tolist(), default=0)) < n[:,None]).to(self.device)
-    features,start = torch.zeros(*mask.shape, self.d, device=self.device),0
-    while start < len(sequences):
-        stop,total = start+1,len(sequences[start])+2
-        while stop < len(sequences) and (total := total+len(sequences[stop])+2) <= self.call_tokens: stop += 1
-        tokens,lengths = pack_sequences(sequences[start:stop])
+    features,passes,total = torch.zeros(*mask.shape, self.d, device=self.device),[],0
+    for i,s in enumerate(sequences):
+        total += len(s)+2
+        if not passes or total > self.call_tokens: passes.append(slice(i, i+1)); total = len(s)+2
+        else: passes[-1] = slice(passes[-1].start, i+1)
+    def work(part):
+        tokens,lengths = pack_sequences(sequences[part])
         h = self.hidden(tokens.to(self.device), lengths) # [S, D]
-        features[start:stop][mask[start:stop]] = h[(tokens > _EOS).to(self.device)].float()
-        start = stop
+        features[part][mask[part]] = h[(tokens > _EOS).to(self.device)].float()
+    _spread(work, passes, 1 if self.padded else torch.get_num_threads()) # a core a pass is quicker than all cores on one
     return features,mask
 
 # %% ../nbs/api/06_encoder.ipynb #0250a5e1

@@ -230,32 +230,28 @@ def bare_answers(
 
 def free_baselines(
     data:RunData, # Corpus and features
-    n:int, # Test records of each task
-    random_control:bool=False, # Also baselines on features of an encoder with random weights
 )->tuple[Free, Best]: # Their answers to the generation set, and the best on valid
     "The free baselines of a corpus, from train records only, made once"
-    m,columns = data.corpus.manifest,("task", "instruction", "answer")
+    ev,columns = data.cfg.evaluation,("task", "instruction", "answer")
     def build(out):
-        train,valid,chosen = data.corpus.side("train", *columns),data.corpus.side("valid", *columns),generation_set(data.corpus.side("test", *columns), n)
+        train,valid,chosen = data.corpus.side("train", *columns),data.corpus.side("valid", *columns),generation_set(data.corpus.side("test", *columns), ev.n_generate)
         valid = valid[valid.task.isin(train.task)]
-        pooled = dict(feature=data.features.pooled()) | (dict(random=data.random_pooled) if random_control else {})
+        pooled = {k: v for k,v in dict(feature=data.features.pooled(), random=data.random_pooled).items() if v is not None}
         free = free_answers(train, valid, chosen, data.corpus.proteins.sequence, pooled)
         answers = [free.answers[free.answers.record_id.isin(chosen.record_id)], bare_answers(data, chosen, out/"bare")]
         pd.concat(answers, ignore_index=True).to_parquet(out/"answers.parquet", index=False)
         free.bins[free.bins.protein_id.isin(chosen.protein_id)].to_parquet(out/"bins.parquet", index=False)
         free.left_out.pop("bare_llm")
         write_json(out/"facts.json", dict(settings=free.settings, left_out=free.left_out, best=choose_free(free.answers, valid)._asdict()))
-    folder = ensure_stage(run_folder("shared")/f"free-{digest(m['key'], data.features.identity, n, random_control, FREE, data.cfg.evaluation.max_new_tokens)}", build, last="facts.json")
+    folder = ensure_stage(run_folder("shared")/f"free-{digest(data.corpus.manifest['key'], data.features.identity, ev.n_generate, ev.random_control, FREE, ev.max_new_tokens)}", build, last="facts.json")
     facts = read_json(folder/"facts.json")
     return Free(pd.read_parquet(folder/"answers.parquet"), pd.read_parquet(folder/"bins.parquet"), facts["settings"], facts["left_out"]),Best(**facts["best"])
 
 def baseline_answers(
     data:RunData, # Corpus and features
-    n:int, # Test records of each task
-    random_control:bool=False, # Also baselines on features of an encoder with random weights
 )->tuple[pd.DataFrame, dict]: # `system, record_id, prediction, neighbour, identity` for the generation set, and facts
     "Answers of the free baselines. Facts: the `best` on valid and all `valid` scores, `settings`, `left_out`, `coverage` (share of records with a sequence neighbour), `identity` (test proteins in each bin)"
-    free,best = free_baselines(data, n, random_control)
+    free,best = free_baselines(data)
     coverage = float(free.answers.identity[free.answers.system == "nearest_sequence"].notna().mean())
     return free.answers,dict(best=best.system, valid=best.scores, settings=free.settings, left_out=free.left_out, identity=free.bins.bin.value_counts(sort=False).to_dict(), coverage=coverage)
 
@@ -314,11 +310,11 @@ def _pairs(systems:dict, against:dict, metric:str, set_hash:str, draws:int, task
 GAPS = dict(loss=lambda t: t.assign(sum=t.true), # what is compared with blind, from losses: summed, and by what it is divided
     bits_per_entity_byte=lambda t: t[t.entity_bytes > 0].assign(sum=t.entity/np.log(2), count=t.entity_bytes))
 
-def _tables(cfgs:list, folders:dict, set_hash:str, random_control:bool)->tuple:
+def _tables(cfgs:list, folders:dict, set_hash:str)->tuple:
     "Long table of scores, table of paired differences (task by task to blind and to the best baseline only), facts of the baselines"
     ev,data = cfgs[0].evaluation, RunData(cfgs[0])
     losses,samples = ({a: pd.read_parquet(f/f"{name}.parquet") for a,f in folders.items()} for name in ("losses", "samples"))
-    free,about = baseline_answers(data, ev.n_generate, random_control)
+    free,about = baseline_answers(data)
     shared = samples["blind"].drop(columns=["prediction", "finish"])
     texts = samples | {s: shared.merge(t, on="record_id") for s,t in free.groupby("system", sort=False)}
     table = [r for a,t in losses.items() for r in loss_rows(a, t, ev.draws)] + [r for s,t in texts.items() for r in text_rows(s, t, ev.draws)]
@@ -335,7 +331,6 @@ def _tables(cfgs:list, folders:dict, set_hash:str, random_control:bool)->tuple:
 # %% ../nbs/api/19_evaluate.ipynb #0a908da0
 def compare_runs(
     cfgs:list, # One trained run an arm, `blind` among them
-    random_control:bool=False, # Also baselines on features of an encoder with random weights
 )->Path: # Folder with `comparison.parquet` (scores), `differences.parquet` (paired), `facts.json`
     "Put arms and baselines side by side. Raises `ValueError` when their test sets differ"
     folders = {c.model.arch: evaluate_arm(c) for c in cfgs}
@@ -343,10 +338,10 @@ def compare_runs(
     if "blind" not in cards: raise ValueError(f"no blind run among {', '.join(cards)}: without it no gap can be told")
     if len({c["test_hash"] for c in cards.values()}) > 1: raise ValueError(f"not of one test set: {', '.join(a+' '+c['test_hash'] for a,c in cards.items())}")
     def build(out):
-        table,differences,about = _tables(cfgs, folders, cards["blind"]["test_hash"], random_control)
+        table,differences,about = _tables(cfgs, folders, cards["blind"]["test_hash"])
         table.to_parquet(out/"comparison.parquet"); differences.to_parquet(out/"differences.parquet")
         write_json(out/"facts.json", dict(free=about, test_hash=cards["blind"]["test_hash"], split=cards["blind"]["split"], cards=cards))
-    key = digest([run_name(c) for c in cfgs], cfgs[0].evaluation, LOSS_COLUMNS, list(GAPS), FREE, random_control)
+    key = digest([run_name(c) for c in cfgs], cfgs[0].evaluation, LOSS_COLUMNS, list(GAPS), FREE)
     return ensure_stage(run_folder(f"comparison-{key}")/"tables", build, last="facts.json")
 
 # %% ../nbs/api/19_evaluate.ipynb #1d6432ac
@@ -367,12 +362,11 @@ def seed_gap(
 # %% ../nbs/api/19_evaluate.ipynb #fd6c5f04
 def over_seeds(
     runs:dict, # {seed: trained runs, one an arm, `blind` among them}
-    random_control:bool=False, # As in `compare_runs`
 )->pd.DataFrame: # `system, against, metric, value, low, high, established, by_seed, n`
     "Loss and ROUGE-L of each arm against blind, and ROUGE-L against the best baseline, over clusters and seeds. Raises what `evaluate_arm` raises, and `ValueError` when seeds differ in test set"
     folders,(first,*_) = [{c.model.arch: evaluate_arm(c) for c in cfgs} for cfgs in runs.values()],next(iter(runs.values()))
     tables = lambda arch, name, of: [of(pd.read_parquet(f[arch]/f"{name}.parquet")) for f in folders]
-    free,best = free_baselines(RunData(first), first.evaluation.n_generate, random_control)
+    free,best = free_baselines(RunData(first))
     ev,copied,seeing = first.evaluation,free.answers[free.answers.system == best.system][["record_id", "prediction"]],[a for a in folders[0] if a != "blind"]
     blind = {m: tables("blind", *how) for m,how in (("loss", ("losses", GAPS["loss"])), ("rouge_l", ("samples", _rouge)))}
     free_best = tables("blind", "samples", lambda t: _rouge(t.drop(columns="prediction").merge(copied, on="record_id", validate="1:1")))

@@ -69,8 +69,9 @@ class RunData:
         return ProteinProcessor(self.tokenizer, asdict(self.cfg.model), asdict(self.cfg.encoder), f.weights, f.mean.tolist(), f.std.tolist())
 
     @cached_property
-    def random_pooled(self)->pd.DataFrame: # [n, D], by `protein_id`
+    def random_pooled(self)->pd.DataFrame|None: # [n, D], by `protein_id`; None without `random_control`, and for encoder=disk, which computes nothing
         "Mean features of the encoder's architecture with random weights: a control, as long to compute as the features"
+        if not self.cfg.evaluation.random_control or self.cfg.encoder.encoder == "disk": return None
         encoder = load_encoder(replace(self.cfg.encoder, random_encoder=True), self.device)
         return FeatureStore(prepare_features(encoder, self.corpus, residues=False)).pooled()
 

@@ -121,7 +121,6 @@ def probe_inputs(
     data:RunData, # Its data
     most:int=3_000, # Most train proteins; of more, those whose id's hash is lowest
     least:int=20, # Fewest train proteins of an entity
-    random_encoder:bool=False, # Also features of the encoder's architecture with random weights; as long to compute as the features
 )->tuple[dict, np.ndarray, pd.DataFrame, list]: # Vectors by name, labels [n, E], proteins with `split` and `cluster` [n], entities
     "What `probe` takes, of a run. Raises `ValueError` for an arch that reads no features"
     if not cfg.model.reads_features: raise ValueError(f"arch {cfg.model.arch} reads no features: there is no bridge to probe")
@@ -133,7 +132,7 @@ def probe_inputs(
     entities = common_entities(known, train, least=least)
     fresh,trained = run_bridges(cfg, folder, data)
     x = dict(features=data.features.pooled().loc[ids].to_numpy(), **{name: bridge_means(b, data.features, ids, cfg.model.n_tokens) for name,b in (("trained", trained), ("untrained", fresh))})
-    if random_encoder: x["random encoder"] = data.random_pooled.loc[ids].to_numpy()
+    if data.random_pooled is not None: x["random encoder"] = data.random_pooled.loc[ids].to_numpy()
     return x, entity_labels(known, ids, entities), data.corpus.proteins.loc[ids, ["protein_id", "split", "cluster"]], entities
 
 def probe_run(
@@ -141,7 +140,7 @@ def probe_run(
     folder:Path|str, # Its folder
     data:RunData, # Its data
     **kwargs, # As `probe_inputs`
-)->pd.DataFrame: # From `probe`: `features` before the bridge, `trained` and `untrained` behind it, differences, `random encoder` if asked for; with `entities`, how many
+)->pd.DataFrame: # From `probe`: `features` before the bridge, `trained` and `untrained` behind it, differences, `random encoder` where there is one; with `entities`, how many
     "What can be read before and after a run's bridge"
     x,y,proteins,entities = probe_inputs(cfg, folder, data, **kwargs)
     table = probe(x, y, proteins.split, proteins.cluster, (("trained", "features"), ("trained", "untrained")), draws=cfg.evaluation.draws)
