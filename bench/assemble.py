@@ -232,6 +232,7 @@ def run(name, data, work):
     out.mkdir()
     env = os.environ | dict(PYTHONPATH=str(ROOT), HF_DATASETS_CACHE=str(out/"cache"), HF_DATASETS_OFFLINE="1", HF_HUB_OFFLINE="1")
     call = [sys.executable if name == "ours" else PEERS, __file__, "--side", name, data, out]
+    os.sync() # nobody waits for what another side is still writing to the disk
     done = subprocess.run([str(c) for c in call], capture_output=True, text=True, env=env)
     if done.returncode: sys.exit(f"{name}: {done.stderr[-3000:]}")
     said = json.loads(done.stdout.splitlines()[-1])

@@ -22,6 +22,7 @@ from .entities import ENTITY_COUNTS, EntityDictionary, entity_scores, entity_sta
 from .evaluate import evaluate_arm, free_baselines, ledger_of
 from .figures import STYLE, interval_text, label
 from .ledger import Ledger, require_clean
+from .manifest import identity
 from .metrics import BLEU_COLUMNS, bleu_from_statistics, ratio, score_table, text_scores
 from .prepare import RunData
 from .report import html_page, page_figure, page_table
@@ -297,6 +298,6 @@ def run_card(
     rows = dict(losses={"all test records": losses.drop(columns="system").to_dict("records")}) if losses is not None else {}
     about = {k: facts[k] for k in ("test_hash", "corpus", "answer_tokens", "loss")} | dict(run=facts["name"], preset=cfg.preset, steps=cfg.train.steps, seed=cfg.train.seed)
     made = lambda: make_card(cfg.model.name, samples, free, best, ledger, known, data.corpus.label, allow_leak=bool(data.corpus.manifest["leaky"]), draws=cfg.evaluation.draws, **about, **rows)
-    key = digest(VERSION, about, cfg.evaluation, rows, ledger.rows, best, free.answers.prediction.tolist(), n=6)
+    key = digest(VERSION, identity("terms"), about, cfg.evaluation, rows, ledger.rows, best, free.answers.prediction.tolist(), n=6)
     folder = run_folder(facts["name"])/f"card-{key}"
     return folder if (folder/"card.json").exists() else write_card(folder, made())

@@ -25,6 +25,7 @@ from .encoder import load_encoder
 from .entities import EntityDictionary, entity_mask, entity_tokens, frozen_dictionary
 from .features import FeatureStore, build_features, feature_folder
 from .ledger import Ledger, corpus_ledger, require_clean
+from .manifest import identity
 from .model import build_model
 from .metrics import BLEU_COLUMNS, bleu_from_statistics, bleu_statistics, paired_difference, ratio, rouge_l, score_table, two_way_bootstrap
 from .packing import collate, plan_step
@@ -214,7 +215,7 @@ def evaluate_arm(
             swapped=int(losses.swapped.notna().sum()), without_partner=0 if cfg.model.arch == "blind" else min(cfg.evaluation.n_swap, len(test))-int(losses.swapped.notna().sum()),
             shuffled=int(losses.shuffled.notna().sum()), without_shuffled=int((losses.swapped.notna() & losses.shuffled.isna()).sum()), # features from disk cannot be computed for another sequence
             ledger=asdict(ledger)))
-    return ensure_stage(folder/f"evaluation-{digest(cfg.evaluation, LOSS_COLUMNS, n=6)}", build, last="card.json") # one of an earlier layout is not read
+    return ensure_stage(folder/f"evaluation-{digest(cfg.evaluation, LOSS_COLUMNS, identity("terms"), n=6)}", build, last="card.json") # one of an earlier layout, or with other entities, is not read
 
 # %% ../nbs/api/19_evaluate.ipynb #6923ba4e
 def bare_answers(
@@ -341,7 +342,7 @@ def compare_runs(
         table,differences,about = _tables(cfgs, folders, cards["blind"]["test_hash"])
         table.to_parquet(out/"comparison.parquet"); differences.to_parquet(out/"differences.parquet")
         write_json(out/"facts.json", dict(free=about, test_hash=cards["blind"]["test_hash"], split=cards["blind"]["split"], cards=cards))
-    key = digest([run_name(c) for c in cfgs], cfgs[0].evaluation, LOSS_COLUMNS, list(GAPS), FREE)
+    key = digest([run_name(c) for c in cfgs], cfgs[0].evaluation, LOSS_COLUMNS, list(GAPS), FREE, identity("terms"))
     return ensure_stage(run_folder(f"comparison-{key}")/"tables", build, last="facts.json")
 
 # %% ../nbs/api/19_evaluate.ipynb #1d6432ac

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PART', 'BLEU_COLUMNS', 'check_pairs', 'bleu_statistics', 'bleu_from_statistics', 'bleu', 'rouge_n', 'rouge_l',
-           'meteor_exact_stem', 'text_scores', 'Interval', 'bootstrap', 'ratio', 'cluster_bootstrap', 'bleu_interval',
-           'score_table', 'Difference', 'paired_difference', 'two_way_bootstrap']
+           'meteor_exact_stem', 'text_scores', 'Interval', 'bootstrap', 'ratio', 'cluster_bootstrap', 'score_table',
+           'Difference', 'paired_difference', 'two_way_bootstrap']
 
 # %% ../nbs/api/16_metrics.ipynb #4eddd4bb
 from collections import Counter
@@ -234,17 +234,6 @@ def cluster_bootstrap(
     if len(sums) != len(counts): raise ValueError(f"{len(sums)} sums but {len(counts)} counts")
     if len(counts) and np.min(counts) <= 0: raise ValueError(f"record {int(np.argmin(counts))} has count {np.min(counts)}: every record needs at least one value")
     return bootstrap(np.stack([sums, counts], 1), clusters, ratio, draws, seed)
-
-# %% ../nbs/api/16_metrics.ipynb #871727c5
-def bleu_interval(
-    predictions:list, # Generated texts
-    references:list, # The one right text of each
-    clusters:list, # Cluster of each record
-    draws:int=1_000, # Bootstrap draws
-    seed:int=0, # Seed of the draws
-)->Interval: # Of corpus BLEU, 0 to 1
-    "Corpus BLEU with its interval over clusters"
-    return bootstrap(bleu_statistics(predictions, references), clusters, bleu_from_statistics, draws, seed)
 
 # %% ../nbs/api/16_metrics.ipynb #075fc9e6
 def score_table(
