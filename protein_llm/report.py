@@ -19,7 +19,7 @@ from .core import write_atomic
 from .figures import four_way, label
 
 # %% ../nbs/api/26_report.ipynb #6768111a
-METRICS = dict(loss=("loss", "nats per token", 3, -1), bleu=("BLEU", "", 3, 1), rouge_l=("ROUGE-L", "", 3, 1))
+METRICS = dict(loss=("loss", "nats per token", 3, -1), bits_per_entity_byte=("bits per byte that names something", "", 3, -1), bleu=("BLEU", "", 3, 1), rouge_l=("ROUGE-L", "", 3, 1)) # name, unit, digits, sign of better
 
 def claim(
     difference:dict|pd.Series, # `system, against, metric, task, value, low, high`: `value` is system minus against, `low` and `high` its 95 % interval
