@@ -171,6 +171,9 @@ class Batch:
 _FAR = 1 << 40 # more than any place or id
 _BLANK = np.array([-_FAR, -100, -_FAR, -1, -1])[:,None,None] # padding: place in the store, ceiling of the label, position, record, protein
 
+@lru_cache(maxsize=32)
+def _count(bits): return np.arange(1 << bits)
+
 def _runs(cuts, sizes, side):
     "How many cells each run of a micro-batch fills [R, J+2], where each record begins in it [R, 1], and the length of a row"
     counts = np.zeros((len(cuts), cuts.shape[1]+1), dtype=np.int64) # padding before, the parts of the record, padding behind
@@ -209,8 +212,9 @@ def collate(
         runs[4,:,2:-2] = np.array([proteins.setdefault(p, len(proteins)-1) for p in found.ravel().tolist()]).reshape(found.shape)
         runs[4,:,-2] = runs[4,:,-3] # the answer comes after the last protein
     flat = runs.reshape(5, -1).repeat(counts.ravel(), axis=1)
-    flat[2] += np.arange(flat.shape[1])
-    flat[0] = store.ids.take(flat[0]+flat[2], mode="clip") # padding reads the first id
+    flat[2] += _count(flat.shape[1].bit_length())[:flat.shape[1]] # in place: memory for large results in between costs as much as they do
+    flat[0] += flat[2]
+    flat[0] = store.ids.take(flat[0], mode="clip") # padding reads the first id
     np.minimum(flat[0], flat[1], out=flat[1])
     np.maximum(flat[2], 0, out=flat[2])
     ids,labels,position,segment,index = map(torch.from_numpy, flat.reshape(5, len(rows), width))
