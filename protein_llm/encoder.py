@@ -103,8 +103,9 @@ class Encoder:
 # %% ../nbs/api/06_encoder.ipynb #d3560d48
 def _spread(work, items, threads):
     "`work` on each item without gradients, `threads` at once with one core each; the results in order"
-    @torch.no_grad() # holds for one thread
-    def one(item): return work(item)
+    inference = torch.is_inference_mode_enabled() # each thread has modes of its own
+    def one(item):
+        with torch.no_grad(), torch.inference_mode(inference): return work(item)
     if threads == 1 or len(items) < 2: return [one(i) for i in items]
     before = torch.get_num_threads()
     try:
