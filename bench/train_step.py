@@ -182,10 +182,24 @@ def compare(text, quick, folder):
     return {k: v for k,v in figures.items() if k not in ("ours", "ours_cpu")} | dict(floor=wall["ours"]/bare[0], floor_cpu=cpu["ours"]/bare[1], loss_error=error, tokens_per_s=tokens/wall["ours"])
 
 
+def profile(text, quick, folder):
+    "Print which operations our steps spend their time in: shares of the calling thread's own time, the largest first"
+    from torch.profiler import ProfilerActivity, profile as watch
+    steps = QUICK_STEPS if quick else STEPS
+    records = make_records((QUICK_RECORDS if quick else RECORDS)[text]*steps, text)
+    ours(records, PACKS[1], steps, 1e-4, folder) # warm
+    with watch(activities=[ProfilerActivity.CPU]) as seen: ours(records, PACKS[1], steps, 1e-4, folder)
+    table = sorted(seen.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    total = sum(e.self_cpu_time_total for e in table)
+    for e in table[:16]: print(f"{e.self_cpu_time_total/total:6.1%} {e.count:7,} {e.key}")
+
+
 def main(name="train_step", text=False, bars=BARS, quick_bars=QUICK_BARS):
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer records")
-    quick = parser.parse_args().quick
+    parser.add_argument("--profile", action="store_true", help="print what our own time goes to and stop")
+    args = parser.parse_args()
+    quick = args.quick
     site = glob.glob(str(ROOT/".venv-bench"/"lib"/"python3*"/"site-packages"))
     if not site: sys.exit("no .venv-bench: run `make bench-env` first")
     sys.path.append(site[0]) # for TRL and `datasets`; what both environments hold has the same version
@@ -195,6 +209,7 @@ def main(name="train_step", text=False, bars=BARS, quick_bars=QUICK_BARS):
         import torch, datasets
         torch.set_num_threads(2)
         datasets.disable_progress_bars()
+        if args.profile: return profile(text, quick, Path(d))
         figures = compare(text, quick, Path(d))
     figures = {k: float(f"{v:.3g}") for k,v in figures.items()}
     ok = all(figures[k] >= bar for k,bar in bars.items())
