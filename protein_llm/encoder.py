@@ -94,7 +94,7 @@ class Encoder:
         self.d,self.max_residues,self.licence = d,max_residues,licence
         self.device,self.dtype = torch.device(device),dtype
         self.padded = self.device.type != "cpu"
-        self.call_tokens = 65_536 if self.padded else 1_024 # bounds the memory of one pass; larger ones are not faster on a CPU
+        self.call_tokens = 65_536 if self.padded else 512 # bounds the memory of one pass; on a CPU small ones leave no core waiting long for the last
         path = (pack_sequences, segment_attention, _spread, Encoder.encode, type(self).__init__, type(self).hidden, *self.helpers)
         source = "".join(inspect.getsource(f) for f in path)
         self.weights = weights_hash(tensors)
@@ -196,7 +196,8 @@ class ESM2(Encoder):
         halves = torch.arange(self.d_head, device=self.device).view(2, -1).T.flatten() # 0, d/2, 1, d/2+1, ..
         order = (torch.arange(self.heads, device=self.device)[:,None]*self.d_head + halves).flatten()
         self.layers,self.norm = [_esm2_layer(l, order) for l in model.encoder.layer],model.encoder.emb_layer_norm_after
-        self.embed = model.embeddings.word_embeddings.weight * (1-0.15*0.8 if c.token_dropout else 1)
+        self.embed = model.embeddings.word_embeddings.weight * (1-0.15*0.8 if c.token_dropout else 1) # [33, D]
+        with torch.no_grad(): self.first = self.layers[0].qkv(self.layers[0].norm1(self.embed)) # [33, 3D]
 
 # %% ../nbs/api/06_encoder.ipynb #06fe2e16
 @patch
@@ -207,8 +208,8 @@ def hidden(self:ESM2,
     "Packed tokens to the normed states of the last layer"
     turns = torch.cat([self.turns[:n] for n in lengths])[:,None,None] # [S, 1, 1, d/2]
     x = self.embed[tokens]
-    for l in self.layers:
-        qkv = l.qkv(l.norm1(x)).view(len(x), 3, self.heads, self.d_head)
+    for i,l in enumerate(self.layers):
+        qkv = (l.qkv(l.norm1(x)) if i else self.first[tokens]).view(len(x), 3, self.heads, self.d_head)
         q,k = _rotate(qkv[:,:2], turns).unbind(1)
         x = x + l.out(segment_attention(q, k, qkv[:,2], lengths, self.padded))
         x = x + l.down(_gelu(l.up(l.norm2(x))))
