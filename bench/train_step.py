@@ -6,8 +6,8 @@ same mean loss to 1e-3. What a bridge adds costs the same on every side, so that
 1,024 to 4,096 tokens a packed row (with gradient accumulation up to the same optimizer step); `hf_8`, `hf_grouped_8` and `trl_8` are the same at 8 records, where padding costs more, and have no bar.
 Wall clock of each step, the fastest of three rounds, sides in turns; `_cpu` in CPU seconds. `floor` is our time over that of the bare matrix products of the frozen layers and the head at answers, taken in every round: what any step must do.
 
-The bars are not reached: on a CPU a micro-batch of one record has no padding and loses little, so that the peers' best takes 1.3 to 2.6 times
-our time, and ours is 2.2 times the bare products at bridge mode's lengths. Margins are CPU-specific: on a GPU one record a micro-batch leaves most of the device idle, and the peers must pad.
+The bars are not reached: on a CPU a micro-batch of one record has no padding and loses little, so that the peers' best takes 1.4 to 3.4 times our time, while ours is 2.1 times the bare products at bridge mode's lengths and 2.7 times at
+text mode's; bench/README.md says how far that leaves the bars. Margins are CPU-specific: on a GPU one record a micro-batch leaves most of the device idle, and the peers must pad.
 """
 import argparse, glob, json, os, sys, tempfile, time
 from pathlib import Path
