@@ -191,6 +191,8 @@ def ledger_of(
     return corpus_ledger(data.corpus, "random" if cfg.encoder.random_encoder else cfg.encoder.weights, cfg.model.llm, cfg.data.manifest)
 
 # %% ../nbs/api/19_evaluate.ipynb #1f3501b9
+def _measured(ev): return {k: v for k,v in asdict(ev).items() if k not in ("draws", "random_control")} # what of an `EvalConfig` concerns an arm alone; intervals and baselines come later
+
 def evaluate_arm(
     cfg:RunConfig, # A trained run
 )->Path: # Folder with `losses.parquet`, `samples.parquet`, `card.json`
@@ -211,11 +213,11 @@ def evaluate_arm(
         losses.to_parquet(out/"losses.parquet"); samples.to_parquet(out/"samples.parquet")
         write_json(out/"card.json", dict(name=folder.name, arch=cfg.model.arch, test_hash=data.corpus.manifest["test_hash"], corpus=data.corpus.manifest["key"], split=data.corpus.label, records=len(losses),
             clusters=losses.cluster.nunique(), answer_tokens=int(losses["count"].sum()), answer_bytes=int(losses.bytes.sum()), entity_bytes=int(losses.entity_bytes.sum()), loss=losses.true.sum()/losses["count"].sum(), answered=len(samples),
-            cut=int((samples.finish == "length").sum()), empty=int((samples.prediction.str.strip() == "").sum()), evaluation=asdict(cfg.evaluation),
+            cut=int((samples.finish == "length").sum()), empty=int((samples.prediction.str.strip() == "").sum()), evaluation=_measured(cfg.evaluation),
             swapped=int(losses.swapped.notna().sum()), without_partner=0 if cfg.model.arch == "blind" else min(cfg.evaluation.n_swap, len(test))-int(losses.swapped.notna().sum()),
             shuffled=int(losses.shuffled.notna().sum()), without_shuffled=int((losses.swapped.notna() & losses.shuffled.isna()).sum()), # features from disk cannot be computed for another sequence
             ledger=asdict(ledger)))
-    return ensure_stage(folder/f"evaluation-{digest(cfg.evaluation, LOSS_COLUMNS, identity("terms"), n=6)}", build, last="card.json") # one of an earlier layout, or with other entities, is not read
+    return ensure_stage(folder/f"evaluation-{digest(_measured(cfg.evaluation), LOSS_COLUMNS, identity("terms"), n=6)}", build, last="card.json") # one of an earlier layout, or with other entities, is not read
 
 # %% ../nbs/api/19_evaluate.ipynb #6923ba4e
 def bare_answers(
