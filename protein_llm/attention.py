@@ -16,7 +16,7 @@ from .config import RunConfig
 from .core import set_seed
 from .features import FeatureStore
 from .manifest import fetch
-from .metrics import bootstrap
+from .metrics import bootstrap, is_established
 from .model import build_model
 from .pretrained import ProteinLLM
 from .prepare import RunData
@@ -64,7 +64,7 @@ def enrichment(
     sums = np.stack([before.attended, after.attended, after.expected], 1)
     scores = dict(untrained=lambda s: s[..., 0]/s[..., 2], trained=lambda s: s[..., 1]/s[..., 2], difference=lambda s: (s[..., 1]-s[..., 0])/s[..., 2])
     found = {name: bootstrap(sums, clusters[after.index].tolist(), score, draws) for name,score in scores.items()}
-    return pd.DataFrame([i._asdict() | dict(bridge=n, established=not i.low <= (n != "difference") <= i.high) for n,i in found.items()]).set_index("bridge")
+    return pd.DataFrame([i._asdict() | dict(bridge=n, established=bool(is_established(i.low-none, i.high-none, clusters[after.index].nunique()))) for n,i in found.items() for none in [n != "difference"]]).set_index("bridge")
 
 # %% ../nbs/api/19a_attention.ipynb #e269c8dd
 def run_bridges(

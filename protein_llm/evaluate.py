@@ -27,7 +27,7 @@ from .features import FeatureStore, build_features, feature_folder
 from .ledger import Ledger, corpus_ledger, require_clean
 from .manifest import identity
 from .model import build_model
-from .metrics import BLEU_COLUMNS, bleu_from_statistics, bleu_statistics, paired_difference, ratio, rouge_l, score_table, two_way_bootstrap
+from .metrics import BLEU_COLUMNS, bleu_from_statistics, bleu_statistics, is_established, paired_difference, ratio, rouge_l, score_table, two_way_bootstrap
 from .packing import collate, plan_step
 from .parallel import run_name
 from .prepare import RunData
@@ -352,7 +352,7 @@ def seed_gap(
     a:list, # Tables of a system, one a seed: `record_id`, `sum` (a loss, or a score), `count` (tokens, or 1), `cluster`
     b:list, # Another system's, of the same seeds and records
     draws:int=1_000, # Bootstrap draws
-)->dict: # `value, low, high, established` (the interval excludes 0), `by_seed` (a value each), `n` (records)
+)->dict: # `value, low, high, established` (by `is_established`), `by_seed` (a value each), `n` (records)
     "Mean over seeds of the paired difference, first minus second, its interval over clusters and seeds. Raises `ValueError` on tables of different records"
     if len(a) != len(b): raise ValueError(f"{len(a)} seeds against {len(b)}: compare systems at the same seeds")
     a,b = ([t.sort_values("record_id", ignore_index=True) for t in tables] for tables in (a, b))
@@ -360,7 +360,7 @@ def seed_gap(
         if not t[["record_id", "count"]].equals(a[0][["record_id", "count"]]): raise ValueError(f"tables of {len(a[0])} and {len(t)} records that are not the same: compare runs of one test set")
     sums = np.stack([np.column_stack([x["sum"]-y["sum"], x["count"]]) for x,y in zip(a, b)]) # [S, n, 2]
     i = two_way_bootstrap(sums, a[0].cluster, ratio, draws)
-    return i._asdict() | dict(established=bool(i.low > 0 or i.high < 0), by_seed=ratio(sums.sum(1)).tolist(), n=len(a[0]))
+    return i._asdict() | dict(established=bool(is_established(i.low, i.high, a[0].cluster.nunique())), by_seed=ratio(sums.sum(1)).tolist(), n=len(a[0]))
 
 # %% ../nbs/api/19_evaluate.ipynb #fd6c5f04
 def over_seeds(

@@ -20,7 +20,7 @@ from .config import RunConfig
 from .core import digest
 from .entities import frozen_dictionary, known_entities
 from .features import FeatureStore
-from .metrics import bootstrap
+from .metrics import bootstrap, is_established
 from .prepare import RunData
 
 # %% ../nbs/api/19b_probes.ipynb #2d6ae626
@@ -81,7 +81,7 @@ def probe(
     pairs:tuple=(), # Names whose difference, first minus second, is wanted
     strengths:tuple=STRENGTHS, # Of the ridge, to choose from on valid
     draws:int=1_000, # Bootstrap draws
-)->pd.DataFrame: # `value, low, high, established` (the interval excludes 0), `strength`, `width` (D), by name or `a - b`
+)->pd.DataFrame: # `value, low, high, established` (by `is_established`), `strength`, `width` (D), by name or `a - b`
     "Explained variance on test. Raises `ValueError` on mismatched lengths and where a side is empty"
     split,mine = np.asarray(split),np.asarray(clusters)[np.asarray(split) == "test"]
     for name,v in dict(labels=y, clusters=clusters, **x).items():
@@ -92,7 +92,7 @@ def probe(
     scores = {name: (np.stack([total, total-wrong], 1), s, x[name].shape[1]) for name,(wrong,total,s) in found.items()}
     scores |= {f"{a} - {b}": (np.stack([found[a][1], found[b][0]-found[a][0]], 1), np.nan, np.nan) for a,b in pairs}
     rows = {n: bootstrap(s, mine, lambda sums: sums[...,1]/sums[...,0], draws)._asdict() | dict(strength=strength, width=width) for n,(s,strength,width) in scores.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").assign(established=lambda t: (t.low > 0) | (t.high < 0))
+    return pd.DataFrame.from_dict(rows, orient="index").assign(established=lambda t: is_established(t.low, t.high, len(np.unique(mine))))
 
 # %% ../nbs/api/19b_probes.ipynb #80a05790
 @torch.no_grad()

@@ -27,13 +27,14 @@ def claim(
     "Say what a paired difference supports. Raises `ValueError` on bounds that are no interval, or a wrong `established`"
     d = difference
     if not d["low"] <= d["high"]: raise ValueError(f"{d['system']} against {d['against']}: [{d['low']}, {d['high']}] is no interval")
-    sure = d["low"] > 0 or d["high"] < 0
-    if d.get("established", sure) != sure: raise ValueError(f"{d['system']} against {d['against']}: `established` contradicts the interval [{d['low']}, {d['high']}]")
+    excludes = d["low"] > 0 or d["high"] < 0 # zero
+    sure = d.get("established", excludes)
+    if sure and not excludes: raise ValueError(f"{d['system']} against {d['against']}: `established` contradicts the interval [{d['low']}, {d['high']}]")
     name,unit,digits,better = METRICS[d["metric"]]
     where = "over all tasks" if d["task"] == "all" else f"on {label(d['task'])}"
     interval = f"95 % interval {d['low']:+.{digits}f} to {d['high']:+.{digits}f}{' '+unit if unit else ''}"
     start = f"{label(d['system'])} against {label(d['against'])}, {name} {where}"
-    if not sure: return f"{start}: no difference is established ({d['value']:+.{digits}f}; {interval})."
+    if not sure: return f"{start}: no difference is established ({d['value']:+.{digits}f}; {interval}{', from too few clusters' if excludes else ''})."
     verdict = "better" if (d["low"] > 0) == (better > 0) else "worse"
     return f"{start}: {'higher' if d['low'] > 0 else 'lower'} by {abs(d['value']):.{digits}f}, that is {verdict} ({interval})."
 
@@ -54,13 +55,13 @@ def claims(
 # %% ../nbs/api/26_report.ipynb #3e2b4342
 def _cells(d:pd.DataFrame, rows:str, metric:str)->pd.DataFrame:
     "One column a system, each cell `value [low, high] better`"
-    verdict = ["" if r.low <= 0 <= r.high else " better" if (r.low > 0) == (METRICS[metric][3] > 0) else " worse" for r in d.itertuples()]
+    verdict = ["" if not r.established else " better" if (r.low > 0) == (METRICS[metric][3] > 0) else " worse" for r in d.itertuples()]
     d = d.assign(cell=[f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]{v}" for r,v in zip(d.itertuples(), verdict)])
     order = sorted(set(d.system), key=lambda s: (ARCHS.index(s) if s in ARCHS else len(ARCHS), s)) # bridges of one's own come last
     return d.pivot(index=rows, columns="system", values="cell")[order].fillna("")
 
 def by_task(
-    differences:pd.DataFrame, # Columns system, against, metric, task, value, low, high
+    differences:pd.DataFrame, # Columns system, against, metric, task, value, low, high, established
     against:str, # The system that the others are compared with
     metric:str, # loss, bleu or rouge_l
 )->pd.DataFrame: # One row a task, one column a system: `value [low, high] better`
@@ -80,7 +81,7 @@ def counts_of(
 
 # %% ../nbs/api/26_report.ipynb #c729e0bb
 def by_baseline(
-    differences:pd.DataFrame, # Columns system, against, metric, task, value, low, high
+    differences:pd.DataFrame, # Columns system, against, metric, task, value, low, high, established
 )->pd.DataFrame: # One row a baseline, one column a system: `value [low, high] better`
     "ROUGE-L of each system minus that of each baseline, over all tasks"
     d = differences[differences.against.isin(FREE) & (differences.metric == "rouge_l") & (differences.task == "all")]
