@@ -8,6 +8,7 @@ Wall clock of each step, the fastest of three rounds, sides in turns; `_cpu` in 
 
 The bars are not reached: on a CPU a micro-batch of one record has no padding and loses little, so that the peers' best takes 1.4 to 3.4 times our time, while ours is 2.1 times the bare products at bridge mode's lengths and 2.7 times at
 text mode's; bench/README.md says how far that leaves the bars. Margins are CPU-specific: on a GPU one record a micro-batch leaves most of the device idle, and the peers must pad.
+`--gpu` is the same comparison on a CUDA device at Qwen3-0.6B's sizes (V=151,936): frozen weights in bfloat16, LoRA in float32, bfloat16 autocast on every side, larger steps, micro-batches and rows. Nobody has run it on a GPU yet.
 """
 import argparse, glob, json, os, sys, tempfile, time
 from pathlib import Path
@@ -18,17 +19,20 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 BARS = dict(hf=3.0, hf_grouped=2.5, trl=5.0, trl_packed=7.0)
 QUICK_BARS = dict(hf=1.4, hf_grouped=1.4, trl=1.7, trl_packed=3.2) # 15 % below what a quick run gave on a quiet machine: a guard against getting slower; BARS are the targets
+DEVICE,DTYPE = "cpu","float32"
 SHAPE = dict(vocab_size=8_192, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True)
 ROUNDS,STEPS,QUICK_STEPS = 3,3,2
 RECORDS,QUICK_RECORDS = (48, 16),(16, 8) # Records of an optimizer step: bridge mode's lengths, text mode's
 ROWS,QUICK_ROWS = (1, 2, 4, 8),(1, 8) # What is tried: records of a micro-batch, where it is padded
 PACKS,QUICK_PACKS = (1_024, 2_048, 4_096),(2_048,) # Tokens of a packed row
+GPU = dict(DEVICE="cuda", DTYPE="bfloat16", SHAPE=dict(vocab_size=151_936, hidden_size=1_024, intermediate_size=3_072, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True),
+    RECORDS=(256, 96), ROWS=(4, 8, 16, 32), PACKS=(4_096, 8_192, 16_384)) # What `--gpu` puts in the place of these
 SPECIAL = ("<pad>", "<eos>", "<|protein_start|>", "<|protein|>", "<|protein_end|>")
 
 
-def make_records(n, text, vocab=SHAPE["vocab_size"], seed=0):
+def make_records(n, text, vocab=None, seed=0):
     "Ids of each record and how many of them are prompt"
-    rng = np.random.default_rng(seed)
+    rng,vocab = np.random.default_rng(seed),vocab or SHAPE["vocab_size"]
     prompt,answer = rng.integers(90, 151, n),rng.lognormal(np.log(42), 1., n).astype(int).clip(4, 800)
     if text: prompt += rng.lognormal(np.log(320), 0.6, n).astype(int).clip(50, 1_000)-32
     return [(rng.integers(len(SPECIAL), vocab, p+a).tolist(), int(p)) for p,a in zip(prompt, answer)]
@@ -42,21 +46,26 @@ def make_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", padding_side="right")
 
 
-def fresh_model(attention, vocab=SHAPE["vocab_size"]):
+def fresh_model(attention, vocab=None):
     "The same frozen weights at every call, and LoRA's, with PEFT's own computation"
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen3Config, Qwen3ForCausalLM
     from protein_llm.model import LORA_TARGETS
     torch.manual_seed(0)
-    llm = Qwen3ForCausalLM._from_config(Qwen3Config(**SHAPE | dict(vocab_size=vocab), pad_token_id=0, eos_token_id=1), attn_implementation=attention)
+    llm = Qwen3ForCausalLM._from_config(Qwen3Config(**SHAPE | dict(vocab_size=vocab or SHAPE["vocab_size"]), pad_token_id=0, eos_token_id=1), attn_implementation=attention, dtype=getattr(torch, DTYPE))
     llm = get_peft_model(llm, LoraConfig(r=8, lora_alpha=16, lora_dropout=0., target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM"))
     for p in llm.parameters():
         if p.requires_grad: torch.nn.init.normal_(p, std=0.02) # PEFT starts with zeros in B
-    return llm
+    return llm.to(DEVICE)
 
 
-def clock(): return time.perf_counter(),time.process_time()
+def clock():
+    "Seconds, of the wall's clock and of CPUs, once the device has done what it was told"
+    if DEVICE == "cuda":
+        import torch
+        torch.cuda.synchronize()
+    return time.perf_counter(),time.process_time()
 
 
 # ---------------------------------------------------------------- sides: (records, setting, optimizer steps, learning rate) -> mean loss; seconds of each step, wall and CPU [steps, 2]
@@ -77,12 +86,12 @@ def ours(records, tokens, steps, lr, folder):
         end = 1+lengths.cumsum()
         np.array([0, *(i for ids,_ in records for i in ids)], np.int32).tofile(folder/"ids.bin")
         write_index(folder, [pl.Series(map(str, range(len(records))))], pl.Series(["P"]), np.zeros((len(records), 1)), np.stack([end-lengths, end-lengths+prompts, end], 1), {})
-    cfg = RunConfig(model=ModelConfig(arch="text"), train=TrainConfig(steps=steps+1, warmup=1, batch_records=len(records)//steps, batch_tokens=tokens, max_tokens=2_048, lr=lr))
+    cfg = RunConfig(model=ModelConfig(arch="text"), train=TrainConfig(steps=steps+1, warmup=1, batch_records=len(records)//steps, batch_tokens=tokens, max_tokens=2_048, lr=lr, precision=DTYPE))
     llm = fresh_model("records")
     lora = {n: p for n,p in llm.named_parameters() if p.requires_grad}
     base = llm.unload()
     base.config.protein_tokens_trained = True # no rows of their own: the same parameters as the peers'
-    model = build_model(cfg.model, 0, make_tokenizer(), llm=base).train()
+    model = build_model(cfg.model, 0, make_tokenizer(), DEVICE, llm=base).train()
     model.set_trained_state({n: lora[n.removeprefix("llm.")] for ps in trainable_parts(model).values() for n,_ in ps}, "here")
     data,opt,acc,losses,times = SimpleNamespace(tokens=TokenStore(folder), reads_features=False),make_optimizer(model, cfg.train),make_accelerator(cfg),[],[clock()]
     for k in range(steps):
@@ -100,7 +109,7 @@ def peer(kind, records, setting, steps, lr, folder):
         def on_train_begin(self, *_, **kw): times.append(clock())
         def on_step_end(self, *_, **kw): times.append(clock())
     common = dict(output_dir=str(folder), num_train_epochs=1, learning_rate=lr, lr_scheduler_type="cosine", weight_decay=0.01, max_grad_norm=1.0, save_strategy="no", logging_strategy="no", report_to="none",
-        disable_tqdm=True, dataloader_num_workers=0, dataloader_pin_memory=False, use_cpu=True, seed=0)
+        disable_tqdm=True, dataloader_num_workers=0, dataloader_pin_memory=False, use_cpu=DEVICE == "cpu", bf16=DTYPE == "bfloat16", seed=0)
     tokenizer,model = make_tokenizer(),fresh_model("sdpa")
     rows = dict(per_device_train_batch_size=setting, gradient_accumulation_steps=len(records)//steps//setting)
     if kind.startswith("hf"):
@@ -109,7 +118,7 @@ def peer(kind, records, setting, steps, lr, folder):
     else:
         from trl import SFTConfig, SFTTrainer
         data = datasets.Dataset.from_list([dict(input_ids=ids, completion_mask=[0]*p+[1]*(len(ids)-p)) for ids,p in records])
-        sft = dict(bf16=False, gradient_checkpointing=False, completion_only_loss=True)
+        sft = dict(gradient_checkpointing=False, completion_only_loss=True)
         if kind == "trl": config = SFTConfig(**common, **rows, **sft, max_length=2_048)
         else:
             from trl import pack_dataset
@@ -141,14 +150,15 @@ def choose(records, tried, folder):
     return {side: min(found, key=found.get) for side,found in seconds.items()}, error
 
 
-def floor(records, rows, vocab=SHAPE["vocab_size"]):
+def floor(records, rows, vocab=None):
     "Seconds, wall and CPU, of the bare matrix products that no training step can do without: the frozen layers forward and back, the head at answers"
     import torch
+    vocab = vocab or SHAPE["vocab_size"]
     d,ffn,head = (SHAPE[k] for k in ("hidden_size", "intermediate_size", "head_dim"))
     q,kv = SHAPE["num_attention_heads"]*head,SHAPE["num_key_value_heads"]*head
     tokens,answers = sum(len(ids) for ids,_ in records),sum(len(ids)-p for ids,p in records)
     def seconds(n, d_out, d_in):
-        x,g,w = torch.randn(n, d_in),torch.randn(n, d_out),torch.randn(d_out, d_in)
+        x,g,w = (torch.randn(shape, device=DEVICE, dtype=getattr(torch, DTYPE)) for shape in ((n, d_in), (n, d_out), (d_out, d_in)))
         def once():
             began = clock()
             x @ w.T; g @ w
@@ -198,15 +208,18 @@ def main(name="train_step", text=False, bars=BARS, quick_bars=QUICK_BARS):
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer records")
     parser.add_argument("--profile", action="store_true", help="print what our own time goes to and stop")
+    parser.add_argument("--gpu", action="store_true", help="on a CUDA device, at Qwen3-0.6B's sizes in bfloat16")
     args = parser.parse_args()
     quick = args.quick
+    if args.gpu: globals().update(GPU)
     site = glob.glob(str(ROOT/".venv-bench"/"lib"/"python3*"/"site-packages"))
     if not site: sys.exit("no .venv-bench: run `make bench-env` first")
     sys.path.append(site[0]) # for TRL and `datasets`; what both environments hold has the same version
     bars = quick_bars if quick else bars
     with tempfile.TemporaryDirectory() as d:
-        os.environ |= dict(HF_DATASETS_OFFLINE="1", HF_HUB_OFFLINE="1", HF_HOME=d, TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
+        os.environ |= dict(HF_DATASETS_OFFLINE="1", HF_HUB_OFFLINE="1", HF_HOME=d, TOKENIZERS_PARALLELISM="false") | ({} if args.gpu else dict(CUDA_VISIBLE_DEVICES=""))
         import torch, datasets
+        if args.gpu and not torch.cuda.is_available(): sys.exit("--gpu: torch finds no CUDA device")
         torch.set_num_threads(2)
         datasets.disable_progress_bars()
         if args.profile: return profile(text, quick, Path(d))
