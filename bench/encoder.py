@@ -1,10 +1,10 @@
 """Encoder throughput and peak memory: ours against transformers' `EsmModel` and the `esm` package's `ESM3`.
 
 `python bench/encoder.py` is judged by PERF's bars; `--quick` is the same comparison on fewer proteins and a smaller ESM-3, with the smaller bars below.
-Both sides of a ratio run in this process, in turns, on the same proteins and weights, after their features were found equal in float32:
+Both sides of a ratio run in turns, on the same proteins and weights, after their features were found equal in float32:
 ESM-3's to 1e-5; ESM-2's to 1e-5 of the stock class in float64, or as close as the stock class itself is in float32. (Its channel 62 is an outlier:
 alone or in a padded batch, the stock class differs from itself by 1e-5 there and from float64 by 1.3e-5, so its float32 numbers are no exact oracle.)
-Each side is timed in a process of its own, in turns, and the minimum of three rounds counts: in one process the allocator of one side would be
+Each side is timed in a process of its own, and the minimum of three rounds counts: in one process the allocator of one side would be
 what the other had made of it. Peak memory is that of a fresh process each, above what it had before the first pass.
 ESM-2 is judged against the stock class in fours, as ESM-3 is. Without a bar stand its other sizes (`esm2_by_2`, `_8`, `_16`, in full runs), `esm2_kept`: fours again, where glibc keeps freed memory for both
 sides (MALLOC_*_THRESHOLD_), and `esm2_over_bare`: our time over that of our products and attention alone, the kernels that both sides run.
@@ -87,7 +87,7 @@ SIDES = dict(esm2=esm2_sides, esm3=esm3_sides, **{f"esm2_by_{n}": lambda quick, 
 KEPT = dict(MALLOC_TRIM_THRESHOLD_=str(2**30), MALLOC_MMAP_THRESHOLD_=str(2**30))
 
 
-def call(*more, quick, **kw): return subprocess.Popen([sys.executable, __file__, *more, *(["--quick"] if quick else [])], text=True, stdout=subprocess.PIPE, **kw)
+def call(*more, quick): return [sys.executable, __file__, *more, *(["--quick"] if quick else [])]
 
 
 @torch.inference_mode()
@@ -111,7 +111,7 @@ def rounds(name, side, quick):
 
 def speed(name, quick, sides=(0, 1), **env):
     "Seconds of a round of each side (the stock class, ours; 3 is the bare kernels), the shortest of three after one to warm up"
-    workers = [call("--rounds", name, str(side), quick=quick, stdin=subprocess.PIPE, env=os.environ | env) for side in sides]
+    workers = [subprocess.Popen(call("--rounds", name, str(side), quick=quick), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | env) for side in sides]
     def turn(w):
         print(file=w.stdin, flush=True)
         return float(w.stdout.readline())
@@ -137,15 +137,17 @@ def main():
     args = parser.parse_args()
     if args.peak is not None: return print(peak(args.peak, args.quick))
     if args.rounds: return rounds(args.rounds[0], int(args.rounds[1]), args.quick)
-    stock,ours = (float(call("--peak", str(i), quick=args.quick).communicate()[0].split()[-1]) for i in (0, 1))
+    stock,ours = (float(subprocess.run(call("--peak", str(i), quick=args.quick), check=True, capture_output=True, text=True).stdout.split()[-1]) for i in (0, 1))
     print(f"esm3: peak memory of a pass: stock {stock:,.0f} MB, ours {ours:,.0f} MB")
     figures,bars = dict(esm3_memory=stock/max(ours, 1.)),QUICK_BARS if args.quick else BARS
-    for name in ("esm2", "esm3"):
+    sizes = [] if args.quick else [(t, t, {}) for t in SIDES if "_by_" in t]
+    cases = dict(esm2=[("esm2", "esm2", {}), ("esm2_kept", "esm2", KEPT), *sizes], esm3=[("esm3", "esm3", {})]) # title, sides, environment
+    for name in cases:
         errors,residues = equal(name, args.quick)
         figures |= errors
         print(f"{name}: {residues} residues; error {errors[f'{name}_error']:.1e} (stock {errors[f'{name}_stock_error']:.1e}, direct difference {errors[f'{name}_difference']:.1e})")
-        for title,env in [(name, {}), *([("esm2_kept", KEPT), *((t, {}) for t in SIDES if "_by_" in t and not args.quick)] if name == "esm2" else [])]:
-            stock,ours,*bare = speed(title if title in SIDES else name, args.quick, (0, 1, 3) if title == "esm2" else (0, 1), **env)
+        for title,side,env in cases[name]:
+            stock,ours,*bare = speed(side, args.quick, (0, 1, 3) if title == "esm2" else (0, 1), **env)
             figures[f"{title}_speed"] = stock/ours
             for t in bare: figures["esm2_over_bare"] = ours/t
             print(f"{title}: residues/s {residues/ours:,.0f} (stock {residues/stock:,.0f})", flush=True)

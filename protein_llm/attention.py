@@ -64,7 +64,8 @@ def enrichment(
     sums = np.stack([before.attended, after.attended, after.expected], 1)
     scores = dict(untrained=lambda s: s[..., 0]/s[..., 2], trained=lambda s: s[..., 1]/s[..., 2], difference=lambda s: (s[..., 1]-s[..., 0])/s[..., 2])
     found = {name: bootstrap(sums, clusters[after.index].tolist(), score, draws) for name,score in scores.items()}
-    return pd.DataFrame([i._asdict() | dict(bridge=n, established=bool(is_established(i.low-none, i.high-none, clusters[after.index].nunique()))) for n,i in found.items() for none in [n != "difference"]]).set_index("bridge")
+    nothing,drawn = dict(untrained=1, trained=1, difference=0),clusters[after.index].nunique() # what would say that domains get no more than others
+    return pd.DataFrame([i._asdict() | dict(bridge=n, established=is_established(i.low-nothing[n], i.high-nothing[n], drawn)) for n,i in found.items()]).set_index("bridge")
 
 # %% ../nbs/api/19a_attention.ipynb #e269c8dd
 def run_bridges(

@@ -27,7 +27,7 @@ from .features import FeatureStore, build_features, feature_folder
 from .ledger import Ledger, corpus_ledger, require_clean
 from .manifest import identity
 from .model import build_model
-from .metrics import BLEU_COLUMNS, bleu_from_statistics, bleu_statistics, is_established, paired_difference, ratio, rouge_l, score_table, two_way_bootstrap
+from .metrics import BLEU_COLUMNS, FEW, bleu_from_statistics, bleu_statistics, is_established, paired_difference, ratio, rouge_l, score_table, two_way_bootstrap
 from .packing import collate, plan_step
 from .parallel import run_name
 from .prepare import RunData
@@ -344,7 +344,7 @@ def compare_runs(
         table,differences,about = _tables(cfgs, folders, cards["blind"]["test_hash"])
         table.to_parquet(out/"comparison.parquet"); differences.to_parquet(out/"differences.parquet")
         write_json(out/"facts.json", dict(free=about, test_hash=cards["blind"]["test_hash"], split=cards["blind"]["split"], cards=cards))
-    key = digest([run_name(c) for c in cfgs], cfgs[0].evaluation, LOSS_COLUMNS, list(GAPS), FREE, identity("terms"))
+    key = digest([run_name(c) for c in cfgs], cfgs[0].evaluation, LOSS_COLUMNS, list(GAPS), FREE, FEW, identity("terms"))
     return ensure_stage(run_folder(f"comparison-{key}")/"tables", build, last="facts.json")
 
 # %% ../nbs/api/19_evaluate.ipynb #1d6432ac
@@ -360,7 +360,7 @@ def seed_gap(
         if not t[["record_id", "count"]].equals(a[0][["record_id", "count"]]): raise ValueError(f"tables of {len(a[0])} and {len(t)} records that are not the same: compare runs of one test set")
     sums = np.stack([np.column_stack([x["sum"]-y["sum"], x["count"]]) for x,y in zip(a, b)]) # [S, n, 2]
     i = two_way_bootstrap(sums, a[0].cluster, ratio, draws)
-    return i._asdict() | dict(established=bool(is_established(i.low, i.high, a[0].cluster.nunique())), by_seed=ratio(sums.sum(1)).tolist(), n=len(a[0]))
+    return i._asdict() | dict(established=is_established(i.low, i.high, a[0].cluster.nunique()), by_seed=ratio(sums.sum(1)).tolist(), n=len(a[0]))
 
 # %% ../nbs/api/19_evaluate.ipynb #fd6c5f04
 def over_seeds(

@@ -300,7 +300,7 @@ def paired_difference(
     "Token-weighted mean of the first minus that of the second, with its interval over clusters. Raises `ValueError` when they are not of the same set"
     both = _paired(a, b, set_a, set_b)
     i = cluster_bootstrap(both.sum_a-both.sum_b, both.count_a, both.cluster_a, draws, seed)
-    return Difference(*i, established=bool(is_established(i.low, i.high, both.cluster_a.nunique())))
+    return Difference(*i, established=is_established(i.low, i.high, both.cluster_a.nunique()))
 
 # %% ../nbs/api/16_metrics.ipynb #c60dcbe7
 def two_way_bootstrap(
