@@ -281,13 +281,13 @@ _CODES = "ala|arg|asn|asp|cys|gln|glu|gly|his|ile|leu|lys|met|phe|pro|ser|thr|tr
 _CODED = rf"(?i)^(?:(?:{_CODES})[\s-]*){{4,}}$"
 _BASES = "(?i)^[ACGTUN]{12}"
 _TITLED = r"^[A-Z][a-z]{3,}(?:\s+(?:[A-Z]?[a-z]+|[A-Z]+))*\s*$"
-_LOOK = r"[OUX]|^[ACGTUN]{12}|^.{0,13}$|^(?:[A-Z]{3}){4}" # what a sequence of capitals has that may be refused
+_LOOK = rf"^(?:[ACGTUN]{{12}}|(?:{_CODES.upper()}){{4}})" # how a sequence of capitals begins that may be refused
 
 def looks_odd(
     sequence:pl.Expr, # Sequences of capital letters
 )->pl.Expr: # False where `why_not_protein` has nothing to say
     "A quick look, for tables of millions; white space, small letters and signs need the rules themselves"
-    return sequence.str.contains(_LOOK)
+    return sequence.str.contains("[OUX]") | (sequence.str.len_bytes() < 14) | sequence.str.contains(_LOOK)
 
 def _share(letters:str)->pl.Expr: return pl.col("bare").str.count_matches(f"[{letters}]") / pl.col("size")
 
@@ -301,7 +301,7 @@ def why_not_protein(
     s,bare = pl.col("sequence"),pl.col("bare")
     table = pl.DataFrame(dict(sequence=sequences.cast(pl.String)))
     table = table.with_columns(bare=s.str.replace_all(r"\s+", "").str.strip_suffix("*").str.to_uppercase())
-    table = table.with_columns(size=bare.str.len_bytes())
+    table = table.with_columns(size=bare.str.len_bytes().clip(1))
     words = ((_share("O") >= 1/25) & (pl.col("size") >= 5)) | ((_share("U") >= 1/12) & (bare.str.count_matches("U") > 1)) | s.str.contains(_TITLED)
     rules = {"a missing value": bare.str.to_lowercase().is_in(MISSING),
         "a header or an id": bare.str.contains(r"[\d>|]"),
