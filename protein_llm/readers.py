@@ -316,4 +316,4 @@ def why_not_protein(
     return table.select(pl.coalesce(pl.when(rule).then(pl.lit(what)) for what,rule in rules.items()).alias("why")).to_series()
 
 HOW_TO_MEND = {"a missing value": "give the sequence, or leave the record out", "a header or an id": "put the residues alone there", "three-letter code": "write one letter a residue",
-    "nucleotides": "give the translated protein", "words": "put the residues there: are two columns swapped?", "unknown residues": "leave the protein out"}
+    "nucleotides": "almost all letters are A, C, G, T, U, N: give the translated protein", "words": "put the residues there: are two columns swapped?", "unknown residues": "leave the protein out"}
