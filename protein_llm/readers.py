@@ -161,7 +161,8 @@ def _separated(lines, name:str, required:tuple, hints:dict, separator:str)->Iter
         try: fields = next(reader, None)
         except csv.Error as e:
             end = reader.line_num
-            wrong = ValueError(f"not valid ({e}): close each quote, and double those inside of quotes")
+            why = str(e).replace("\t", "tab")
+            wrong = ValueError(f"not valid ({why}): close each quote, and double those inside of quotes")
             if names is None or end > begin or "end of data" in str(e):
                 raise ValueError(f"{name}, line {begin}: {wrong}") from e
             yield begin, wrong
@@ -174,7 +175,7 @@ def _separated(lines, name:str, required:tuple, hints:dict, separator:str)->Iter
 
 def _fitting(fields:list, names:list, separator:str, where:str, several:bool):
     "A record as a dict, or the `ValueError` of one that does not fit. Raises `ValueError` where the rest is in doubt"
-    if {*names} <= {f.strip() for f in fields}:
+    if {*names} <= {f.strip(" \t\ufeff") for f in fields}: # a joined file may bring its byte-order mark
         raise ValueError(f"{where}: a second header: give joined files one by one, or remove the line")
     wrong = _wrong_fields(fields, names)
     if several and (wrong or _holds_records(fields, names, separator)):
@@ -281,7 +282,7 @@ def _require_keys(part:tuple, required:tuple, name:str, hints:dict):
     missing = [c for c in required if records and not any(c in r for r in records)]
     if not missing: return
     mend = "; ".join(["give each record one", *(hints[c] for c in missing if c in hints)])
-    have = ", ".join(records[0])[:200]
+    have = ", ".join(records[0])[:200] or "none"
     raise ValueError(f"{name}: no field {', '.join(missing)} in its records, which have {have}: {mend}")
 
 def read_parts(
@@ -347,7 +348,7 @@ def why_not_protein(
     rules = {"a missing value": bare.str.to_lowercase().is_in(MISSING),
         "a header or an id": bare.str.contains(r"[\d>|]"),
         "three-letter code": s.str.contains(_CODED),
-        "nucleotides": bare.str.contains(_BASES) & (_share("ACGTUN") >= .95) & (_base_kinds() >= 3),
+        "nucleotides": bare.str.contains(_BASES) & (_share("ACGTUN") >= .9) & (_base_kinds() >= 3),
         "words": many_o | many_u | s.str.contains(_TITLED),
         "unknown residues": (_share("X") > 1/3) | bare.str.contains("X{10}")}
     reasons = [pl.when(rule).then(pl.lit(what)) for what,rule in rules.items()]
