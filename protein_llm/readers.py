@@ -317,11 +317,11 @@ def read_table(
         yield part.table.drop("row")
 
 # %% ../nbs/api/02a_readers.ipynb #78a40fc1
-_CODES = "ala|arg|asn|asp|cys|gln|glu|gly|his|ile|leu|lys|met|phe|pro|ser|thr|trp|tyr|val|sec|pyl|asx|glx|xaa"
-_CODED = rf"(?i)^(?:(?:{_CODES})[\s-]*){{4,}}$"
-_BASES = "(?i)^[ACGTUN]{12}"
+_CODES = "ALA|ARG|ASN|ASP|CYS|GLN|GLU|GLY|HIS|ILE|LEU|LYS|MET|PHE|PRO|SER|THR|TRP|TYR|VAL|SEC|PYL|ASX|GLX|XAA"
+_CODED = rf"^(?:(?:{_CODES})-*){{4,}}$"
+_BASES = "^[ACGTUN]{12}"
 _TITLED = r"^[A-Z][a-z]{3,}(?:\s+(?:[A-Z]?[a-z]+|[A-Z]+))*\s*$"
-_LOOK = rf"^(?:[ACGTUN]{{12}}|(?:{_CODES.upper()}){{4}})" # how a sequence of capitals begins that may be refused
+_LOOK = rf"^(?:[ACGTUN]{{12}}|(?:{_CODES}){{4}})" # how a sequence of capitals begins that may be refused
 
 def looks_odd(
     sequence:pl.Expr, # Sequences of capital letters
@@ -347,7 +347,7 @@ def why_not_protein(
     many_u = (_share("U") >= 1/12) & (bare.str.count_matches("U") > 1)
     rules = {"a missing value": bare.str.to_lowercase().is_in(MISSING),
         "a header or an id": bare.str.contains(r"[\d>|]"),
-        "three-letter code": s.str.contains(_CODED),
+        "three-letter code": bare.str.contains(_CODED),
         "nucleotides": bare.str.contains(_BASES) & (_share("ACGTUN") >= .9) & (_base_kinds() >= 3),
         "words": many_o | many_u | s.str.contains(_TITLED),
         "unknown residues": (_share("X") > 1/3) | bare.str.contains("X{10}")}
