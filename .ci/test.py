@@ -65,9 +65,8 @@ def source(cell): return "".join(cell["source"])
 
 
 def skipped(path):
-    "Whether nbdev_test leaves the notebook out"
-    cells = read(path)["cells"]
-    return bool(cells) and cells[0]["cell_type"] == "raw" and "skip_exec: true" in source(cells[0])
+    "Whether nbdev_test leaves the notebook out: it does in a folder with a file `.notest`"
+    return (path.parent/".notest").exists()
 
 
 def library(tally):
@@ -104,10 +103,11 @@ def form(path):
     outputs = json.dumps([c.get("outputs", []) for c in nb["cells"]])
     places = {str(ROOT), str(Path.home()), sys.prefix} | set(re.findall(r"(?<![\w./:-])/(?:root|home|tmp|Users|private|var)/\w+", outputs))
     wrong += [f"an output holds the path {p}" for p in sorted(places) if len(p) > 1 and p in outputs]
+    if any("skip_exec" in source(c) for c in nb["cells"][:1]): wrong.append("its first cell is raw front matter, which a visitor sees")
     if path.parent == ROOT/"nbs" and re.match(r"\d\d[a-z]?_", path.name):
         count = sum("parameters" in c["metadata"].get("tags", []) for c in nb["cells"])
         if count != 1: wrong.append(f"{count} cells are tagged `parameters`, not one")
-        if not skipped(path): wrong.append("the raw first cell with skip_exec is missing")
+        if not skipped(path): wrong.append("nbs/.notest is missing: nbdev_test would run it")
         if any(c.get("outputs") for c in nb["cells"]): wrong.append("a run notebook holds outputs")
     return "\n".join(f"{path.name}: {w}" for w in wrong)
 

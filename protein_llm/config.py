@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'TASKS', 'MEMORY_TASKS', 'RECIPES', 'SPLITS', 'LEAKY', 'PRESETS', 'bridge_file', 'DataConfig',
-           'parse_weights', 'EncoderConfig', 'ModelConfig', 'TrainConfig', 'EvalConfig', 'RunConfig', 'from_preset']
+           'parse_weights', 'EncoderConfig', 'ModelConfig', 'TrainConfig', 'EvalConfig', 'RunConfig', 'from_preset',
+           'changes_of', 'summary_of', 'smoke_text', 'read_changes']
 
 # %% ../nbs/api/01_config.ipynb #f68b8ff3
 import importlib.util, re
@@ -278,3 +279,91 @@ def from_preset(
     for name,value in changes.items():
         if value is not None: values[owner[name]][name] = value
     return RunConfig(preset=preset, **{part: cls(**values[part]) for part,cls in _PARTS.items()})
+
+# %% ../nbs/api/01_config.ipynb #439622bf
+def changes_of(
+    cfg:RunConfig, # A run
+)->list: # Tuples: field, the preset's value, this run's
+    "The fields in which a run differs from its preset with the same arch"
+    preset = from_preset(cfg.preset, cfg.model.arch)
+    pairs = [(f.name, getattr(getattr(preset, part), f.name), getattr(getattr(cfg, part), f.name))
+        for part,cls in _PARTS.items() for f in fields(cls)]
+    return [(name, usual, here) for name,usual,here in pairs if usual != here]
+
+# %% ../nbs/api/01_config.ipynb #88cd2b5a
+def _count(n, of:str)->str:
+    "A number of things; None is chosen from the data"
+    return f"{of} chosen from the data" if n is None else f"{n:,} {of}"
+
+def summary_of(
+    cfg:RunConfig, # A run
+)->dict: # Part -> what it is, in words
+    "What a run is, in six lines"
+    d,e,m,t,v = cfg.data,cfg.encoder,cfg.model,cfg.train,cfg.evaluation
+    held = f"{_count(d.n_test_clusters, 'clusters')} for test, {_count(d.n_valid_clusters, 'clusters')} for validation"
+    bridge = f"{m.n_tokens or 'one a residue'}" if m.reads_features or m.arch == "blind" else "none"
+    return dict(preset=f"{cfg.preset}, arm {m.arch}",
+        data=f"{d.manifest}, {'all proteins' if d.n_proteins == 0 else _count(d.n_proteins, 'proteins')} of {d.min_residues} to {d.max_residues:,} residues",
+        split=f"{d.split}: {held}",
+        encoder=f"{e.encoder} {e.weights}{', random weights' if e.random_encoder else ''}" if m.reads_features else "none: this arm reads no features",
+        model=f"{m.llm}, {f'LoRA rank {m.lora_r}' if m.lora_r else 'no LoRA'}, protein tokens: {bridge}",
+        train=f"{t.steps:,} steps of {t.batch_records:,} records, seed {t.seed}, processes {t.processes}",
+        evaluation=f"{v.n_generate:,} answers a task, {v.draws:,} bootstrap draws")
+
+# %% ../nbs/api/01_config.ipynb #14723f78
+from fastcore.basics import patch
+
+_COLUMNS = ("differs", "preset", "this run")
+
+@patch
+def __repr__(self:RunConfig):
+    rows = [tuple(map(str, row)) for row in (_COLUMNS, *changes_of(self))]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    changed = ["  ".join(cell.ljust(w) for cell,w in zip(row, widths)).rstrip() for row in rows]
+    lines = [f"{part:10}  {words}" for part,words in summary_of(self).items()]
+    return "\n".join(lines + ([""] + changed if len(changed) > 1 else ["nothing differs from the preset"]))
+
+@patch
+def _repr_markdown_(self:RunConfig):
+    def table(rows): return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    rule,changes = [("---",)*3],changes_of(self)
+    changed = table([_COLUMNS, *rule, *changes]) if changes else ["Nothing differs from the preset."]
+    return "\n".join([*table([("part", "what it is"), ("---",)*2, *summary_of(self).items()]), "", *changed])
+
+# %% ../nbs/api/01_config.ipynb #dc222dc4
+def smoke_text(
+    cfg:RunConfig, # A run
+)->str: # Empty for a run of a tenth of the preset's steps or more
+    "What to say of a model that was trained for less than a tenth of its preset's steps"
+    usual = from_preset(cfg.preset, cfg.model.arch).train.steps
+    if 10*cfg.train.steps >= usual: return ""
+    return f"a smoke model: {cfg.train.steps:,} steps where the preset has {usual:,}: what it answers means nothing"
+
+# %% ../nbs/api/01_config.ipynb #e54fa83d
+import ast
+from typing import get_args
+
+def _typed(text:str, kinds:tuple, name:str):
+    "A value of one of the types of a field. Raises `ValueError`"
+    if tuple in kinds: return text if "=" in text else tuple(word for word in text.split(",") if word) # weights, or names
+    try: value = ast.literal_eval(text)
+    except (ValueError, SyntaxError): value = text
+    if value is None or type(value) in kinds: return value
+    if type(value) is int and float in kinds: return float(value)
+    if str in kinds: return text
+    wanted = dict(int="a whole number", float="a number", bool="True or False")
+    raise ValueError(f"{name}={text}: {name} is {' or '.join(wanted[k.__name__] for k in kinds if k.__name__ in wanted)}")
+
+def read_changes(
+    words:list, # `name=value`, each a field of any part
+)->dict: # For `from_preset`
+    "Changes of a configuration from a command line. Raises `ValueError` on an unknown field and on a value of another type"
+    kinds = {f.name: get_args(f.type) or (f.type,) for cls in _PARTS.values() for f in fields(cls)}
+    changes = {}
+    for word in words:
+        name,is_change,text = word.partition("=")
+        if not is_change: raise ValueError(f"what is {word!r}? Fields are changed as name=value, such as steps=100")
+        _choose("parameter", name, tuple(sorted(kinds)))
+        if name in changes: raise ValueError(f"{name} is given twice: {name}={changes[name]} and {word}")
+        changes[name] = _typed(text, kinds[name], name)
+    return changes
