@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHS', 'TASKS', 'MEMORY_TASKS', 'RECIPES', 'SPLITS', 'LEAKY', 'PRESETS', 'bridge_file', 'DataConfig',
            'parse_weights', 'EncoderConfig', 'ModelConfig', 'TrainConfig', 'EvalConfig', 'RunConfig', 'from_preset',
-           'changes_of', 'summary_of', 'read_changes']
+           'changes_of', 'summary_of', 'smoke_text', 'read_changes']
 
 # %% ../nbs/api/01_config.ipynb #f68b8ff3
 import importlib.util, re
@@ -329,6 +329,15 @@ def _repr_markdown_(self:RunConfig):
     rule,changes = [("---",)*3],changes_of(self)
     changed = table([_COLUMNS, *rule, *changes]) if changes else ["Nothing differs from the preset."]
     return "\n".join([*table([("part", "what it is"), ("---",)*2, *summary_of(self).items()]), "", *changed])
+
+# %% ../nbs/api/01_config.ipynb #dc222dc4
+def smoke_text(
+    cfg:RunConfig, # A run
+)->str: # Empty for a run of a tenth of the preset's steps or more
+    "What to say of a model that was trained for less than a tenth of its preset's steps"
+    usual = from_preset(cfg.preset, cfg.model.arch).train.steps
+    if 10*cfg.train.steps >= usual: return ""
+    return f"a smoke model: {cfg.train.steps:,} steps where the preset has {usual:,}: what it answers means nothing"
 
 # %% ../nbs/api/01_config.ipynb #e54fa83d
 import ast
