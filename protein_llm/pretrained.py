@@ -7,8 +7,9 @@ __all__ = ['llm_licence', 'model_card', 'ProteinProcessor']
 
 # %% ../nbs/api/13a_pretrained.ipynb #b2c7d830
 import json, re, warnings
+from dataclasses import asdict
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +30,7 @@ from .manifest import load_manifest
 from .model import ProteinLLM, ProteinLLMConfig, load_llm, require_finite, trained_counts, _part
 from .packing import Batch, collate
 from .prompts import END, NAMED, PLACE, START, TokenStore, llm_folder, write_tokens
+from .readers import HOW_TO_MEND, why_not_protein
 
 # %% ../nbs/api/13a_pretrained.ipynb #8c1b94f6
 def llm_licence(
@@ -104,6 +106,15 @@ class ProteinProcessor(ProcessorMixin):
     def decode(self, answers:list)->list: return self.tokenizer.batch_decode(answers, skip_special_tokens=True)
 
 # %% ../nbs/api/13a_pretrained.ipynb #c4f91d28
+def _residues(proteins:list)->list:
+    "Sequences as the encoder reads them. Raises `ValueError` that numbers the first that is no protein"
+    reasons = why_not_protein(pl.Series(proteins, dtype=pl.String)).to_list()
+    for i,(sequence,why) in enumerate(zip(proteins, reasons), start=1):
+        shown = f"protein {i} ({sequence[:20]!r}{'..' if len(sequence) > 20 else ''})"
+        if not sequence.strip(): raise ValueError(f"protein {i} is empty: give its residues")
+        if why: raise ValueError(f"{shown} looks like {why}, not like a protein: {HOW_TO_MEND[why]}")
+    return [clean_sequence(sequence) for sequence in proteins]
+
 @patch
 def __call__(self:ProteinProcessor,
     questions:str|list, # One question, or one for each prompt
@@ -111,12 +122,15 @@ def __call__(self:ProteinProcessor,
     answers:list|None=None, # Answers, to measure their loss; None for prompts to be answered
     device:str="cpu", # Where encoder and batch are
 )->Batch: # Prompts padded on the left; with answers on the right
-    "Prompts about proteins. Raises `ValueError` on a letter that is no amino acid, or when questions and proteins do not pair"
+    "Prompts about proteins. Raises `ValueError` on what is no protein, or when questions and proteins do not pair"
     if isinstance(questions, str): questions,proteins = [questions],[proteins]
     if len(questions) != len(proteins): raise ValueError(f"{len(questions)} questions, but proteins for {len(proteins)}: give each prompt its own")
-    several = [[clean_sequence(s) for s in ([p] if isinstance(p, str) else p)] for p in proteins]
+    given = [[p] if isinstance(p, str) else list(p) for p in proteins]
+    clean = iter(_residues(list(chain.from_iterable(given))))
+    several = [list(islice(clean, len(group))) for group in given]
     asked = pl.DataFrame(dict(record_id=[str(i) for i in range(len(questions))], protein_ids=several, instruction=questions, answer=answers or [""]*len(questions)))
-    known = pd.DataFrame(dict(sequence=(names := sorted(set(chain.from_iterable(several))))), index=names) # a sequence is its own name
+    names = sorted(set(chain.from_iterable(several))) # a sequence is its own name
+    known = pd.DataFrame(dict(sequence=names), index=names)
     features = _Live(lambda seqs: self.encode(seqs, device)) if self.encoder else None
     with TemporaryDirectory() as d: # the same store as in training
         write_tokens(Path(d), asked, known, self.tokenizer, ModelConfig(**self.model))
@@ -238,7 +252,10 @@ def from_pretrained(
     config = _config_of(folder)
     _saved_state(folder, config) # a folder that is not whole is found out before the language model is loaded
     name = config.model["llm"]
-    if llm is None: llm = load_llm(str(folder/name) if name.startswith("./") else name, config.model["llm_dtype"], device)
+    if name.startswith("./"):
+        _require(folder, f"{name.removeprefix('./')}/config.json")
+        name = str(folder/name)
+    if llm is None: llm = load_llm(name, config.model["llm_dtype"], device)
     return cls(config, llm).to(device).load_trained(folder).eval()
 
 # %% ../nbs/api/13a_pretrained.ipynb #ac53a124
