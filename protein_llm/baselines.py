@@ -327,6 +327,7 @@ class Best(NamedTuple):
     system:str # Its name
     score:float # Its score on valid
     scores:dict # That of every baseline, in the order of `FREE`
+    chosen_on:str = "validation records" # Where it was chosen
 
 # %% ../nbs/api/17_baselines.ipynb #ef23e0e8
 def choose_free(
