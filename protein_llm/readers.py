@@ -105,7 +105,7 @@ def _reasons(table:pl.DataFrame, required:tuple)->pl.Series:
 # %% ../nbs/api/02a_readers.ipynb #5f6741a3
 _RESIDUES = re.compile(r"\s*[A-IK-Z]{3,}\*?\s*")
 
-def _header(fields:list, name:str, required:tuple)->list:
+def _header(fields:list, name:str, required:tuple, hints:dict)->list:
     "Names of the columns. Raises `ValueError` where one is missing, or there twice"
     names = [f.strip() for f in fields]
     twice = [n for n in names if n and names.count(n) > 1]
@@ -114,6 +114,7 @@ def _header(fields:list, name:str, required:tuple)->list:
     if not missing: return names
     other = next((s for s in (";", "\t", "|", ",") if len(names) == 1 and s in names[0]), None)
     mend = f"is it separated by {other!r}? Write commas in a .csv, tabs in a .tsv" if other else "name it in the first line"
+    mend = "; ".join([mend, *(hints[c] for c in missing if c in hints)])
     raise ValueError(f"{name}: no column {', '.join(missing)}; it has {', '.join(names)[:200]}: {mend}")
 
 def _holds_records(fields:list, names:list, separator:str)->bool:
@@ -132,7 +133,7 @@ def _wrong_fields(fields:list, names:list)->str|None:
     return f"column {odd[0][0]+1} has no name and holds {odd[0][1][:40]!r}: name it, or quote what holds a separator" if odd else None
 
 # %% ../nbs/api/02a_readers.ipynb #86bfc8c2
-def _separated(lines, name:str, required:tuple, separator:str)->Iterator[tuple]:
+def _separated(lines, name:str, required:tuple, hints:dict, separator:str)->Iterator[tuple]:
     "Line and dict of each record, or line and `ValueError`. Raises `ValueError` where the rest of the file cannot be trusted"
     csv.field_size_limit(10**8)
     reader = csv.reader(lines, delimiter=separator, strict=True)
@@ -149,7 +150,7 @@ def _separated(lines, name:str, required:tuple, separator:str)->Iterator[tuple]:
         end = reader.line_num
         if fields is None: return
         if not fields or (len(fields) == 1 and not fields[0].strip()): continue
-        if names is None: names = _header(fields, name, required)
+        if names is None: names = _header(fields, name, required, hints)
         else: yield begin, _fitting(fields, names, separator, f"{name}, line {begin}", end > begin)
 
 def _fitting(fields:list, names:list, separator:str, where:str, several:bool):
@@ -237,20 +238,23 @@ def _part(rows:tuple, required:tuple, optional:tuple)->Part:
     return Part(table.filter(pl.col("reason").is_null()).drop("reason"), sorted(refused))
 
 # %% ../nbs/api/02a_readers.ipynb #c9848c83
-PARSERS = dict.fromkeys(("fasta", "fa", "faa"), lambda lines,name,required: _fasta(lines, name)) | dict(
-    csv=partial(_separated, separator=","), tsv=partial(_separated, separator="\t"), jsonl=lambda lines,name,required: _json_lines(lines, name))
+PARSERS = dict.fromkeys(("fasta", "fa", "faa"), lambda lines,name,*_: _fasta(lines, name)) | dict(
+    csv=partial(_separated, separator=","), tsv=partial(_separated, separator="\t"), jsonl=lambda lines,name,*_: _json_lines(lines, name))
 
-def _require_keys(part:tuple, required:tuple, name:str):
+def _require_keys(part:tuple, required:tuple, name:str, hints:dict):
     "Raise `ValueError` when no record of a file has a key that each needs"
     records = [r for _,r in part if isinstance(r, dict)]
     missing = [c for c in required if records and not any(c in r for r in records)]
-    if missing: raise ValueError(f"{name}: no field {', '.join(missing)} in its records, which have {', '.join(records[0])[:200]}: give each record one")
+    if not missing: return
+    mend = "; ".join(["give each record one", *(hints[c] for c in missing if c in hints)])
+    raise ValueError(f"{name}: no field {', '.join(missing)} in its records, which have {', '.join(records[0])[:200]}: {mend}")
 
 def read_parts(
     path:Path|str, # A .fasta, .fa, .faa, .csv, .tsv or .jsonl file, or one of these with .gz
     required:tuple, # Columns that each record must have
     optional:tuple=(), # Columns to read where there are any; others are not looked at
     errors:str="surrogateescape", # `replace` has bytes that are not UTF-8 replaced instead of refused
+    hints:dict|None=None, # What to say of a required column that is missing, by its name
     size:int=50_000, # Records of a part
 )->Iterator[Part]: # At least one
     "Records in order. Raises `ValueError` that names file and line where the rest of the file cannot be trusted"
@@ -258,11 +262,11 @@ def read_parts(
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind not in PARSERS: raise ValueError(f"{path.name}: unknown format {kind!r}: choose from {', '.join(PARSERS)}")
     with open_text(path, errors, newline="") as f:
-        rows = PARSERS[kind](_lines(f, path.name), path.name, required)
+        rows = PARSERS[kind](_lines(f, path.name), path.name, required, hints or {})
         parts = batched(rows, size)
         first = next(parts, ())
         if not first: raise ValueError(f"{path.name} holds no record: an empty file says nothing")
-        _require_keys(first, required, path.name)
+        _require_keys(first, required, path.name, hints or {})
         for part in chain([first], parts): yield _part(part, required, optional)
 
 # %% ../nbs/api/02a_readers.ipynb #9f48dfc4
@@ -312,4 +316,4 @@ def why_not_protein(
     return table.select(pl.coalesce(pl.when(rule).then(pl.lit(what)) for what,rule in rules.items()).alias("why")).to_series()
 
 HOW_TO_MEND = {"a missing value": "give the sequence, or leave the record out", "a header or an id": "put the residues alone there", "three-letter code": "write one letter a residue",
-    "nucleotides": "give the translated protein", "words": "put the residues there: are two columns swapped?", "unknown residues": "leave the protein out"}
+    "nucleotides": "almost all letters are A, C, G, T, U, N: give the translated protein", "words": "put the residues there: are two columns swapped?", "unknown residues": "leave the protein out"}
