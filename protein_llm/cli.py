@@ -6,8 +6,8 @@
 __all__ = ['USE', 'main', 'train', 'next_calls', 'next_text', 'evaluate', 'audit', 'ledger', 'inputs', 'fetch', 'verify', 'pin',
            'runs']
 
-# %% ../nbs/api/27_cli.ipynb #0e093a43
-import fcntl, json, shlex, sys
+# %% ../nbs/api/27_cli.ipynb #77e7273d
+import shlex, sys
 from datetime import datetime
 from pathlib import Path
 
@@ -138,7 +138,7 @@ def next_text(
     lines += [f"    {line}".rstrip() for line in USE.format(model=model).splitlines()]
     return "\n".join([*lines, "", *next_calls(cfg)])
 
-# %% ../nbs/api/27_cli.ipynb #657fc4d7
+# %% ../nbs/api/27_cli.ipynb #7ac72b27
 def _trained(cfgs:list)->tuple[list, list]:
     "Runs that are trained, and those that are not"
     from protein_llm.parallel import run_name
@@ -154,7 +154,7 @@ def _compared(cfgs:list)->str:
     losses = table[table.metric.str.match("loss|bits|gap")]
     folders = [run_card(c, losses[losses.system == c.model.arch]) for c in cfgs]
     scores,_ = compare_cards(folders, cfgs[0].evaluation.draws)
-    lines = [comparison_table(scores).to_string(), ""]
+    lines = [comparison_table(scores).to_string(index=False), ""]
     for folder in folders: lines += [*read_json(folder/"card.json")["claims"], f"    {folder.relative_to(repo_root())}/card.html"]
     return "\n".join(lines)
 
@@ -281,47 +281,20 @@ def pin(names, revision):
     "Record what is current in manifests: revision and SHA-256."
     _inputs("pin", names, *(["--revision", revision] if revision else []))
 
-# %% ../nbs/api/27_cli.ipynb #946e7734
-def _log_lines(folder:Path)->tuple[int, float|None]:
-    "Steps that are logged, and the last validation loss"
-    steps,loss = 0,None
-    log = folder/"log.jsonl"
-    for line in log.read_text().splitlines() if log.exists() else ():
-        try: entry = json.loads(line)
-        except json.JSONDecodeError: continue # it is being written
-        if entry["kind"] == "train": steps = entry["step"]
-        if entry["kind"] == "eval": loss = entry["loss"]
-    return steps,loss
-
-def _is_locked(path:Path)->bool:
-    "Whether a process holds a lock"
-    if not path.exists(): return False
-    with open(path) as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: return True
-    return False
-
-def _state(folder:Path, steps:int)->str:
-    "finished, training, failed, stopped, or not begun"
-    if (folder/"trained.json").exists(): return "finished"
-    if _is_locked(folder/".train.lock"): return "training"
-    if (folder/"failed_step.json").exists(): return f"failed in step {read_json(folder/'failed_step.json')['step']}"
-    return "stopped" if steps else "not begun"
-
-# %% ../nbs/api/27_cli.ipynb #00ddb555
+# %% ../nbs/api/27_cli.ipynb #852bb519
 def _run_row(folder:Path)->dict:
     "What `protein-llm runs` says of a folder with a `config.json`"
-    steps,loss = _log_lines(folder)
-    newest = max(f.stat().st_mtime for f in folder.iterdir() if f.is_file())
-    row = dict(run=folder.name, date=f"{datetime.fromtimestamp(newest):%Y-%m-%d %H:%M}", state=_state(folder, steps))
-    try: cfg = RunConfig.load(folder/"config.json")
-    except ValueError: return row | dict(arm="?", steps=str(steps), data="?", result="config.json is of another version")
-    finished = row["state"] == "finished"
-    row["state"] += " (smoke)" if finished and smoke_text(cfg) else ""
-    measured = [read_json(p)["loss"] for p in sorted(folder.glob("evaluation-*/card.json"))]
-    losses = ([f"validation {loss:.3f}"] if loss is not None else []) + [f"test {x:.3f}" for x in measured[-1:]]
-    return row | dict(arm=cfg.model.arch, steps=f"{cfg.train.steps if finished else steps}/{cfg.train.steps}",
-        data=f"{Path(cfg.data.manifest).stem}, {cfg.data.split}", result=", ".join(losses))
+    from protein_llm.parallel import run_state
+    try: run,cfg = run_state(folder), RunConfig.load(folder/"config.json")
+    except ValueError: return dict(run=folder.name, arm="?", steps="?", data="?", started="?", state="of another version", result="")
+    measured = [read_json(p)["loss"] for p in sorted(folder.glob("evaluation-*/card.json"), key=lambda p: p.stat().st_mtime)]
+    losses = dict(validation=run["loss"], test=measured[-1] if measured else None)
+    results = [f"{name} {loss:.3f}" for name,loss in losses.items() if loss is not None]
+    smoke = " (smoke)" if run["state"] == "trained" and smoke_text(cfg) else ""
+    error = [str(run["error"]).splitlines()[0][:80]] if run["state"] == "failed" else []
+    return dict(run=run["name"], arm=run["arch"], steps=f"{run['steps_done']:,}/{run['steps']:,}",
+        data=f"{Path(run['manifest']).stem}, {cfg.data.split}", started=f"{datetime.fromtimestamp(run['started']):%Y-%m-%d %H:%M}",
+        state=run["state"]+smoke, result=", ".join(results+error))
 
 def _table_text(rows:list)->list:
     "Lines of aligned columns, the keys of the first row on top"
@@ -329,15 +302,14 @@ def _table_text(rows:list)->list:
     widths = [max(map(len, cells)) for cells in columns.values()]
     return ["  ".join(cell.ljust(w) for cell,w in zip(cells, widths)).rstrip() for cells in zip(*columns.values())]
 
-# %% ../nbs/api/27_cli.ipynb #96d1a911
+# %% ../nbs/api/27_cli.ipynb #1fc0fc2f
 @main.command()
 def runs():
-    "List the trainings, their states and results (nats per token)."
+    "List the trainings in runs/, their states and results."
     folder = repo_root()/"runs"
     found = sorted(folder.glob("*/config.json"), key=lambda p: p.stat().st_mtime)
     if not found: return click.echo(f"no training lies in {folder}: start one with protein-llm train")
-    order = ("run", "arm", "steps", "data", "date", "state", "result")
-    rows = [{k: row[k] for k in order} for row in map(_run_row, (p.parent for p in found))]
+    rows = [_run_row(p.parent) for p in found]
     lines = _table_text(rows)
     if any(row["state"].startswith(("stopped", "failed")) for row in rows): lines += ["", "one that stopped goes on with: protein-llm train runs/NAME/config.json"]
     click.echo("\n".join(lines))

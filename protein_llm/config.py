@@ -328,26 +328,27 @@ def from_preset(
 def changes_of(
     cfg:RunConfig, # A run
 )->list: # Tuples: field, the preset's value, this run's
-    "The fields in which a run differs from its preset with the same arch"
-    preset = from_preset(cfg.preset, cfg.model.arch)
-    pairs = [(f.name, getattr(getattr(preset, part), f.name), getattr(getattr(cfg, part), f.name))
+    "The fields in which a run differs from its preset with the same arch; what another manifest brings with it is no difference of its own"
+    usual = from_preset(cfg.preset, cfg.model.arch, manifest=cfg.data.manifest)
+    pairs = [(f.name, getattr(getattr(usual, part), f.name), getattr(getattr(cfg, part), f.name))
         for part,cls in _PARTS.items() for f in fields(cls)]
-    return [(name, usual, here) for name,usual,here in pairs if usual != here]
+    manifest = ("manifest", from_preset(cfg.preset).data.manifest, cfg.data.manifest)
+    return [(name, preset, here) for name,preset,here in (manifest, *pairs) if preset != here]
 
 # %% ../nbs/api/01_config.ipynb #88cd2b5a
 def _count(n, of:str)->str:
     "A number of things; None is chosen from the data"
-    return f"{of} chosen from the data" if n is None else f"{n:,} {of}"
+    return f"{of}: chosen from the data" if n is None else f"{n:,} {of}"
 
 def summary_of(
     cfg:RunConfig, # A run
 )->dict: # Part -> what it is, in words
     "What a run is, in six lines"
     d,e,m,t,v = cfg.data,cfg.encoder,cfg.model,cfg.train,cfg.evaluation
-    held = f"{_count(d.n_test_clusters, 'clusters')} for test, {_count(d.n_valid_clusters, 'clusters')} for validation"
+    held = f"{_count(d.n_test_clusters, 'clusters for test')}, {_count(d.n_valid_clusters, 'for validation')}"
     bridge = f"{m.n_tokens or 'one a residue'}" if m.reads_features or m.arch == "blind" else "none"
     return dict(preset=f"{cfg.preset}, arm {m.arch}",
-        data=f"{d.manifest}, {'all proteins' if d.n_proteins == 0 else _count(d.n_proteins, 'proteins')} of {d.min_residues} to {d.max_residues:,} residues",
+        data=f"{d.manifest}, {f'{d.n_proteins:,}' if d.n_proteins else 'all'} proteins of {d.min_residues} to {d.max_residues:,} residues",
         split=f"{d.split}: {held}",
         encoder=f"{e.encoder} {e.weights}{', random weights' if e.random_encoder else ''}" if m.reads_features else "none: this arm reads no features",
         model=f"{m.llm}, {f'LoRA rank {m.lora_r}' if m.lora_r else 'no LoRA'}, protein tokens: {bridge}",
@@ -361,7 +362,7 @@ _COLUMNS = ("differs", "preset", "this run")
 
 @patch
 def __repr__(self:RunConfig):
-    rows = [tuple(map(str, row)) for row in (_COLUMNS, *changes_of(self))]
+    rows = [tuple("from the data" if cell is None else str(cell) for cell in row) for row in (_COLUMNS, *changes_of(self))]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     changed = ["  ".join(cell.ljust(w) for cell,w in zip(row, widths)).rstrip() for row in rows]
     lines = [f"{part:10}  {words}" for part,words in summary_of(self).items()]
@@ -369,7 +370,8 @@ def __repr__(self:RunConfig):
 
 @patch
 def _repr_markdown_(self:RunConfig):
-    def table(rows): return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    def cell(value): return "from the data" if value is None else str(value).replace("|", "\\|")
+    def table(rows): return ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
     rule,changes = [("---",)*3],changes_of(self)
     changed = table([_COLUMNS, *rule, *changes]) if changes else ["Nothing differs from the preset."]
     return "\n".join([*table([("part", "what it is"), ("---",)*2, *summary_of(self).items()]), "", *changed])
