@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['BRIDGES', 'draw_flow', 'parameters_by_part', 'attention_weights', 'attend', 'AttentionPool', 'PoolMLP',
-           'ResamplerLayer', 'PerceiverResampler', 'ConstantTokens', 'make_bridge', 'check_bridge']
+           'ResamplerLayer', 'PerceiverResampler', 'ConstantTokens', 'make_class', 'make_bridge', 'check_bridge']
 
 # %% ../nbs/api/10_bridges.ipynb #2f250097
-import importlib, re
+import re, traceback
 from collections import Counter
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 
 from .config import ModelConfig, bridge_file
+from .own_code import import_anew
 
 # %% ../nbs/api/10_bridges.ipynb #549a2748
 def draw_flow(
@@ -206,15 +208,31 @@ class ConstantTokens(nn.Module):
     )->Tensor: # One row that serves all proteins [1, N, D_lm]
         return self.tokens[None]
 
+# %% ../nbs/api/10_bridges.ipynb #395698b5
+def _tried(arch:str, doing:str, work):
+    "What `work` gives; any error of a bridge's code becomes a sentence with the line that it comes from"
+    try: return work()
+    except Exception as e:
+        frames = [f for f in traceback.extract_tb(e.__traceback__) if "site-packages" not in f.filename and not f.filename.startswith("<frozen")]
+        file = Path(frames[-1].filename).name
+        if file == "own_code.py": raise # says it already
+        raise ValueError(f"{arch}: {doing} fails with {type(e).__name__}: {e} ({file}, line {frames[-1].lineno})") from e
+
 # %% ../nbs/api/10_bridges.ipynb #2341cc1e
 BRIDGES = dict(mlp=PoolMLP, perceiver=PerceiverResampler, flamingo=PerceiverResampler, blind=ConstantTokens)
 
 def _imported(arch:str)->type:
     "The class behind an import path"
-    file,(module,name) = bridge_file(arch),arch.split(":")
-    found = vars(importlib.reload(importlib.import_module(module))).get(name)
+    file,name = bridge_file(arch),arch.split(":")[1]
+    found = vars(_tried(arch, "importing it", lambda: import_anew(arch))).get(name)
     if not (isinstance(found, type) and issubclass(found, nn.Module)): raise ValueError(f"arch {arch!r}: {file.name} has no torch module named {name}")
     return found
+
+def make_class(
+    arch:str, # Arm, or import path
+)->type|None: # None for `text`
+    "The class of a bridge. Raises `ValueError` when an import path leads nowhere, or the code there cannot be imported"
+    return None if arch == "text" else BRIDGES.get(arch) or _imported(arch)
 
 def make_bridge(
     cfg:ModelConfig, # Names the arch and its sizes
@@ -222,25 +240,44 @@ def make_bridge(
     d_lm:int, # Width of the language model
 )->nn.Module|None: # None for `text`; for `flamingo` the resampler that feeds the gated layers
     "The bridge of an arch. Raises `ValueError` when heads do not divide a width, or an import path leads nowhere"
-    if cfg.arch == "text": return None
-    return (BRIDGES.get(cfg.arch) or _imported(cfg.arch))(cfg, d, d_lm)
+    kind = make_class(cfg.arch)
+    return None if kind is None else kind(cfg, d, d_lm)
 
 # %% ../nbs/api/10_bridges.ipynb #9683cb6f
+def _require_tokens(arch:str, tokens, expected:tuple, what:str):
+    "Raise `ValueError` on what are no tokens of this shape"
+    given = f"forward gives {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else f"forward gives a {type(tokens).__name__}"
+    if getattr(tokens, "shape", None) != expected: raise ValueError(f"{arch}: {given} for {what}, not {expected}")
+    if not tokens.isfinite().all(): raise ValueError(f"{arch}: forward gives values that are not finite for {what}")
+
+def _require_gradients(arch:str, bridge:nn.Module, tokens:Tensor):
+    "Raise `ValueError` when a parameter gets no finite gradient"
+    if not any(p.requires_grad for p in bridge.parameters()): raise ValueError(f"{arch}: the bridge has no parameter to train: assign its layers to self in __init__")
+    if not tokens.requires_grad: raise ValueError(f"{arch}: the tokens carry no gradient: forward detaches them, or reads no parameter")
+    tokens.square().sum().backward()
+    idle = [name for name,p in bridge.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    if idle: raise ValueError(f"{arch}: no finite gradient reaches {', '.join(idle)}")
+
+# %% ../nbs/api/10_bridges.ipynb #ad76f609
 def check_bridge(
     cfg:ModelConfig, # Names the bridge
     d:int=320, # Width of the features
     d_lm:int=192, # Width of the language model
 )->nn.Module: # The bridge, with the gradients of one backward pass
     "Try what every bridge must do. Raises `ValueError` that says what does not hold"
-    bridge,lengths = make_bridge(cfg, d, d_lm).eval(),(6, 9, 1)
+    arch,lengths = cfg.arch,(6, 9, 1)
+    make_class(arch)
+    bridge = _tried(arch, f"building it with d={d}, d_lm={d_lm}", lambda: make_bridge(cfg, d, d_lm)).eval()
     mask = torch.arange(9) < torch.tensor(lengths)[:, None]
     features = torch.where(mask[..., None], torch.randn(3, 9, d), 1e4) # garbage behind the mask
-    tokens,expected = bridge(features, mask),(3, cfg.n_tokens or 9, cfg.d_bridge if cfg.arch == "flamingo" else d_lm)
-    if tokens.shape != expected: raise ValueError(f"{cfg.arch}: forward gives {tuple(tokens.shape)} for 3 proteins of at most 9 residues, not {expected}")
+    tokens = _tried(arch, "forward", lambda: bridge(features, mask))
+    width = cfg.d_bridge if arch == "flamingo" else d_lm
+    _require_tokens(arch, tokens, (3, cfg.n_tokens or 9, width), "3 proteins of at most 9 residues")
+    if not torch.equal(tokens, bridge(features, mask)): raise ValueError(f"{arch}: forward gives other tokens when it is called again: in evaluation nothing may be drawn at random")
     for i,n in enumerate(lengths):
-        alone = bridge(features[i:i+1, :n], mask[i:i+1, :n])[0]
-        if not torch.allclose(tokens[i, :len(alone)], alone, atol=1e-4): raise ValueError(f"{cfg.arch}: a protein's tokens depend on what stands behind the mask or on its neighbours")
-    tokens[mask if not cfg.n_tokens else ...].square().sum().backward()
-    idle = [name for name,p in bridge.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    if idle: raise ValueError(f"{cfg.arch}: no finite gradient reaches {', '.join(idle)}")
+        what = f"one protein with {n} residues"
+        alone = _tried(arch, f"forward of {what}", lambda: bridge(features[i:i+1, :n], mask[i:i+1, :n]))
+        _require_tokens(arch, alone, (1, cfg.n_tokens or n, width), what)
+        if not torch.allclose(tokens[i, :alone.shape[1]], alone[0], atol=1e-4): raise ValueError(f"{arch}: a protein's tokens depend on what stands behind the mask or on its neighbours")
+    _require_gradients(arch, bridge, tokens[mask if not cfg.n_tokens else ...])
     return bridge

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .core import read_json, sha256_file, write_json
-from .model import trained_parameters
+from .model import require_finite, trained_parameters
 
 # %% ../nbs/api/15a_checkpoint.ipynb #2a996610
 def training_state(
@@ -41,6 +41,11 @@ def _prune(folder, keep):
     for p in saved[:-keep]:
         if p != best: shutil.rmtree(p)
 
+# %% ../nbs/api/15a_checkpoint.ipynb #cb872326
+def _require_finite(state:dict, where:str, mend:str):
+    "Raise `ValueError` when a value that this rank holds is not finite"
+    require_finite({name: t.to_local() if hasattr(t, "to_local") else t for name,t in state.items()}, where, mend)
+
 # %% ../nbs/api/15a_checkpoint.ipynb #edada067
 def save_checkpoint(
     folder:Path|str, # Holds the checkpoints of the run
@@ -50,10 +55,12 @@ def save_checkpoint(
     seconds:float=0., # Training time so far
     loss:float|None=None, # Validation loss at this step, if it was measured
     keep:int=2, # How many of the newest stay
+    run:dict={}, # What the run is: values that a start must share to go on from here
 )->Path: # The checkpoint
-    "Write a checkpoint, whole or not at all; the ones before survive a full disk or a kill. Raises `OSError` when it cannot be written"
+    "Write a checkpoint, whole or not at all; the ones before survive a full disk or a kill. Raises `OSError` when it cannot be written, `ValueError` when a value is not finite"
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
+    _require_finite(state, f"step {step}", "it was not saved; start again with a lower lr or lr_bridge to go on from the checkpoint before it")
     path,part = Path(folder)/f"step-{step:08d}", Path(folder)/f".step-{step:08d}.part"
     if acc.is_main_process:
         for old in Path(folder).glob(".step-*.part"): shutil.rmtree(old) # of a run that was killed while it wrote
@@ -65,7 +72,7 @@ def save_checkpoint(
     acc.wait_for_everyone()
     if acc.is_main_process:
         files = {p.name: dict(bytes=p.stat().st_size, sha256=sha256_file(p)) for p in sorted(part.iterdir())}
-        write_json(part/"checkpoint.json", dict(step=step, seconds=seconds, loss=loss, ranks=acc.num_processes, tensors={n: list(t.shape) for n,t in state.items()}, files=files))
+        write_json(part/"checkpoint.json", dict(step=step, seconds=seconds, loss=loss, ranks=acc.num_processes, run=run, tensors={n: list(t.shape) for n,t in state.items()}, files=files))
         if path.exists(): shutil.rmtree(path)
         os.replace(part, path)
         _prune(folder, keep)
@@ -73,25 +80,42 @@ def save_checkpoint(
     return path
 
 # %% ../nbs/api/15a_checkpoint.ipynb #3c5f82b2
-def _check(path, state):
-    "Raise `ValueError` on a damaged file, or a checkpoint of another model"
-    about = read_json(path/"checkpoint.json")
+def _check_files(path:Path, about:dict):
+    "Raise `ValueError` when a file is damaged, missing or one too many"
+    mend = f"delete the folder {path.name} to go on from the checkpoint before it"
+    found = {p.name for p in path.iterdir()} - {"checkpoint.json"}
+    extra = sorted(found - about["files"].keys())
+    if extra: raise ValueError(f"{path/extra[0]} was not written with the checkpoint: move it away, or {mend}")
     for name,said in about["files"].items():
-        if not (path/name).exists() or (path/name).stat().st_size != said["bytes"] or sha256_file(path/name) != said["sha256"]:
-            raise ValueError(f"{path/name} is not what was written: delete the folder {path.name} to go on from the checkpoint before it")
-    mine = {n: list(t.shape) for n,t in state.items()}
-    for n in sorted(mine.keys() | about["tensors"].keys()):
-        if mine.get(n) != about["tensors"].get(n): raise ValueError(f"{path} is of another model: {n} is {about['tensors'].get(n, 'absent')} there, {mine.get(n, 'absent')} here")
+        whole = name in found and (path/name).stat().st_size == said["bytes"] and sha256_file(path/name) == said["sha256"]
+        if not whole: raise ValueError(f"{path/name} is not what was written: {mend}")
+
+def _check(path:Path, state:dict, run:dict)->dict:
+    "What a checkpoint says of itself. Raises `ValueError` on a damaged file, another model or another run"
+    about = read_json(path/"checkpoint.json")
+    missing = sorted({"step", "seconds", "tensors", "files"} - about.keys())
+    if missing: raise ValueError(f"{path}/checkpoint.json is not of this version (it has no {missing[0]}): delete the folder {path.name}")
+    _check_files(path, about)
+    here = {n: list(t.shape) for n,t in state.items()}
+    for n in sorted(here.keys() | about["tensors"].keys()):
+        there = about["tensors"].get(n, "absent")
+        if here.get(n, "absent") != there: raise ValueError(f"{path} is of another model: {n} is {there} there, {here.get(n, 'absent')} here")
+    saved = about.get("run", {})
+    differ = [name for name in saved if name in run and run[name] != saved[name]]
+    if differ: raise ValueError(f"{path} is of another run: {differ[0]} is {saved[differ[0]]} there, {run[differ[0]]} here: give each run a folder of its own")
     return about
 
 # %% ../nbs/api/15a_checkpoint.ipynb #2d128d24
 def load_checkpoint(
     folder:Path|str, # Holds the checkpoints of the run
     state:dict, # From `training_state`; its tensors are overwritten
+    run:dict={}, # What the run is, as in `save_checkpoint`
 )->tuple[int, float]: # Steps done and seconds so far; zeros when there is no checkpoint
-    "Read the newest checkpoint. Raises `ValueError` that names the file when it is damaged, or the parameter when it is of another model"
+    "Read the newest checkpoint. Raises `ValueError` that names the file when it is damaged, or what differs when it is of another model or run"
     import torch.distributed.checkpoint as dcp
-    if not (saved := checkpoints(folder)): return 0, 0.
-    about = _check(saved[-1], state)
+    saved = checkpoints(folder)
+    if not saved: return 0, 0.
+    about = _check(saved[-1], state, run)
     dcp.load(state, checkpoint_id=saved[-1], no_dist=not torch.distributed.is_initialized())
+    _require_finite(state, str(saved[-1]), f"delete the folder {saved[-1].name} to go on from the checkpoint before it")
     return about["step"], about["seconds"]

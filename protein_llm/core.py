@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['repo_root', 'run_folder', 'write_atomic', 'require_new_folder', 'write_json', 'read_json', 'write_folder',
-           'sha256_file', 'digest', 'file_lock', 'ensure_stage', 'in_parts', 'check_parameters', 'set_seed']
+           'sha256_file', 'digest', 'file_lock', 'ensure_stage', 'in_parts', 'check_parameters', 'plain_errors',
+           'set_seed']
 
 # %% ../nbs/api/00_core.ipynb #8d6c2a18
-import fcntl, hashlib, json, os, random, re, shutil
+import fcntl, hashlib, json, linecache, os, random, re, shutil
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -180,6 +181,12 @@ def in_parts(
 
 # %% ../nbs/api/00_core.ipynb #c1702a47
 _TYPES = dict(int=(int,), float=(float, int), str=(str,), bool=(bool,))
+_EXAMPLES = dict(int="a whole number", float="a number (write 1.0e-4, not 1e-4, in YAML)", str="text", bool="True or False")
+
+def _check_type(name:str, value, kind:str):
+    "Raise `ValueError` on a value of another type"
+    if isinstance(value, bool) and kind != "bool" or not isinstance(value, _TYPES[kind]):
+        raise ValueError(f"parameter {name} is {value!r}, not of type {kind}: give {_EXAMPLES[kind]}")
 
 def check_parameters(
     cells:list, # Sources of the cells that ran so far: IPython's `In`
@@ -189,13 +196,31 @@ def check_parameters(
     source = next(c for c in cells if "# type:" in c)
     declared = dict(re.findall(r"(?m)^(\w+) = .*?# type: (\w+)", source))
     may_be_none = set(re.findall(r"(?m)^(\w+) = None\b", source))
-    for injected in (c for c in cells if c.startswith("# Parameters")):
-        for name in re.findall(r"(?m)^(\w+) = ", injected):
-            if name not in declared: raise ValueError(f"unknown parameter {name!r}: choose from {', '.join(declared)}")
+    injected = "\n".join(c for c in cells if c.startswith("# Parameters"))
+    for name in re.findall(r"(?m)^(\w+) = ", injected):
+        if name not in declared: raise ValueError(f"unknown parameter {name!r}: choose from {', '.join(declared)}")
     for name,kind in declared.items():
-        v = values[name]
-        if v is None and name in may_be_none: continue
-        if not isinstance(v, _TYPES[kind]) or (isinstance(v, bool) and kind != "bool"): raise ValueError(f"parameter {name} is {v!r}, not of type {kind}")
+        if values[name] is None and name in may_be_none: continue
+        _check_type(name, values[name], kind)
+
+# %% ../nbs/api/00_core.ipynb #ba9c3782
+def _refused_here(tb)->bool:
+    "Whether a traceback ends in a `raise` of this package"
+    while tb.tb_next: tb = tb.tb_next
+    code = tb.tb_frame
+    own = code.f_globals.get("__name__", "").startswith("protein_llm.")
+    return own and "raise " in linecache.getline(code.f_code.co_filename, tb.tb_lineno)
+
+def _show_error(shell, kind, error, tb, tb_offset=None):
+    "IPython's handler: `kind: message` for what this package raises, the usual traceback for all else"
+    if _refused_here(tb): error._render_traceback_ = lambda: [f"{kind.__name__}: {error}"]
+    shell.showtraceback((kind, error, tb), tb_offset=tb_offset)
+    error.__dict__.pop("_render_traceback_", None) # `%tb` shows all of it
+
+def plain_errors():
+    "In IPython, show what this package raises as one sentence; `%tb` still shows where it comes from"
+    from IPython import get_ipython
+    if get_ipython(): get_ipython().set_custom_exc((Exception,), _show_error)
 
 # %% ../nbs/api/00_core.ipynb #7b9d6c6d
 def set_seed(

@@ -12,26 +12,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .core import write_folder
+from .core import require_new_folder, write_folder
 from .generate import ProteinLLM
+from .model import llm_hash
 from .packing import Batch
 from .pretrained import ProteinProcessor, _write
 
 # %% ../nbs/api/18a_export.ipynb #70c9e51a
 def export_merged(
     folder:Path|str, # What `save_pretrained` wrote
-    target:Path|str, # Replaced when it exists
+    target:Path|str, # A new folder
     device:str="cpu", # Where the weights are merged
 )->Path: # `target`: `llm/` with LoRA merged, bridge, processor, card
-    "Merge LoRA into a plain checkpoint of transformers. Raises what `ProteinLLM.from_pretrained` raises"
-    model,processor = ProteinLLM.from_pretrained(folder, device),ProteinProcessor.from_pretrained(folder)
+    "Merge LoRA into a plain checkpoint of transformers. Raises `FileExistsError` before any work, and what `ProteinLLM.from_pretrained` raises"
+    target = require_new_folder(target)
+    processor = ProteinProcessor.from_pretrained(folder)
+    model = ProteinLLM.from_pretrained(folder, device)
     if model.cfg.lora_r: model.llm = model.llm.merge_and_unload()
     model.cfg = replace(model.cfg, llm="./llm", lora_r=0)
     model.config.model = processor.model = vars(model.cfg)
+    model.config.llm_weights = llm_hash(model.llm)
     with write_folder(target) as new:
-        model.llm.save_pretrained(new/"llm"); processor.tokenizer.save_pretrained(new/"llm")
+        model.llm.save_pretrained(new/"llm")
+        processor.tokenizer.save_pretrained(new/"llm")
         _write(model, new, processor, model.trained_state())
-    return Path(target)
+    return target
 
 # %% ../nbs/api/18a_export.ipynb #3e9f05c8
 @torch.no_grad()

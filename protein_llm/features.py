@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
-from tqdm import tqdm
 
 from .core import digest, file_lock, read_json, run_folder, write_json
 from .encoder import Encoder
+from .progress import progress as shown
 
 # %% ../nbs/api/07_features.ipynb #c4c693f0
 def feature_folder(
@@ -81,7 +81,7 @@ def _encode_rest(table, encoder, part, key, batch_tokens, progress, residues):
     done = seen["done"] if seen.get("key") == key else 0
     part.mkdir(parents=True, exist_ok=True)
     rows = int(table.length[:done].sum())
-    bar = tqdm(total=int(table.length.sum()), initial=rows, unit=" residues", unit_scale=True, desc=f"encode {len(table):,} proteins", disable=not progress)
+    bar = shown(int(table.length.sum()), f"encode {len(table):,} proteins", "residues", rows, not progress, scale=True)
     with ExitStack() as stack:
         files = [stack.enter_context(_append(part/f"{name}.npy", (len(table), encoder.d), np.float32, done)) for name in ("pooled", "variance")]
         if residues: files.append(stack.enter_context(_append(part/"features.npy", (bar.total, encoder.d), np.float16, rows)))

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
-from tqdm import tqdm
 
 from .core import digest, read_json, write_atomic, write_json
 from .model import record_inputs
 from .packing import Batch, collate
 from .prepare import RunData
 from .pretrained import ProteinLLM
+from .progress import progress
 
 # %% ../nbs/api/18_generate.ipynb #0c8fa7f7
 @dataclass(frozen=True)
@@ -296,7 +296,8 @@ def answer_records(
     names = {k: folder/f"part-{k//part:05d}.parquet" for k in starts}
     todo = [k for k in starts if not names[k].exists()]
     wait() # all ranks have seen the same
-    with tqdm(total=sum(len(records.iloc[k:k+part]) for k in todo[rank::world])*how.samples, desc=f"{data.cfg.model.arch} answers", unit="answer", mininterval=1, disable=rank > 0) as bar:
+    asked = sum(len(records.iloc[k:k+part]) for k in todo[rank::world])*how.samples
+    with progress(asked, data.cfg.model.name, "answers", disable=rank > 0) as bar:
         for first in range(0, len(todo), world): # a rank without a part runs along
             mine = records.iloc[[i for k in todo[first:first+world][rank:rank+1] for i in range(k, min(k+part, len(records)))]]
             _answer_part(model, mine, data, how, names[todo[first+rank]] if len(mine) else None, bar.update)

@@ -9,6 +9,7 @@ __all__ = ['prepare_features', 'RunData']
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Callable
 
 import pandas as pd, polars as pl
 import torch
@@ -37,21 +38,33 @@ class RunData:
     def __init__(self,
         cfg:RunConfig, # A run
         device=None, # Where its encoder computes; the GPU when None and there is one
-    ): self.cfg,self.device = cfg,device or ("cuda" if torch.cuda.is_available() else "cpu")
+        say:Callable[[str],None]=lambda text: None, # Told what is about to be read or made
+    ):
+        self.cfg,self.say = cfg,say
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def reserved(self): return frozenset(reserved_proteins(self.cfg.model.llm))
     @cached_property
-    def corpus(self): return Corpus(build_corpus(self.cfg.data, self.cfg.model.llm), self.reserved)
+    def corpus(self):
+        self.say(f"corpus: records of {self.cfg.data.manifest} and their split")
+        return Corpus(build_corpus(self.cfg.data, self.cfg.model.llm), self.reserved)
+
     @cached_property
     def features(self)->FeatureStore:
+        self.say(f"encoder: {self.cfg.encoder.encoder} {self.cfg.encoder.weights}")
         kind,encoder = self.cfg.train.features,load_encoder(self.cfg.encoder, self.device) # weights that are not there are found out before the corpus is built
+        proteins = self.corpus.proteins
+        self.say(f"features of {len(proteins):,} proteins")
         folder = prepare_features(encoder, self.corpus, kind == "store")
-        return FeatureStore(folder) if kind == "store" else dict(step=LiveFeatures, window=WindowFeatures)[kind](folder, encoder, self.corpus.proteins.sequence)
+        return FeatureStore(folder) if kind == "store" else dict(step=LiveFeatures, window=WindowFeatures)[kind](folder, encoder, proteins.sequence)
     @cached_property
     def tokenizer(self): return load_tokenizer(self.cfg.model.llm)
     @cached_property
-    def tokens(self): return self.tokens_of(self.corpus.records, self.corpus.proteins, self.corpus.manifest["key"])
+    def tokens(self):
+        corpus = self.corpus
+        self.say("tokens of its records")
+        return self.tokens_of(corpus.records, corpus.proteins, corpus.manifest["key"])
 
     def tokens_of(self,
         records:pl.DataFrame|pl.LazyFrame, # Records, also changed ones

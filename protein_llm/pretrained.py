@@ -6,27 +6,31 @@
 __all__ = ['llm_licence', 'model_card', 'ProteinProcessor']
 
 # %% ../nbs/api/13a_pretrained.ipynb #b2c7d830
-import json, re
+import json, re, warnings
+from dataclasses import asdict
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd, polars as pl
 import torch
 from fastcore.basics import patch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoProcessor, ProcessorMixin
 
 from .clean import clean_sequence
 from .config import EncoderConfig, ModelConfig
-from .core import read_json, write_folder
-from .encoder import load_encoder
+from .core import digest, read_json, write_folder
+from .encoder import load_encoder, weights_hash
 from .features import _half
 from .manifest import load_manifest
-from .model import ProteinLLM, ProteinLLMConfig, load_llm, trained_counts, _part
+from .model import ProteinLLM, ProteinLLMConfig, load_llm, require_finite, trained_counts, _part
 from .packing import Batch, collate
-from .prompts import NAMED, TokenStore, llm_folder, write_tokens
+from .prompts import END, NAMED, PLACE, START, TokenStore, llm_folder, write_tokens
+from .readers import HOW_TO_MEND, why_not_protein
 
 # %% ../nbs/api/13a_pretrained.ipynb #8c1b94f6
 def llm_licence(
@@ -81,10 +85,12 @@ class ProteinProcessor(ProcessorMixin):
         feature_mean:list|None=None, # Of each feature over the residues of train [D]
         feature_std:list|None=None, # Its standard deviation [D]
         chat_template:str|None=None, # Of the tokenizer
+        vocabulary:str="", # Digest of the tokenizer's words and their ids; its own when empty
     ):
         super().__init__(tokenizer)
         self.model,self.encoder,self.encoder_weights,self.feature_mean,self.feature_std = model,encoder,encoder_weights,feature_mean,feature_std
         self.chat_template = chat_template or tokenizer.chat_template
+        self.vocabulary = vocabulary or digest(tokenizer.get_vocab())
 
     def encode(self,
         sequences:list, # Proteins in one-letter code
@@ -100,6 +106,14 @@ class ProteinProcessor(ProcessorMixin):
     def decode(self, answers:list)->list: return self.tokenizer.batch_decode(answers, skip_special_tokens=True)
 
 # %% ../nbs/api/13a_pretrained.ipynb #c4f91d28
+def _residues(proteins:list)->list:
+    "Sequences as the encoder reads them. Raises `ValueError` that numbers the first that is no protein"
+    reasons = why_not_protein(pl.Series(proteins, dtype=pl.String)).to_list()
+    for i,(sequence,why) in enumerate(zip(proteins, reasons), start=1):
+        if not sequence.strip(): raise ValueError(f"protein {i} is empty: give its residues")
+        if why: raise ValueError(f"protein {i} is not a protein but {why} ({sequence[:20]}): {HOW_TO_MEND[why]}")
+    return [clean_sequence(sequence) for sequence in proteins]
+
 @patch
 def __call__(self:ProteinProcessor,
     questions:str|list, # One question, or one for each prompt
@@ -107,12 +121,15 @@ def __call__(self:ProteinProcessor,
     answers:list|None=None, # Answers, to measure their loss; None for prompts to be answered
     device:str="cpu", # Where encoder and batch are
 )->Batch: # Prompts padded on the left; with answers on the right
-    "Prompts about proteins. Raises `ValueError` on a letter that is no amino acid, or when questions and proteins do not pair"
+    "Prompts about proteins. Raises `ValueError` on what is no protein, or when questions and proteins do not pair"
     if isinstance(questions, str): questions,proteins = [questions],[proteins]
     if len(questions) != len(proteins): raise ValueError(f"{len(questions)} questions, but proteins for {len(proteins)}: give each prompt its own")
-    several = [[clean_sequence(s) for s in ([p] if isinstance(p, str) else p)] for p in proteins]
+    given = [[p] if isinstance(p, str) else list(p) for p in proteins]
+    clean = iter(_residues(list(chain.from_iterable(given))))
+    several = [list(islice(clean, len(group))) for group in given]
     asked = pl.DataFrame(dict(record_id=[str(i) for i in range(len(questions))], protein_ids=several, instruction=questions, answer=answers or [""]*len(questions)))
-    known = pd.DataFrame(dict(sequence=(names := sorted(set(chain.from_iterable(several))))), index=names) # a sequence is its own name
+    names = sorted(set(chain.from_iterable(several))) # a sequence is its own name
+    known = pd.DataFrame(dict(sequence=names), index=names)
     features = _Live(lambda seqs: self.encode(seqs, device)) if self.encoder else None
     with TemporaryDirectory() as d: # the same store as in training
         write_tokens(Path(d), asked, known, self.tokenizer, ModelConfig(**self.model))
@@ -120,9 +137,9 @@ def __call__(self:ProteinProcessor,
 
 # %% ../nbs/api/13a_pretrained.ipynb #e6d230fb
 def _write(model:ProteinLLM, folder:Path, processor:ProteinProcessor|None, state:dict):
-    "All files of a model but those of its language model"
-    from safetensors.torch import save_file
-    model.config.architectures = [type(model).__name__]
+    "All files of a model but those of its language model. Raises `ValueError` when a value is not finite"
+    require_finite(state, f"the {model.cfg.arch} model", "nothing was saved; train again with a lower lr or lr_bridge")
+    model.config.architectures,model.config.trained_weights = [type(model).__name__],weights_hash(state)
     save_file({n: t for n,t in state.items() if _part(n) != "lora"}, folder/"model.safetensors", metadata=dict(format="pt"))
     adapter = {n.removeprefix("llm."): t for n,t in state.items() if _part(n) == "lora"}
     if adapter: model.llm.save_pretrained(folder/"adapter", state_dict=adapter, save_embedding_layers=False)
@@ -133,44 +150,89 @@ def _write(model:ProteinLLM, folder:Path, processor:ProteinProcessor|None, state
 @patch
 def save_pretrained(
     self:ProteinLLM,
-    folder:Path|str, # Replaced when it exists
+    folder:Path|str, # Replaced when it was written here and holds nothing else
     processor:ProteinProcessor|None=None, # Saved beside the weights
     about:dict|None=None, # Sections of the card, each a dict of facts; kept in the config
     state:dict|None=None, # From `trained_state`, which ranks gather together; one rank then saves
 )->Path: # `folder`
-    "Save the trained parts, processor and card, whole or not at all"
+    "Save the trained parts, processor and card, whole or not at all. Raises `FileExistsError` where files of the user's lie, `ValueError` when a value is not finite"
     if about is not None: self.config.about = about
     with write_folder(folder) as new: _write(self, new, processor, self.trained_state() if state is None else state)
     return Path(folder)
 
 # %% ../nbs/api/13a_pretrained.ipynb #ba41e7d9
+def _model_folder(folder:Path|str)->Path:
+    "The folder itself, or where the hub's cache keeps the one of that id. Raises `FileNotFoundError`"
+    path = Path(folder).expanduser()
+    if path.is_dir(): return path
+    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)) and not path.parent.is_dir()
+    if is_id: return llm_folder(str(folder))
+    raise FileNotFoundError(f"{path}: {'that is a file' if path.exists() else 'there is no such folder'}: give the folder that `save_pretrained` wrote")
+
+def _require(folder:Path, name:str):
+    "Raise `FileNotFoundError` unless a file of a saved model is there"
+    if not (folder/name).is_file(): raise FileNotFoundError(f"{folder} holds no {name}: it is not a whole saved model; copy the folder again, or save the model again")
+
 def _config_of(folder:Path)->ProteinLLMConfig:
     "Raise `FileNotFoundError` without a config, `ValueError` when it is not of this version"
     if not (folder/"config.json").is_file(): raise FileNotFoundError(f"{folder}: no config.json there: give the folder that `save_pretrained` wrote")
     raw = read_json(folder/"config.json")
-    if raw.get("model_type") != ProteinLLMConfig.model_type: raise ValueError(f"{folder.name}/config.json is of a {raw.get('model_type')!r} model, not of {ProteinLLMConfig.model_type}: give the folder that `save_pretrained` wrote")
+    kind = raw.get("model_type") if isinstance(raw, dict) else None
+    if kind != ProteinLLMConfig.model_type: raise ValueError(f"{folder}/config.json is of a {kind!r} model, not of {ProteinLLMConfig.model_type}: give the folder that `save_pretrained` wrote")
+    lacks = sorted({"model", "d", "d_lm", "token_ids"} - raw.keys())
+    if lacks: raise ValueError(f"{folder}/config.json is not a model of this version (it has no {lacks[0]}): save it again")
+    lacks = sorted(asdict(ModelConfig()).keys() - raw["model"].keys())
+    if lacks: raise ValueError(f"{folder}/config.json is not a model of this version (its model has no {lacks[0]}): save it again")
     try: return ProteinLLMConfig.from_dict(raw)
-    except TypeError as e: raise ValueError(f"{folder.name}/config.json is not a model of this version ({e}): save it again") from e
+    except (TypeError, ValueError) as e: raise ValueError(f"{folder}/config.json is not a model of this version ({e}): save it again") from e
+
+# %% ../nbs/api/13a_pretrained.ipynb #6e340a87
+def _tensors(folder:Path, name:str)->dict:
+    "The tensors of a file. Raises `FileNotFoundError`, or `ValueError` when it is cut short or no safetensors file"
+    _require(folder, name)
+    try: return load_file(folder/name)
+    except SafetensorError as e: raise ValueError(f"{folder/name} is cut short, or no safetensors file ({e}): copy the folder again") from e
 
 def _lora_name(name):
     "The parameter that an entry of PEFT's adapter file belongs to"
     return "llm."+name.replace(".weight", ".default.weight")
+
+def _saved_state(folder:Path, config:ProteinLLMConfig)->dict:
+    "All trained tensors of a saved model by name. Raises when one of its files is not there, or one too many is"
+    state = _tensors(folder, "model.safetensors")
+    if not config.model["lora_r"]:
+        if (folder/"adapter").exists(): raise ValueError(f"{folder} holds an adapter, but its config.json says lora_r=0: they are of two models")
+        return state
+    _require(folder, "adapter/adapter_config.json")
+    return state | {_lora_name(n): t for n,t in _tensors(folder, "adapter/adapter_model.safetensors").items()}
+
+# %% ../nbs/api/13a_pretrained.ipynb #3588555f
+def _check_config(saved:ProteinLLMConfig, here:ProteinLLMConfig, folder:Path):
+    "Raise `ValueError` when a saved model is of another configuration or another language model; warn when it does not say which"
+    def flat(c): return c.model | dict(d=c.d, d_lm=c.d_lm)
+    there = flat(saved)
+    differ = ", ".join(f"{k} (saved {there.get(k)!r}, here {v!r})" for k,v in flat(here).items() if there.get(k) != v)
+    if differ: raise ValueError(f"{folder} is a checkpoint of another configuration: {differ}")
+    name = saved.model["llm"]
+    if not saved.llm_weights:
+        warnings.warn(f"{folder} was saved before the hash of the language model was kept: that {name} is the one it was trained on could not be checked")
+    elif saved.llm_weights != here.llm_weights:
+        raise ValueError(f"{folder} was trained on another language model than this {name!r} (weights {here.llm_weights[:12]}, expected {saved.llm_weights[:12]}): give the one of training")
 
 @patch
 def load_trained(
     self:ProteinLLM,
     folder:Path|str, # What `save_pretrained` wrote
 )->ProteinLLM: # Itself
-    "Read trained parts into this model. Raises `ValueError` that names the fields in which the checkpoint differs"
-    from safetensors.torch import load_file
-    folder = Path(folder)
-    def flat(c): return c.model | dict(d=c.d, d_lm=c.d_lm)
-    saved,mine = flat(_config_of(folder)),flat(self.config)
-    differ = ", ".join(f"{k} (saved {saved.get(k)!r}, here {v!r})" for k,v in mine.items() if saved.get(k) != v)
-    if differ: raise ValueError(f"{folder.name} is a checkpoint of another configuration: {differ}")
-    state = load_file(folder/"model.safetensors")
-    if self.cfg.lora_r: state |= {_lora_name(n): t for n,t in load_file(folder/"adapter"/"adapter_model.safetensors").items()}
-    return self.set_trained_state(state, folder.name)
+    "Read trained parts into this model. Raises `FileNotFoundError` or `ValueError` that names the file, field or tensor that is missing or differs"
+    folder = _model_folder(folder)
+    saved = _config_of(folder)
+    _check_config(saved, self.config, folder)
+    state = _saved_state(folder, saved)
+    self.set_trained_state(state, str(folder))
+    if saved.trained_weights and weights_hash(state) != saved.trained_weights:
+        raise ValueError(f"{folder}: the trained values are not those that were saved with this config.json: a file comes from another model; copy the folder again")
+    return self
 
 # %% ../nbs/api/13a_pretrained.ipynb #37d90b5e
 @patch(cls_method=True)
@@ -179,16 +241,48 @@ def from_pretrained(
     folder:Path|str, # What `save_pretrained` wrote, or the hub id of such a folder that is in the hub's cache
     device:str="cpu", # Where the model goes
     llm=None, # A language model that is loaded already; it becomes part of the result
-    config:ProteinLLMConfig|None=None, # As transformers' `AutoModel` passes it on
+    config:ProteinLLMConfig|None=None, # As transformers' `AutoModel` passes it on; the folder's own is read
     **passed, # Likewise: `trust_remote_code` and `adapter_kwargs`, which say nothing here
 )->ProteinLLM: # In evaluation mode
-    "A saved model with its language model. Raises what `load_llm` raises, and `ValueError` when the folder is not of this version"
-    if odd := passed.keys()-{"trust_remote_code", "adapter_kwargs"}: raise TypeError(f"from_pretrained has no argument {sorted(odd)[0]!r}")
-    folder = Path(folder) if Path(folder).is_dir() else llm_folder(str(folder))
-    config = config or _config_of(folder)
+    "A saved model with its language model. Raises what `load_llm` raises, and what `load_trained` raises"
+    unknown = sorted(passed.keys() - {"trust_remote_code", "adapter_kwargs"})
+    if unknown: raise TypeError(f"from_pretrained has no argument {unknown[0]!r}")
+    folder = _model_folder(folder)
+    config = _config_of(folder)
+    _saved_state(folder, config) # a folder that is not whole is found out before the language model is loaded
     name = config.model["llm"]
-    if llm is None: llm = load_llm(str(folder/name) if name.startswith("./") else name, config.model["llm_dtype"], device)
+    if name.startswith("./"):
+        _require(folder, f"{name.removeprefix('./')}/config.json")
+        name = str(folder/name)
+    if llm is None: llm = load_llm(name, config.model["llm_dtype"], device)
     return cls(config, llm).to(device).load_trained(folder).eval()
+
+# %% ../nbs/api/13a_pretrained.ipynb #ac53a124
+def _check_processor(processor:ProteinProcessor, folder:Path):
+    "Raise `ValueError` when a processor is not that of the model beside it, or its tokenizer another one"
+    tok,config = processor.tokenizer,_config_of(folder)
+    ids = [tok.convert_tokens_to_ids(t) for t in (START, PLACE, END)]
+    if ids != config.token_ids or tok.eos_token_id != config.eos_token_id or digest(tok.get_vocab()) != processor.vocabulary:
+        raise ValueError(f"{folder}: the tokenizer is not the one that was saved with the model: copy the folder again")
+    differ = sorted(k for k,v in config.model.items() if processor.model.get(k) != v)
+    if differ: raise ValueError(f"{folder}: processor_config.json is of another model: {differ[0]} is {processor.model.get(differ[0])!r} there, {config.model[differ[0]]!r} in config.json")
+    if not processor.encoder: return
+    for name in ("feature_mean", "feature_std"):
+        values = torch.tensor(getattr(processor, name) or [])
+        if len(values) != config.d or not values.isfinite().all(): raise ValueError(f"{folder}/processor_config.json: {name} has {len(values)} numbers, expected {config.d} finite ones")
+
+@patch(cls_method=True)
+def from_pretrained(
+    cls:ProteinProcessor,
+    folder:Path|str, # What `save_pretrained` wrote with a processor, or the hub id of such a folder that is in the hub's cache
+    **passed, # As transformers' `AutoProcessor` passes it on
+)->ProteinProcessor:
+    "A saved processor. Raises `FileNotFoundError` when a file of it is not there, `ValueError` when it is not that of the model beside it"
+    folder = _model_folder(folder)
+    for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"): _require(folder, name)
+    processor = super(ProteinProcessor, cls).from_pretrained(folder, **passed)
+    _check_processor(processor, folder)
+    return processor
 
 AutoConfig.register(ProteinLLMConfig.model_type, ProteinLLMConfig)
 AutoModel.register(ProteinLLMConfig, ProteinLLM)

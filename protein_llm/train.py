@@ -7,23 +7,75 @@ __all__ = ['DENSE', 'lr_factor', 'make_optimizer', 'memory_gb', 'step_flops', 'p
            'validate', 'train_step', 'Training', 'next_step', 'train', 'main']
 
 # %% ../nbs/api/21_train.ipynb #b51abd4a
-import argparse, ast, json, math, os, resource, shutil, sys, time
+import argparse, json, math, os, resource, shutil, sys, time
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
+from .config import PRESETS, RunConfig, TrainConfig, from_preset, read_changes
+from .core import file_lock, run_folder, set_seed, write_atomic, write_json
+from .own_code import code_files
+from .parallel import LAUNCHER, end_with_launcher, left_text, local, make_accelerator, open_run, read_log, run_name, shard_model, sum_over_ranks
+from .progress import progress, say_stage
+
+# %% ../nbs/api/21_train.ipynb #00ec627f
+_WORLD = int(os.environ.get("WORLD_SIZE", 1)) # processes that the launch started
+_EXAMPLES = """on a laptop:        python -m protein_llm.train --preset tiny --arch mlp steps=100
+two CPU processes:  launch/cpu_2.sh --preset tiny --arch mlp processes=2 shard=full
+one GPU:            launch/gpu_1.sh --preset qwen3_4b --arch mlp processes=1
+eight GPUs:         launch/gpu_8.sh --preset qwen3_8b --arch flamingo shard=full
+two machines:       sbatch launch/slurm_2_nodes.sh --preset qwen3_8b --arch flamingo processes=16 shard=full"""
+
+def _parser()->argparse.ArgumentParser:
+    kind = dict(formatter_class=argparse.RawDescriptionHelpFormatter, description="Train one arm; a stopped run goes on from its last checkpoint.", epilog=_EXAMPLES)
+    parser = argparse.ArgumentParser(prog="python -m protein_llm.train", **kind)
+    parser.add_argument("config", nargs="?", help="config.json of a run, as RunConfig.save writes it; else give --preset and --arch")
+    parser.add_argument("--preset", help="named configuration: " + ", ".join(PRESETS))
+    parser.add_argument("--arch", help="text, mlp, perceiver, flamingo, blind, or module:Class", default="mlp")
+    parser.add_argument("--check", action="store_true", help="look at the arguments alone")
+    return parser
+
+# %% ../nbs/api/21_train.ipynb #784f9ff7
+def _configured(args, changes:list, world:int)->RunConfig:
+    "The run of parsed arguments. Raises `ValueError`, or an `OSError`, on a value that cannot be"
+    if bool(args.config) == bool(args.preset): raise ValueError("give either the config.json of a run or --preset")
+    if args.config and changes: raise ValueError(f"what is {changes[0]!r}? Fields are changed as name=value, and go with --preset")
+    cfg = RunConfig.load(args.config) if args.config else from_preset(args.preset, args.arch, **read_changes(changes))
+    if ":" in cfg.model.arch: code_files(cfg.model.arch)
+    n = cfg.train.processes
+    if n != world and world == 1: raise ValueError(f"processes={n}, but one process was started: add processes=1, or start {n} with a script of launch/")
+    if n != world: raise ValueError(f"processes={n}, but {world} processes were started: add processes={world}")
+    return cfg
+
+def _given(
+    argv:list|None, # Arguments; those of the process when None
+    world:int=1, # Processes that were started
+)->RunConfig:
+    "The run that a command line asks for. What cannot be ends with exit code 2 and a sentence"
+    parser = _parser()
+    args,changes = parser.parse_known_intermixed_args(argv)
+    if args.config and "=" in args.config: args.config,changes = None,[args.config, *changes]
+    try: cfg = _configured(args, changes, world)
+    except (ValueError, OSError) as e: parser.error(str(e))
+    if args.check: parser.exit()
+    return cfg
+
+if __name__ == "__main__" and "__file__" in globals():
+    _given(None, _WORLD)
+    end_with_launcher()
+
+# %% ../nbs/api/21_train.ipynb #ead73690
 import numpy as np, pandas as pd
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from .bridges import check_bridge
 from .checkpoint import load_checkpoint, save_checkpoint, training_state
-from .config import PRESETS, RunConfig, TrainConfig, from_preset
-from .core import file_lock, run_folder, set_seed, write_atomic, write_json
+from .core import _require_own
 from .evaluate import losses_on
 from .forecast import forecast_loss, score_forecast
 from .model import build_model, trainable_parts, trained_counts, trained_parameters
 from .packing import collate, plan_step, record_weights, step_records
-from .parallel import local, make_accelerator, read_log, run_name, shard_model, sum_over_ranks
 from .prepare import RunData
 from .pretrained import ProteinLLM, llm_licence
 
@@ -169,6 +221,15 @@ def train_step(
     return dict(kind="train", step=step+1, **done, grad_norm=norm["all"], **{f"grad_norm_{p}": n for p,n in norm.items() if p != "all"}, **{f"lr_{g['part']}": g["lr"] for g in opt.param_groups},
         tokens_per_s=round(done["tokens"]/seconds, 1), samples_per_s=round(len(chosen)/seconds, 2), mfu=round(mfu, 4), memory_gb=round(memory_gb(), 3))
 
+# %% ../nbs/api/21_train.ipynb #1656be9b
+_HOW = ("processes", "shard", "compile", "checkpoint_activations", "keep", "track", "eval_every", "save_every", "max_spike", "features", "batch_tokens", "pack", "max_tokens")
+
+def _decides(cfg:RunConfig)->dict:
+    "What a checkpoint must share with a run that goes on from it; how and where the run computes may differ"
+    parts = dict(data=cfg.data, encoder=cfg.encoder, model=cfg.model, train=cfg.train)
+    values = {f"{part}.{name}": value for part,c in parts.items() for name,value in asdict(c).items() if name not in _HOW}
+    return json.loads(json.dumps(values)) # as it is read back
+
 # %% ../nbs/api/21_train.ipynb #5439c19f
 class Training:
     "A run on its way: what its next step needs, and its log so far"
@@ -177,20 +238,36 @@ class Training:
         folder:Path, # Its folder; a checkpoint there is gone on from
         acc, # Accelerator
     ):
-        self.cfg,self.folder,self.acc,self.data = cfg,folder,acc,RunData(cfg, acc.device)
+        began = time.time()
+        def say(text):
+            if acc.is_main_process: say_stage(text, began)
+        self.cfg,self.folder,self.acc,self.data = cfg,folder,acc,RunData(cfg, acc.device, say)
+        _require_own(folder/"model") # what a user put there is found out now, not when the model is to be saved
         self.data.tokenizer # a language model that is not there is found out before the corpus is built
         set_seed(cfg.train.seed)
-        model = build_model(cfg.model, self.data.features.d if self.data.reads_features else 0, self.data.tokenizer, str(acc.device)).train()
-        if cfg.train.checkpoint_activations: model.enable_checkpointing()
-        if cfg.train.compile: model.compile_layers()
+        d = self.data.features.d if self.data.reads_features else 0
         side = self.data.corpus.side("train", "task", "sources")
-        self.ids,self.records,self.weights,self.proteins = side.record_id,self.data.tokens.positions(side.record_id),record_weights(side, cfg.train),pd.factorize(side.protein_id)[0]
-        self.model,self.opt = shard_model(model, make_optimizer(model, cfg.train), acc)
-        self.step,self.before = load_checkpoint(folder/"checkpoints", training_state(self.model, self.opt))
+        self.ids,self.records = side.record_id,self.data.tokens.positions(side.record_id)
+        self.weights,self.proteins = record_weights(side, cfg.train),pd.factorize(side.protein_id)[0]
+        say(f"model: {cfg.model.llm} and the bridge")
+        self._build(d)
+        self.step,self.before = load_checkpoint(folder/"checkpoints", training_state(self.model, self.opt), self.about)
+        if self.step: say(f"going on after step {self.step}")
         self.began,self.window = time.time(),None
         if acc.is_main_process: _cut_log(folder/"log.jsonl", self.step)
         acc.wait_for_everyone()
         self.past = read_log(folder).to_dict("records")
+
+    def _build(self, d:int):
+        "Model and optimizer; a bridge of one's own is tried first"
+        cfg = self.cfg
+        model = build_model(cfg.model, d, self.data.tokenizer, str(self.acc.device)).train()
+        if ":" in cfg.model.arch:
+            with torch.random.fork_rng(devices=[]): check_bridge(cfg.model, d, model.config.d_lm)
+        if cfg.train.checkpoint_activations: model.enable_checkpointing()
+        if cfg.train.compile: model.compile_layers()
+        self.about = _decides(cfg) | dict(llm_weights=model.config.llm_weights)
+        self.model,self.opt = shard_model(model, make_optimizer(model, cfg.train), self.acc)
 
     def chosen(self, step:int)->np.ndarray: return step_records(len(self.records), step, self.cfg.train, self.weights, self.proteins) # places among the train records
 
@@ -265,7 +342,7 @@ def _after_step(run:Training, line:dict):
         if 2*done == cfg.steps and done-cfg.warmup >= 20: lines.append(dict(kind="forecast", step=done) | forecast_loss(pd.DataFrame(run.past), cfg.steps, cfg.warmup))
         with open(run.folder/"log.jsonl", "a") as f: f.writelines(json.dumps(l)+"\n" for l in lines)
         for l in lines: acc.log({f"{l['kind']}/{k}": v for k,v in l.items() if k not in ("kind", "step")}, step=done)
-    if measure or done % cfg.save_every == 0: save_checkpoint(saved, done, training_state(run.model, run.opt), acc, run.seconds, lines[1]["loss"] if measure else None, cfg.keep)
+    if measure or done % cfg.save_every == 0: save_checkpoint(saved, done, training_state(run.model, run.opt), acc, run.seconds, lines[1]["loss"] if measure else None, cfg.keep, run.about)
 
 # %% ../nbs/api/21_train.ipynb #5e89d49c
 def train(
@@ -278,43 +355,31 @@ def train(
     if (folder/"trained.json").exists(): return folder
     folder.mkdir(parents=True, exist_ok=True)
     run = Training(cfg, folder, acc)
-    with tqdm(total=cfg.train.steps, initial=run.step, desc=cfg.model.arch, unit="step", disable=not acc.is_main_process, mininterval=1) as bar:
+    with progress(cfg.train.steps, cfg.model.name, "steps", run.step, not acc.is_main_process) as bar:
         while run.step < cfg.train.steps:
             line = next_step(run)
-            bar.set_postfix(loss=f"{line['loss']:.3f}", tokens_per_s=f"{line['tokens_per_s']:.0f}", refresh=False); bar.update()
+            bar.set_postfix(loss=f"{line['loss']:.3f}", tokens_per_s=f"{line['tokens_per_s']:.0f}", refresh=False)
+            bar.update()
             _after_step(run, line)
             if run.step == stop_after: return folder
     return _finish(run)
 
 # %% ../nbs/api/21_train.ipynb #fa63ad86
-def _given(argv:list|None)->RunConfig:
-    "The run that a command line asks for"
-    parser = argparse.ArgumentParser(prog="python -m protein_llm.train", formatter_class=argparse.RawDescriptionHelpFormatter, description="Train one arm; a stopped run goes on from its last checkpoint.",
-        epilog="on a laptop:        python -m protein_llm.train --preset tiny --arch mlp steps=100\ntwo CPU processes:  launch/cpu_2.sh --preset tiny --arch mlp processes=2 shard=full\none GPU:            launch/gpu_1.sh --preset qwen3_4b --arch mlp processes=1\n"
-            "eight GPUs:         launch/gpu_8.sh --preset qwen3_8b --arch flamingo shard=full\ntwo machines:       sbatch launch/slurm_2_nodes.sh --preset qwen3_8b --arch flamingo processes=16 shard=full")
-    parser.add_argument("config", nargs="?", help="config.json of a run, as RunConfig.save writes it; else give --preset and --arch")
-    parser.add_argument("--preset", help="named configuration: " + ", ".join(PRESETS))
-    parser.add_argument("--arch", help="text, mlp, perceiver, flamingo, blind, or module:Class", default="mlp")
-    args,changes = parser.parse_known_intermixed_args(argv)
-    if args.config and "=" in args.config: args.config,changes = None,[args.config, *changes]
-    if bool(args.config) == bool(args.preset): parser.error("give either the config.json of a run or --preset")
-    odd = [c for c in changes if "=" not in c or c.startswith("-")]
-    if odd or (args.config and changes): parser.error(f"what is {(odd or changes)[0]!r}? Fields are changed as name=value, and go with --preset")
-    if args.config: return RunConfig.load(args.config)
-    def value(text):
-        try: return ast.literal_eval(text)
-        except (ValueError, SyntaxError): return text
-    return from_preset(args.preset, args.arch, **{k: value(v) for k,v in (c.split("=", 1) for c in changes)})
-
 def main(
     argv:list|None=None, # Arguments; those of the process when None
 ):
-    "Train the run that a command line asks for"
-    cfg = _given(argv)
-    if int(os.environ.get("RANK", 0)): train(cfg)
-    else:
-        with file_lock(run_folder(run_name(cfg))/".train.lock"):
-            cfg.save(run_folder(run_name(cfg))/"config.json")
-            train(cfg)
+    "Train the run that a command line asks for; a keyboard interrupt and what this package refuses end with a sentence"
+    cfg = _given(argv, _WORLD)
+    if int(os.environ.get("RANK", 0)): return train(cfg)
+    folder = open_run(cfg)
+    try:
+        with file_lock(folder/".train.lock"): train(cfg)
+    except KeyboardInterrupt:
+        if LAUNCHER not in os.environ: print(f"\nstopped; {left_text(folder)}", file=sys.stderr) # else the launcher says so
+        sys.exit(130)
+    except Exception as e:
+        write_json(folder/"failed.json", dict(error=f"{type(e).__name__}: {e}"))
+        if not isinstance(e, (ValueError, OSError, ArithmeticError, MemoryError)): raise # with its traceback
+        sys.exit(f"{type(e).__name__}: {e}")
 
 if __name__ == "__main__" and "__file__" in globals(): main() # a notebook has no __file__
