@@ -220,7 +220,7 @@ def _entry(line:int, header:str, residues:list)->tuple:
         return line, ValueError(f"{words[0][:40]!r} has no sequence: put it on a line of its own, below the header")
     glued = [r for r in residues if ">" in r]
     if glued:
-        return line, ValueError(f"{glued[0][:40]!r} holds a header and residues: put line breaks before and after the header")
+        return line, ValueError(f"{glued[0][:40]!r} holds a header and residues: put line breaks around the header")
     return line, dict(protein_id=words[0], sequence="".join(residues))
 
 def _fasta(lines, name:str)->Iterator[tuple]:
