@@ -38,7 +38,7 @@ TRIES = {
     'make lab args="--port 8899"': Try('make -o setup lab args="--port 8899 --help"', "it does not end by itself", "--allow-root"),
     '.venv/bin/nbdev_test --flags "slow npm"': Try('.venv/bin/nbdev_test --flags "slow npm" --help', "minutes, and npm", "flags"),
     ".venv/bin/protein-llm audit predictions.jsonl --train train.fasta":
-        Try(there(".venv/bin/protein-llm audit predictions.jsonl --train train.fasta"), "with files of our own", "card.html", (0, 3)),
+        Try(there(".venv/bin/protein-llm audit predictions.jsonl --train train.fasta --draws 50"), "with files of our own, few draws", "card.html", (0, 3)),
     ".venv/bin/protein-llm runs": Try(".venv/bin/protein-llm runs", "", "tiny-mlp-"),
     ".venv/bin/hf auth login": Try(".venv/bin/hf auth login --help", "a hub"),
     ".venv/bin/hf download Qwen/Qwen3-8B": Try(".venv/bin/hf download Qwen/Qwen3-8B --help", "a hub"),
