@@ -1,61 +1,98 @@
-"""Every arm trained by two processes, whole (`none`) and in slices (FSDP2, `grad` and `full`), against one process on the same records: losses, weights, checkpoints, answers; and a run that one process began
-and two end. Started by `.ci/test.py`."""
+"""Every arm trained by two processes, whole (`none`) and in slices (FSDP2, `grad` and `full`), against one process on the same records: every trained value, losses, answers;
+and runs that one process began and two end, and the other way round. Started by `.ci/test.py`."""
 import json, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MODES = ("one", "none", "grad", "full")
+MODES = ("none", "grad", "full")
+STEPS, BEGUN = 3, 2 # of a run, and those after which it is handed over
+MOST = 1e-3 # difference of a trained value, as a share of the largest of its tensor
 
 
-def work(mode, out):
-    "What one of the processes does; the main one writes what came out"
-    import torch
+def config(arch, mode):
+    "A run of an arm: `mode` is `one`, or what two processes share"
+    from protein_llm.config import from_preset
+    sizes = dict(n_proteins=120, n_test_clusters=10, n_valid_clusters=5, steps=STEPS, warmup=1, batch_records=12, batch_tokens=1_024, eval_every=2, save_every=1)
+    shard, processes = ("none", 1) if mode == "one" else (mode, 2)
+    return from_preset("tiny", arch, **sizes, processes=processes, shard=shard, checkpoint_activations=mode == "full" and arch in ("mlp", "flamingo"))
+
+
+def begin(cfg, folder, acc):
+    "The first steps of a run, of which a copy is kept; the files of its checkpoint"
     from protein_llm.checkpoint import checkpoints
-    from protein_llm.config import ARCHS, from_preset
-    from protein_llm.generate import Decoding, answer_records
-    from protein_llm.parallel import make_accelerator, read_log, shard_model
-    from protein_llm.prepare import RunData
+    from protein_llm.train import train
+    train(cfg, folder=folder, stop_after=BEGUN)
+    acc.wait_for_everyone()
+    if acc.is_main_process: shutil.copytree(folder, folder.with_name(f"{folder.name}-begun"))
+    acc.wait_for_everyone()
+    return len(list(checkpoints(folder/"checkpoints")[-1].glob("*.distcp")))
+
+
+def end(cfg, folder, acc):
+    "The last step of a run that somebody began: the model, and its log"
+    from protein_llm.parallel import read_log
     from protein_llm.pretrained import ProteinLLM
-    from protein_llm.train import make_optimizer, train
+    from protein_llm.train import train
+    train(cfg, folder=folder) # reads the checkpoint
+    acc.wait_for_everyone()
+    log = read_log(folder)
+    model = ProteinLLM.from_pretrained(folder/"model")
+    found = dict(loss=log.loss.tolist(), grad_norm=log.grad_norm.tolist(), valid=read_log(folder, "eval").loss.tolist())
+    return model, found
+
+
+def answers(model, cfg, folder, acc):
+    "Answers to three records, one a part: one rank has two of them, the other runs along; and the share of parameters in slices"
+    from protein_llm.generate import Decoding, answer_records
+    from protein_llm.parallel import shard_model
+    from protein_llm.prepare import RunData
+    from protein_llm.train import make_optimizer
+    data = RunData(cfg)
+    model, _ = shard_model(model, make_optimizer(model, cfg.train), acc)
+    sliced = sum(hasattr(p, "to_local") for p in model.parameters())/len(list(model.parameters())) # now: what is gathered for an answer may stay so
+    told = answer_records(model, data.corpus.side("test").head(3), data, folder.with_name(f"{folder.name}-answers"), Decoding(12), part=1, acc=acc)
+    return dict(answers=[[*map(int, tokens)] for tokens in told.tokens], sliced=sliced)
+
+
+def work(mode, out, archs):
+    "What the processes of one mode do; the main one writes what came out"
+    import torch
+    from protein_llm.parallel import make_accelerator
     torch.set_num_threads(1)
     found = {}
-    for arch in ARCHS:
-        cfg = from_preset("tiny", arch, n_proteins=120, n_test_clusters=10, n_valid_clusters=5, steps=4, warmup=1, batch_records=12, batch_tokens=1_024, eval_every=2, save_every=1,
-            processes=1 if mode == "one" else 2, shard="none" if mode == "one" else mode, checkpoint_activations=mode == "full" and arch in ("mlp", "flamingo"))
-        acc,folder = make_accelerator(cfg),Path(out)/mode/arch
-        train(cfg, folder=folder, stop_after=3)
-        acc.wait_for_everyone()
-        begun = Path(out)/"begun"/arch # by one process
-        if mode == "one": shutil.copytree(folder, begun)
-        if mode == "full" and acc.is_main_process: shutil.copytree(begun, folder.with_name(f"{arch}-begun"))
-        acc.wait_for_everyone()
-        slices = len(list(checkpoints(folder/"checkpoints")[-1].glob("*.distcp")))
-        acc.wait_for_everyone()
-        train(cfg, folder=folder) # reads the checkpoint and ends the run
-        acc.wait_for_everyone()
-        data,model = RunData(cfg),ProteinLLM.from_pretrained(folder/"model")
-        weights = {n: t.double().norm().item() for n,t in model.trained_state().items()}
-        model,_ = shard_model(model, make_optimizer(model, cfg.train), acc)
-        sliced = sum(hasattr(p, "to_local") for p in model.parameters())/len(list(model.parameters())) # now: what is gathered for an answer may stay so
-        answers = answer_records(model, data.corpus.side("test").head(3), data, Path(out)/mode/f"{arch}-answers", Decoding(12), part=1, acc=acc) # three parts: one rank has two of them, the other runs along
-        log = read_log(folder)
-        ended = read_log(train(cfg, folder=folder.with_name(f"{arch}-begun"))).loss.iloc[-1] if mode == "full" else log.loss.iloc[-1]
-        found[arch] = dict(ended=ended, loss=log.loss.tolist(), grad_norm=log.grad_norm.tolist(), valid=read_log(folder, "eval").loss.tolist(), weights=weights, answers=[[*map(int, t)] for t in answers.tokens], slices=slices, sliced=sliced)
-    if acc.is_main_process: (Path(out)/f"{mode}.json").write_text(json.dumps(found))
+    for arch in archs:
+        cfg, folder = config(arch, mode), out/mode/arch
+        acc = make_accelerator(cfg)
+        slices = begin(cfg, folder, acc)
+        model, here = end(cfg, folder, acc)
+        if acc.is_main_process: torch.save(model.trained_state(), out/f"{mode}-{arch}.pt")
+        found[arch] = here | answers(model, cfg, folder, acc) | dict(slices=slices)
+        if mode == "full": hand_over("one", cfg, out, acc)
+    if acc.is_main_process: (out/f"{mode}.json").write_text(json.dumps(found))
     if acc.num_processes > 1: torch.distributed.destroy_process_group()
 
 
+def hand_over(begun_by, cfg, out, acc):
+    "End what another number of processes began, and keep its trained values"
+    import torch
+    model, _ = end(cfg, out/begun_by/f"{cfg.model.arch}-begun", acc)
+    if acc.is_main_process: torch.save(model.trained_state(), out/f"begun-by-{begun_by}-{cfg.model.arch}.pt")
+
+
+def far(one, other):
+    "The largest difference of tensors by name, in the size of each tensor's largest value; and the name"
+    if one.keys() != other.keys(): return float("inf"), f"{sorted(one.keys() ^ other.keys())[0]}, which is on one side only"
+    return max(((one[n]-other[n]).abs().max().item()/max(one[n].abs().max().item(), 1e-8), n) for n in one)
+
+
 def differences(one, other, mode):
-    "What does not agree, in words"
+    "What of losses and answers does not agree, in words"
     bad = []
-    for arch,a in one.items():
+    for arch, a in one.items():
         b = other[arch]
         for name in ("loss", "valid", "grad_norm"):
-            far = max(abs(x-y)/abs(x) for x,y in zip(a[name], b[name]))
-            if far > 1e-4 or len(a[name]) != len(b[name]): bad.append(f"{mode} {arch}: {name} is {b[name]}, with one process {a[name]}")
-        if abs(a["ended"]-b["ended"]) > 1e-4*a["ended"]: bad.append(f"{mode} {arch}: begun by one process and ended by two, the last loss is {b['ended']}, not {a['ended']}")
-        far = max(abs(b["weights"][n]-x)/max(x, 1e-3) for n,x in a["weights"].items())
-        if far > 1e-3: bad.append(f"{mode} {arch}: trained weights differ by {far:.1e}")
+            off = max(abs(x-y)/abs(x) for x, y in zip(a[name], b[name], strict=True))
+            if off > 1e-4: bad.append(f"{mode} {arch}: {name} is {b[name]}, with one process {a[name]}")
         if a["answers"] != b["answers"]: bad.append(f"{mode} {arch}: answers differ: {b['answers']} and {a['answers']}")
         if b["slices"] != 2: bad.append(f"{mode} {arch}: the checkpoint has {b['slices']} files, one from each process expected")
         if b["sliced"] != (mode != "none"): bad.append(f"{mode} {arch}: {b['sliced']:.0%} of the parameters are in slices")
@@ -63,15 +100,28 @@ def differences(one, other, mode):
 
 
 def main():
-    if len(sys.argv) == 3: return work(*sys.argv[1:])
-    with tempfile.TemporaryDirectory() as out:
+    import torch
+    from protein_llm.config import ARCHS
+    from protein_llm.parallel import make_accelerator
+    if sys.argv[1:2] and sys.argv[1] in MODES: return work(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    archs = sys.argv[1:] or ARCHS # for use by hand: some arms alone
+    with tempfile.TemporaryDirectory() as d:
+        out = Path(d)
+        work("one", out, archs) # in this process, which has imported all
         for mode in MODES:
-            start = [sys.executable] if mode == "one" else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-            done = subprocess.run([*start, __file__, mode, out], cwd=ROOT, env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false"), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, mode, d, *archs]
+            env = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+            done = subprocess.run(start, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             if done.returncode: sys.exit(f"{mode} ended with exit code {done.returncode}:\n{done.stdout[-6000:]}")
-        found = {m: json.loads((Path(out)/f"{m}.json").read_text()) for m in MODES}
-    bad = [line for m in MODES[1:] for line in differences(found["one"], found[m], m)]
-    for arch,a in found["one"].items(): print(f"{arch:10} loss {a['loss'][0]:.4f} to {a['loss'][-1]:.4f}; largest difference " + ", ".join(f"{m} {max(abs(x-y)/x for x,y in zip(a['loss'], found[m][arch]['loss'])):.1e}" for m in MODES[1:]))
+        for arch in archs:
+            cfg = config(arch, "one")
+            hand_over("full", cfg, out, make_accelerator(cfg))
+        found = {m: json.loads((out/f"{m}.json").read_text()) for m in ("one", *MODES)}
+        kinds = (*MODES, "begun-by-one", "begun-by-full")
+        off = {(arch, k): far(*(torch.load(out/f"{which}-{arch}.pt") for which in ("one", k))) for arch in archs for k in kinds}
+    bad = [line for m in MODES for line in differences(found["one"], found[m], m)]
+    bad += [f"{kind} {arch}: {name} differs by {x:.1e} of its largest value" for (arch, kind), (x, name) in off.items() if x > MOST]
+    for arch in archs: print(f"{arch:10} largest difference of a trained value: " + ", ".join(f"{k} {off[arch, k][0]:.1e} ({off[arch, k][1]})" for k in kinds))
     if bad: sys.exit("\n".join(bad))
 
 

@@ -244,11 +244,11 @@ def make_bridge(
     return None if kind is None else kind(cfg, d, d_lm)
 
 # %% ../nbs/api/10_bridges.ipynb #9683cb6f
-def _require_tokens(arch:str, tokens, expected:tuple):
+def _require_tokens(arch:str, tokens, expected:tuple, what:str):
     "Raise `ValueError` on what are no tokens of this shape"
     given = f"forward gives {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else f"forward gives a {type(tokens).__name__}"
-    if getattr(tokens, "shape", None) != expected: raise ValueError(f"{arch}: {given} for 3 proteins of at most 9 residues, not {expected}")
-    if not tokens.isfinite().all(): raise ValueError(f"{arch}: forward gives values that are not finite")
+    if getattr(tokens, "shape", None) != expected: raise ValueError(f"{arch}: {given} for {what}, not {expected}")
+    if not tokens.isfinite().all(): raise ValueError(f"{arch}: forward gives values that are not finite for {what}")
 
 def _require_gradients(arch:str, bridge:nn.Module, tokens:Tensor):
     "Raise `ValueError` when a parameter gets no finite gradient"
@@ -271,10 +271,13 @@ def check_bridge(
     mask = torch.arange(9) < torch.tensor(lengths)[:, None]
     features = torch.where(mask[..., None], torch.randn(3, 9, d), 1e4) # garbage behind the mask
     tokens = _tried(arch, "forward", lambda: bridge(features, mask))
-    _require_tokens(arch, tokens, (3, cfg.n_tokens or 9, cfg.d_bridge if arch == "flamingo" else d_lm))
+    width = cfg.d_bridge if arch == "flamingo" else d_lm
+    _require_tokens(arch, tokens, (3, cfg.n_tokens or 9, width), "3 proteins of at most 9 residues")
     if not torch.equal(tokens, bridge(features, mask)): raise ValueError(f"{arch}: forward gives other tokens when it is called again: in evaluation nothing may be drawn at random")
     for i,n in enumerate(lengths):
-        alone = _tried(arch, f"forward of one protein with {n} residues", lambda: bridge(features[i:i+1, :n], mask[i:i+1, :n]))[0]
-        if not torch.allclose(tokens[i, :len(alone)], alone, atol=1e-4): raise ValueError(f"{arch}: a protein's tokens depend on what stands behind the mask or on its neighbours")
+        what = f"one protein with {n} residues"
+        alone = _tried(arch, f"forward of {what}", lambda: bridge(features[i:i+1, :n], mask[i:i+1, :n]))
+        _require_tokens(arch, alone, (1, cfg.n_tokens or n, width), what)
+        if not torch.allclose(tokens[i, :alone.shape[1]], alone[0], atol=1e-4): raise ValueError(f"{arch}: a protein's tokens depend on what stands behind the mask or on its neighbours")
     _require_gradients(arch, bridge, tokens[mask if not cfg.n_tokens else ...])
     return bridge

@@ -171,21 +171,27 @@ def _mend(t:pl.DataFrame, which:pl.Expr, **columns:pl.Expr)->pl.DataFrame:
     some = t[at].select(**columns)
     return t.with_columns(t[c].scatter(at, some[c]) for c in columns)
 
+def _not_protein(rows:pl.DataFrame)->pl.Series:
+    "Whether `why_not_protein` has a reason, asked where a look says that it may"
+    at = rows.select(pl.arg_where(pl.col("strange") | looks_odd(pl.col("sequence")))).to_series()
+    found = at.filter(why_not_protein(rows["sequence"].gather(at)).is_not_null())
+    return pl.repeat(False, len(rows), eager=True).alias("not_protein").scatter(found, True)
+
 def clean_rows(
     rows:pl.DataFrame, # `rows` of a `Batch`
     cfg:DataConfig, # Limits of length
-)->pl.DataFrame: # The rows with the repaired sequence, its 64-bit `key`, `why` it is no protein, and `rule`: null, or the one that leaves the row out
+)->pl.DataFrame: # The rows with the repaired sequence, its 64-bit `key`, and `rule`: null, or the one that leaves the row out
     "Repair and judge sequences"
     s = pl.col("sequence")
     bare = s.str.replace_all(r"\s+", "").str.strip_suffix("*")
     strange = bare.str.contains(_STRANGE)
-    rows = rows.with_columns(_strange(rows["sequence"]), why=pl.lit(None, pl.String))
-    rows = _mend(rows, pl.col("strange") | looks_odd(s), why=s.map_batches(why_not_protein, return_dtype=pl.String))
+    rows = rows.with_columns(_strange(rows["sequence"]))
+    rows = rows.with_columns(_not_protein(rows))
     rows = _mend(rows, pl.col("strange"), strange=strange, sequence=pl.when(strange).then(bare).otherwise(bare.str.to_uppercase()))
     lost = (pl.col("strange") & s.str.contains("\ufffd", literal=True)) | pl.any_horizontal(pl.col("accession", "question").str.contains("\ufffd", literal=True))
     size = s.str.len_bytes()
-    rule = pl.when(lost).then(pl.lit("not_utf8")).when("strange").then(pl.lit("bad_residue")).when(pl.col("why").is_not_null()).then(pl.lit("not_protein")).when(size < cfg.min_residues).then(pl.lit("too_short")).when(size > cfg.max_residues).then(pl.lit("too_long"))
-    return rows.with_columns(rule.alias("rule"), s.hash(0).alias("key")).drop("strange")
+    rule = pl.when(lost).then(pl.lit("not_utf8")).when("strange").then(pl.lit("bad_residue")).when("not_protein").then(pl.lit("not_protein")).when(size < cfg.min_residues).then(pl.lit("too_short")).when(size > cfg.max_residues).then(pl.lit("too_long"))
+    return rows.with_columns(rule.alias("rule"), s.hash(0).alias("key")).drop("strange", "not_protein")
 
 # %% ../nbs/api/03a_clean.ipynb #45a65d7d
 def _tasks(cfg:DataConfig, own:bool)->tuple[pl.Expr, pl.Expr]:
@@ -196,6 +202,14 @@ def _tasks(cfg:DataConfig, own:bool)->tuple[pl.Expr, pl.Expr]:
     called = ~known & task.str.contains(f"^{OWN_TASK}$")
     return known | called, wanted if own_tasks(cfg) else wanted | called
 
+def _nothing(texts:pl.DataFrame)->pl.Series:
+    "Whether an answer is empty or `says_nothing`, asked where a look says that it may; a gene may be called nan"
+    answer = pl.col("answer")
+    look = (answer.str.len_bytes() < 14) | answer.str.contains(r"^[\[({<]|^torch|^tensor|^n?p?\.?array")
+    at = texts.select(pl.arg_where(look & (pl.col("task") != "gene"))).to_series()
+    found = at.filter(texts["answer"].gather(at).to_frame().select((answer == "") | says_nothing(answer)).to_series())
+    return (texts["answer"] == "").alias("nothing").scatter(found, True)
+
 def clean_batch(
     b:Batch, # Entries of a source
     cfg:DataConfig, # Limits, tasks, recipe
@@ -205,8 +219,7 @@ def clean_batch(
     answer = pl.col("answer")
     if cfg.recipe == "leakfree": texts = _mend(texts, pl.col("task") == "name", answer=to_family(answer))
     texts = _mend(texts, answer.str.contains(_UNTIDY), answer=tidy(without_tags(answer) if cfg.recipe == "leakfree" else answer)) # a look is quicker than the rules
-    short = (answer.str.len_bytes() < 20) | answer.str.contains(r"^[\[({<]|^torch|^tensor|^n?p?\.?array")
-    texts = _mend(texts.with_columns(nothing=answer == ""), short & (pl.col("task") != "gene"), nothing=(answer == "") | says_nothing(answer)) # a gene may be called nan
+    texts = texts.with_columns(_nothing(texts))
     lost = answer.str.contains("\ufffd", literal=True)
     known,wanted = _tasks(cfg, b.own)
     rule = (pl.when(~known).then(pl.lit("unknown_task")).when(~wanted).then(pl.lit("task_off"))
@@ -263,9 +276,12 @@ def take_in(
     if (b.source, b.file) not in intake.origins: intake.origins.append((b.source, b.file))
     for task,rule,n in texts.group_by("task", "rule").len().rows(): intake.counts[b.source, task, rule or ""] += n
     if b.bad: intake.counts[b.source, "", "unreadable"] += len(b.bad)
-    out = texts.filter(pl.col("rule").is_not_null() & (pl.col("rule") != "task_off")).select("row", "task", "rule", "sequence", "why").rows()
+    out = texts.filter(pl.col("rule").is_not_null() & (pl.col("rule") != "task_off")).select("row", "task", "rule", "sequence").rows()
     words = rule_words(intake.cfg)
-    rows = [(row, "", "unreadable", why) for row,why in b.bad] + [(*r[:3], _reason(*r[1:], words)) for r in out]
+    strange = b.rows.filter(pl.col("row").is_in([row for row,_,rule,_ in out if rule == "not_protein"]))
+    whys = dict(zip(strange["row"], why_not_protein(strange["sequence"])))
+    rows = [(row, "", "unreadable", why) for row,why in b.bad]
+    rows += [(row, task, rule, _reason(task, rule, sequence, whys.get(row), words)) for row,task,rule,sequence in out]
     intake.refused.append(pl.DataFrame([(b.source, b.file, *r) for r in rows], schema=_REFUSED, orient="row"))
     kept = texts.filter(pl.col("rule").is_null())
     origin = pl.lit(intake.origins.index((b.source, b.file)), dtype=pl.UInt16).alias("origin")

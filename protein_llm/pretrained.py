@@ -110,9 +110,8 @@ def _residues(proteins:list)->list:
     "Sequences as the encoder reads them. Raises `ValueError` that numbers the first that is no protein"
     reasons = why_not_protein(pl.Series(proteins, dtype=pl.String)).to_list()
     for i,(sequence,why) in enumerate(zip(proteins, reasons), start=1):
-        shown = f"protein {i} ({sequence[:20]!r}{'..' if len(sequence) > 20 else ''})"
         if not sequence.strip(): raise ValueError(f"protein {i} is empty: give its residues")
-        if why: raise ValueError(f"{shown} looks like {why}, not like a protein: {HOW_TO_MEND[why]}")
+        if why: raise ValueError(f"protein {i} is not a protein but {why} ({sequence[:20]}): {HOW_TO_MEND[why]}")
     return [clean_sequence(sequence) for sequence in proteins]
 
 @patch

@@ -22,7 +22,7 @@ from typing import Callable, Iterator, NamedTuple
 import numpy as np, polars as pl
 
 from .config import MEMORY_TASKS, TASKS
-from .readers import Part, open_bytes, open_text, read_parts
+from .readers import Part, is_printed_number, open_bytes, open_text, read_parts
 
 # %% ../nbs/api/03_sources.ipynb #9cad689c
 BLOCK = 1 << 22 # Bytes or characters read at once
@@ -35,7 +35,7 @@ def files(
     "Files with these endings in the folder and below it, plain or `.gz`. Raises `FileNotFoundError` when there is none"
     folder = Path(folder)
     there = [folder] if folder.is_file() else folder.rglob("*")
-    found = sorted(p for p in there if p.name.removesuffix(".gz").endswith(endings) and (named is None or p in named))
+    found = sorted(p for p in there if p.name.lower().removesuffix(".gz").endswith(endings) and (named is None or p in named))
     if found: return found
     among = "" if named is None else " among the `files` of the manifest"
     raise FileNotFoundError(f"{folder.name}: no file *{' or *'.join(endings)} (or the same with .gz){among}: "
@@ -126,7 +126,9 @@ def entries(
     why = [pl.when(bad).then(pl.lit(name.replace("_", " "))) for name,bad in lacks.items()]
     fields = dict(sequence=sequence, accession=accession, question=question, official=official)
     rows = t.select("row", *(v.fill_null("").cast(pl.String).alias(k) for k,v in fields.items()), pl.coalesce(*why, None).cast(pl.String).alias("why"))
-    return rows.with_columns(pl.coalesce("why", pl.when(pl.col("sequence").str.strip_chars() == "").then(pl.lit("no sequence"))))
+    bare = pl.when(pl.col("sequence").str.strip_chars() == "").then(pl.lit("no sequence"))
+    number = pl.when(is_printed_number(pl.col("accession"))).then(pl.lit("the accession was read as a number"))
+    return rows.with_columns(pl.coalesce("why", bare, number))
 
 def texts(
     t:pl.DataFrame, # A block
