@@ -6,7 +6,7 @@
 __all__ = ['training_state', 'checkpoints', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/api/15a_checkpoint.ipynb #69ad6045
-import os, shutil
+import os, shutil, warnings
 from pathlib import Path
 
 import torch
@@ -46,6 +46,13 @@ def _require_finite(state:dict, where:str, mend:str):
     "Raise `ValueError` when a value that this rank holds is not finite"
     require_finite({name: t.to_local() if hasattr(t, "to_local") else t for name,t in state.items()}, where, mend)
 
+def _save(state:dict, folder:Path, alone:bool):
+    "Write a state; that one process alone saves is meant, and no warning"
+    import torch.distributed.checkpoint as dcp
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        dcp.save(state, checkpoint_id=folder, no_dist=alone)
+
 # %% ../nbs/api/15a_checkpoint.ipynb #edada067
 def save_checkpoint(
     folder:Path|str, # Holds the checkpoints of the run
@@ -58,14 +65,13 @@ def save_checkpoint(
     run:dict={}, # What the run is: values that a start must share to go on from here
 )->Path: # The checkpoint
     "Write a checkpoint, whole or not at all; the ones before survive a full disk or a kill. Raises `OSError` when it cannot be written, `ValueError` when a value is not finite"
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
     _require_finite(state, f"step {step}", "it was not saved; start again with a lower lr or lr_bridge to go on from the checkpoint before it")
     path,part = Path(folder)/f"step-{step:08d}", Path(folder)/f".step-{step:08d}.part"
     if acc.is_main_process:
         for old in Path(folder).glob(".step-*.part"): shutil.rmtree(old) # of a run that was killed while it wrote
     acc.wait_for_everyone()
-    try: dcp.save(state, checkpoint_id=part, no_dist=acc.num_processes == 1)
+    try: _save(state, part, acc.num_processes == 1)
     except (OSError, RuntimeError, CheckpointException) as e: # torch does not say that a disk is full
         shutil.rmtree(part, ignore_errors=True)
         raise OSError(f"the checkpoint of step {step} could not be written to {folder}: is the disk full? Earlier checkpoints are as they were") from e

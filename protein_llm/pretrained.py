@@ -215,7 +215,7 @@ def _check_config(saved:ProteinLLMConfig, here:ProteinLLMConfig, folder:Path):
     if differ: raise ValueError(f"{folder} is a checkpoint of another configuration: {differ}")
     name = saved.model["llm"]
     if not saved.llm_weights:
-        warnings.warn(f"{folder} was saved before the hash of the language model was kept: that {name} is the one it was trained on could not be checked")
+        warnings.warn(f"{folder} was saved before the hash of the language model was kept: that {name} is the one it was trained on could not be checked", stacklevel=4)
     elif saved.llm_weights != here.llm_weights:
         raise ValueError(f"{folder} was trained on another language model than this {name!r} (weights {here.llm_weights[:12]}, expected {saved.llm_weights[:12]}): give the one of training")
 

@@ -63,6 +63,7 @@ def _given(
 if __name__ == "__main__" and "__file__" in globals():
     _given(None, _WORLD)
     end_with_launcher()
+    if not int(os.environ.get("RANK", 0)): say_stage("importing torch, transformers and all else")
 
 # %% ../nbs/api/21_train.ipynb #ead73690
 import numpy as np, pandas as pd
