@@ -1,33 +1,32 @@
 # Two commands matter: `make reproduce` and `make test`. Each does its own set-up.
 BIN := .venv/bin
-RUN := $(BIN)/papermill --no-progress-bar --log-level ERROR --stdout-file - --stderr-file -
 export JUPYTER_PREFER_ENV_PATH = 1
 # waiting threads soon give up their core, so that two notebooks at once do not slow each other down
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test experiments lab readme lock bench-env clean
+.PHONY: help setup reproduce test experiments figures lab readme lock bench-env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-setup:
+setup: ## .venv as requirements.lock says, and the small weights; every other command does it first
 	@.ci/setup.sh
 
 reproduce: setup ## the experiment: corpus, features, five trainings, evaluation, figures, report
-	@.ci/reproduce.sh
+	@$(BIN)/python .ci/reproduce.py reproduce
 
 test: setup ## all tests
 	@$(BIN)/python .ci/test.py
 
 experiments: setup ## every arm for 1,000 steps with a report below runs/experiments, three seeds of the default, and a split that leaks on purpose (about 90 minutes)
-	@mkdir -p runs/notebooks
-	@$(RUN) nbs/05_figures.ipynb runs/notebooks/experiments.ipynb -p steps 1000 -p folder runs/experiments/figures -p report runs/experiments/report
-	@$(RUN) nbs/04_evaluate.ipynb runs/notebooks/experiments-seeds.ipynb -p n_seeds 3
-	@$(RUN) nbs/04_evaluate.ipynb runs/notebooks/experiments-exact.ipynb -p split exact
+	@$(BIN)/python .ci/reproduce.py experiments
 
-lab: setup ## JupyterLab on the notebooks
-	@$(BIN)/jupyter lab nbs
+figures: setup ## the default run's figures into figures/, to be committed
+	@$(BIN)/python .ci/reproduce.py figures
+
+lab: setup ## JupyterLab on the front page; arguments as in: make lab args="--port 8899"
+	@exec $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $$([ "$$(id -u)" != 0 ] || echo --allow-root) $(args)
 
 readme: setup ## README.md from nbs/index.ipynb
 	@$(BIN)/python .ci/readme.py
@@ -39,6 +38,5 @@ bench-env: setup ## .venv-bench: what the benchmarks compare with (bench/require
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-bench
 	@$(BIN)/uv pip install --quiet --python .venv-bench/bin/python -r bench/requirements.txt
 
-clean: ## delete what can be made again: runs/, caches and temporary files (.venv stays)
-	@rm -rf runs build dist protein_llm.egg-info
-	@find nbs protein_llm .ci \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+clean: ## delete caches and what the tests wrote; trained runs, corpora and features go with args="--runs" alone
+	@python=$(BIN)/python; [ -x $$python ] || python=python3; exec $$python .ci/clean.py $(args)

@@ -1,30 +1,61 @@
-"README.md from nbs/index.ipynb and figures/cards.csv. With --check nothing is written: exit code 1 says that they differ."
-import csv, subprocess, sys
+"""README.md from nbs/index.ipynb, and the table of scores in both from figures/cards.csv.
+With --check nothing is written: exit code 1 says that they differ."""
+import csv, json, re, subprocess, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+INDEX, README = ROOT/"nbs"/"index.ipynb", ROOT/"README.md"
+START, END = "<!-- from figures/cards.csv, by `make readme` -->", "<!-- end of the table -->"
+SHOWN = dict(rouge_l="ROUGE-L", bleu="BLEU", entity_f1="entity F1", hallucination_rate="hallucination")
+HEAD = "<!-- made from nbs/index.ipynb by `make readme`: edit that -->"
+
+
+def cell(row): return "{:.3f} [{:.3f}, {:.3f}]".format(*(float(row[k]) for k in ("value", "low", "high")))
 
 
 def table():
     "The arms' and baselines' scores as Markdown: value [95 % interval]"
-    with open(ROOT/"figures"/"cards.csv") as f: rows = list(csv.DictReader(f))
-    shown = dict(rouge_l="ROUGE-L", bleu="BLEU", entity_f1="entity F1", hallucination_rate="hallucination")
-    cells = {(r["system"], r["score"]): "{:.3f} [{:.3f}, {:.3f}]".format(*(float(r[k]) for k in ("value", "low", "high"))) for r in rows}
-    lines = [[s.replace("_", " "), *(cells[s, k] for k in shown)] for s in dict.fromkeys(r["system"] for r in rows)]
-    return "\n".join("| "+" | ".join(l)+" |" for l in (["", *shown.values()], ["---"]*(len(shown)+1), *lines))
+    with open(ROOT/"figures"/"cards.csv", encoding="utf-8") as f: rows = list(csv.DictReader(f))
+    cells = {(r["system"], r["score"]): cell(r) for r in rows}
+    lines = [["", *SHOWN.values()], ["---"]*(len(SHOWN)+1)]
+    for system in dict.fromkeys(r["system"] for r in rows):
+        lines.append([system.replace("_", " "), *(cells[system, score] for score in SHOWN)])
+    return "\n".join("| "+" | ".join(line)+" |" for line in lines)
 
 
-def render():
-    "The notebook as Markdown; its links start in nbs/, those of the README in the root"
-    call = [sys.executable, "-m", "nbconvert", "--to", "markdown", "--stdout", "--TemplateExporter.exclude_raw=True", "--log-level", "ERROR", "nbs/index.ipynb"]
-    text = subprocess.run(call, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return "<!-- made from nbs/index.ipynb by `make readme`: edit that -->\n\n" + text.replace("](../", "](").replace('src="../', 'src="').replace("<!-- figures/cards.csv -->", table()).strip() + "\n"
+def filled(text):
+    "A text with the table between its two marks"
+    before, _, rest = text.partition(START)
+    _, found, after = rest.partition(END)
+    if not found: sys.exit(f"{INDEX.name} lacks the lines {START} and {END}, between which the table belongs")
+    return f"{before}{START}\n{table()}\n{END}{after}"
+
+
+def index():
+    "The front page's notebook, as it is and with the present table"
+    old = INDEX.read_text(encoding="utf-8")
+    notebook = json.loads(old)
+    for each in notebook["cells"]:
+        source = "".join(each["source"])
+        if START in source: each["source"] = filled(source).splitlines(keepends=True)
+    return old, json.dumps(notebook, indent=1, ensure_ascii=False)+"\n"
+
+
+def render(notebook):
+    "A notebook's text as Markdown; its links start in nbs/, those of the README in the root"
+    call = [sys.executable, "-m", "nbconvert", "--to", "markdown", "--stdout", "--stdin", "--log-level", "ERROR"]
+    text = subprocess.run(call, cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8", input=notebook).stdout
+    for mark in (START, END): text = text.replace(mark+"\n", "")
+    return f"{HEAD}\n\n" + re.sub(r'(\]\(|src="|href=")\.\./', r"\1", text).strip() + "\n"
 
 
 def main():
-    readme, text = ROOT/"README.md", render()
-    if "--check" in sys.argv: sys.exit(0 if readme.exists() and readme.read_text() == text else "README.md is not what nbs/index.ipynb gives: run `make readme`")
-    readme.write_text(text)
+    old, new = index()
+    text = render(new)
+    same = old == new and README.exists() and README.read_text(encoding="utf-8") == text
+    if "--check" in sys.argv: sys.exit(0 if same else "README.md or its table is not what nbs/index.ipynb and figures/ give: run `make readme`")
+    INDEX.write_text(new, encoding="utf-8")
+    README.write_text(text, encoding="utf-8")
 
 
 main()

@@ -1,7 +1,9 @@
-"All tests: the library notebooks, what is generated from them, and the experiment at smoke size. Standard library only; started by `make test`."
+"All tests: the library notebooks, what is generated from them, and the experiment at smoke size. Started by `make test`."
 import json, os, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from processes import on_stop
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT/".venv"/"bin"
@@ -21,13 +23,18 @@ CHAIN = [
     {"figures": ("05_figures", dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report")), "evaluate a leaky split, two seeds": ("04_evaluate", dict(EVALUATE, split="exact", n_seeds=2))},
 ]
 # what takes processes of its own
-SCRIPTS = {"two processes, whole and in slices, train as one does": "two_processes.py", "a training killed again and again goes on as if nothing had been": "killed.py"}
+SCRIPTS = {
+    "two processes, whole and in slices, train as one does": "two_processes.py",
+    "every command of README": "readme_commands.py",
+    "a training killed again and again goes on as if nothing had been": "killed.py",
+    "bad inputs are refused with a sentence": "inputs.py",
+    "make's commands: finished steps, signals, files that are not ours": "commands.py",
+}
 # input that must end with exit code 1, and what the message must say
 REFUSED = {
     "a misspelt parameter": ("03_train", dict(step=3), "step"),
     "an unknown arch": ("03_train", dict(arch="mpl"), "unknown arch 'mpl'"),
     "an unknown preset": ("03_train", dict(preset="huge"), "unknown preset 'huge'"),
-    "a preset without its weights": ("03_train", dict(preset="qwen3_8b"), "hf download Qwen/Qwen3-8B"),
     "a licence not accepted": ("02_encode", dict(preset="qwen3_8b"), "accept their licence at https://huggingface.co/biohub/esm3-sm-open-v1"),
     "a corrupt shipped file": ("01_data", dict(manifest="runs/smoke/corrupt.json"), "human_demo.tar.xz is corrupt"),
 }
@@ -65,9 +72,8 @@ def source(cell): return "".join(cell["source"])
 
 
 def skipped(path):
-    "Whether nbdev_test leaves the notebook out"
-    cells = read(path)["cells"]
-    return bool(cells) and cells[0]["cell_type"] == "raw" and "skip_exec: true" in source(cells[0])
+    "Whether nbdev_test leaves the notebook out: it does in a folder with a file `.notest`"
+    return (path.parent/".notest").exists()
 
 
 def library(tally):
@@ -104,10 +110,11 @@ def form(path):
     outputs = json.dumps([c.get("outputs", []) for c in nb["cells"]])
     places = {str(ROOT), str(Path.home()), sys.prefix} | set(re.findall(r"(?<![\w./:-])/(?:root|home|tmp|Users|private|var)/\w+", outputs))
     wrong += [f"an output holds the path {p}" for p in sorted(places) if len(p) > 1 and p in outputs]
+    if any("skip_exec" in source(c) for c in nb["cells"][:1]): wrong.append("its first cell is raw front matter, which a visitor sees")
     if path.parent == ROOT/"nbs" and re.match(r"\d\d[a-z]?_", path.name):
         count = sum("parameters" in c["metadata"].get("tags", []) for c in nb["cells"])
         if count != 1: wrong.append(f"{count} cells are tagged `parameters`, not one")
-        if not skipped(path): wrong.append("the raw first cell with skip_exec is missing")
+        if not skipped(path): wrong.append("nbs/.notest is missing: nbdev_test would run it")
         if any(c.get("outputs") for c in nb["cells"]): wrong.append("a run notebook holds outputs")
     return "\n".join(f"{path.name}: {w}" for w in wrong)
 
@@ -171,6 +178,7 @@ def chain(tally):
 
 
 def main():
+    on_stop(lambda: "stopped. What the tests wrote is in runs/smoke, which a next start deletes.")
     tally, began = Tally(), time.time()
     library(tally)
     tally.add("nbdev_export changes nothing", differs("nbdev_export", ["protein_llm"]))

@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['COLOURS', 'MARKS', 'LABELS', 'STYLE', 'COLUMNS', 'LEDGER_KINDS', 'label', 'smooth', 'fig_training_loss',
            'fig_grad_norm', 'fig_eval_loss', 'fig_text_metrics', 'fig_protein_use', 'fig_corpus', 'fig_funnel',
-           'fig_overlap', 'interval_text', 'four_way', 'fig_table', 'fig_ledger', 'fig_attention', 'save_figure']
+           'fig_overlap', 'interval_text', 'four_way', 'fig_table', 'fig_ledger', 'fig_attention',
+           'require_figures_folder', 'save_figure']
 
 # %% ../nbs/api/25_figures.ipynb #6c8cda7b
+import hashlib
 from pathlib import Path
 
 import matplotlib as mpl, matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -16,7 +18,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .baselines import FREE
 from .config import ARCHS
-from .core import repo_root, sha256_file, write_atomic, write_json
+from .core import read_json, repo_root, require_new_folder, write_atomic, write_json
 
 # %% ../nbs/api/25_figures.ipynb #d331c19c
 COLOURS = dict(text="#E69F00", mlp="#0072B2", perceiver="#009E73", flamingo="#CC79A7", blind="#4D4D4D",
@@ -27,7 +29,8 @@ LABELS = dict(rouge_l="ROUGE-L", bleu="BLEU", entity_f1="entity F1", hallucinati
     loss_true="true protein", loss_swapped="another protein", loss_shuffled="shuffled protein", loss_null="no protein")
 STYLE = {"figure.dpi": 80, "savefig.dpi": 150, "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": .6,
-    "legend.frameon": False, "figure.constrained_layout.use": True, "svg.hashsalt": "protein_llm", "svg.fonttype": "path", "figure.facecolor": "white"}
+    "legend.frameon": False, "figure.constrained_layout.use": True, "svg.hashsalt": "protein_llm", "svg.fonttype": "path", "figure.facecolor": "white",
+    "text.parse_math": False} # a dollar in somebody's name is a dollar
 
 def label(
     name:str, # A system, metric or task as it stands in a table
@@ -41,6 +44,13 @@ def _axes(columns:int=1, size:tuple=(7., 3.6), rows:int=1, **kw):
     fig,axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **kw)
     plt.close(fig)
     return fig,list(axes.flat)
+
+def _nothing(words:str)->Figure:
+    "A figure that says why there is nothing to draw"
+    fig,(ax,) = _axes(1, (7., 1.2))
+    ax.axis("off")
+    ax.text(.5, .5, words, ha="center", va="center")
+    return fig
 
 def _systems(table:pd.DataFrame)->list:
     "The systems of a table in their fixed order"
@@ -77,6 +87,7 @@ def fig_training_loss(
 )->Figure:
     "Training loss of each arm; below, its distance to the arm that never sees a protein on the same records, where the noise of the batches cancels"
     wide = _by_arch(log, "loss")
+    if not len(wide): return _nothing("no step is logged yet")
     if "blind" not in wide: raise ValueError(f"the log has no arm 'blind' to compare with, only {', '.join(wide)}")
     fig,(top,below) = _axes(1, (7., 5.6), rows=2, sharex=True)
     _curves(top, wide, "training loss (nats per token)")
@@ -84,8 +95,9 @@ def fig_training_loss(
     gap = wide.sub(wide.blind, axis=0).apply(smooth)
     for arch in gap.columns.drop("blind"): below.plot(gap.index, gap[arch], color=COLOURS[arch], linewidth=1.8)
     below.axhline(0, color=COLOURS["blind"], linewidth=1.8)
-    settled = gap[len(gap)//8:] # the first steps, before warm-up ends, would set the scale
-    below.set(xlabel="optimizer step", ylabel="minus blind, smoothed", ylim=(settled.min().min()*1.2-1e-3, settled.max().max()*1.2+1e-3))
+    below.set(xlabel="optimizer step", ylabel="minus blind, smoothed")
+    settled = gap[len(gap)//8:].replace([np.inf, -np.inf], np.nan) # the first steps, before warm-up ends, would set the scale
+    if settled.notna().any(axis=None): below.set(ylim=(settled.min().min()*1.2-1e-3, settled.max().max()*1.2+1e-3))
     return fig
 
 @mpl.rc_context(STYLE)
@@ -93,8 +105,10 @@ def fig_grad_norm(
     log:pd.DataFrame, # Columns `arch`, `step`, `grad_norm`
 )->Figure:
     "Gradient norm of each arm over the steps, before clipping"
+    wide = _by_arch(log, "grad_norm")
+    if not (wide > 0).any(axis=None): return _nothing("no gradient is logged yet")
     fig,(ax,) = _axes()
-    _curves(ax, _by_arch(log, "grad_norm"), "gradient norm")
+    _curves(ax, wide, "gradient norm")
     ax.set_yscale("log", subs=[])
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
@@ -121,7 +135,8 @@ def fig_eval_loss(
     comparison:pd.DataFrame, # Long table with the metrics `loss` and `gap_to_blind` of task `all`
 )->Figure:
     "Loss of each arm on held-out clusters, and beside it the paired difference to the arm that never sees a protein"
-    both = comparison[comparison.task == "all"]
+    both = comparison[(comparison.task == "all") & comparison.metric.isin(["loss", "gap_to_blind"])]
+    if both.empty: return _nothing("no loss was measured on held-out clusters")
     loss,gap = both[both.metric == "loss"],both[both.metric == "gap_to_blind"]
     fig,(left,right) = _axes(2, (8.4, 3.4))
     _bars(left, loss, _systems(loss))
@@ -161,6 +176,7 @@ def fig_text_metrics(
     "BLEU and ROUGE-L of arms and baselines for each task"
     names = dict(bleu="BLEU", rouge_l="ROUGE-L")
     table = comparison[comparison.metric.isin(names)]
+    if table.empty: return _nothing("no answer was scored")
     tasks = ["all"] + [t for t in dict.fromkeys(table.task) if t != "all"]
     fig,axes = _axes(1, (11.5, 7.), rows=2, sharex=True)
     for ax,(metric,title) in zip(axes, names.items()):
@@ -177,6 +193,7 @@ def fig_protein_use(
     "Loss of each arm with the true protein, another one, a shuffled one, and none, on the same records"
     marks = dict(loss_true=("o", True), loss_swapped=("s", False), loss_shuffled=("D", False), loss_null=("^", False))
     table = comparison[(comparison.task == "all") & comparison.metric.isin(marks)]
+    if table.empty: return _nothing("no loss was measured with another protein, a shuffled one or none")
     order,marks = _systems(table),{m: mark for m,mark in marks.items() if m in set(table.metric)}
     fig,(ax,) = _axes(1, (7., 3.6))
     for i,(metric,(mark,filled)) in enumerate(marks.items()):
@@ -199,9 +216,11 @@ def fig_corpus(
     counts:pd.DataFrame, # Columns `source`, `task`, `records`
 )->Figure:
     "Records of each task, by the source they come from"
+    if counts.empty: return _nothing("no record is left")
     wide = counts.pivot_table(index="task", columns="source", values="records", aggfunc="sum", fill_value=0)
     wide = wide.loc[wide.sum(axis=1).sort_values(ascending=False).index]
-    fig,(ax,) = _axes(1, (7.6, 1.4+.33*len(wide)))
+    legend_rows = -(-len(wide.columns)//3)
+    fig,(ax,) = _axes(1, (7.6, 1.4+.33*len(wide)+.22*max(legend_rows-2, 0)))
     palette = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#4D4D4D"]
     left = np.zeros(len(wide))
     for colour,source in zip(palette*(1+len(wide.columns)//len(palette)), wide.columns):
@@ -221,6 +240,7 @@ def fig_funnel(
     words:dict|None=None, # What to write for a rule; its name when None
 )->Figure:
     "Records before and after each rule that took any, and what was left at the end"
+    if flow.empty: return _nothing("no record came to a rule")
     rules = flow.groupby("rule", sort=False)[["came", "removed"]].sum()
     shown = rules[rules.removed > 0]
     kept = int((rules.came-rules.removed).iloc[-1])
@@ -245,6 +265,7 @@ def fig_overlap(
 )->Figure:
     "Proteins in each combination of sources"
     several = sources.map(lambda s: tuple(sorted(set(s))))
+    if not several.map(len).any(): return _nothing("no protein has a source")
     counts = several.value_counts()
     names,shown = sorted({n for c in counts.index for n in c}),counts[:most]
     fig,(top,grid) = _axes(1, (max(6., 1.6+.46*len(shown)), 2.6+.26*len(names)), rows=2, sharex=True, height_ratios=[2.2, .26*len(names)+.2])
@@ -288,6 +309,7 @@ def fig_table(
 )->Figure:
     "The four-way table as a figure"
     table,names = four_way(comparison),_systems(comparison)
+    if table.empty: return _nothing("nothing was measured over all tasks")
     fig,(ax,) = _axes(1, (9.6, .5+.34*(len(table)+1)))
     ax.axis("off")
     drawn = ax.table(table.values.tolist(), rowLabels=list(table.index), colLabels=list(table.columns), loc="center", cellLoc="center", bbox=[.18, 0, .82, 1])
@@ -323,6 +345,7 @@ def fig_ledger(
     if unknown: raise ValueError(f"unknown kind {', '.join(sorted(unknown))}: choose from {', '.join(LEDGER_KINDS)}")
     kinds,shown = [k for k in LEDGER_KINDS if k in set(table.kind)],table[table.verdict != "known"] # what is known is measured in rows of its own
     pairs = list(dict.fromkeys(zip(shown.held, shown.against)))
+    if not pairs or not kinds: return _nothing("no sets were compared")
     fig,(ax,) = _axes(1, (2.6+max(1.02*len(kinds), 3), 1.2+.52*len(pairs)))
     empty = {(x, y) for x in range(len(kinds)) for y in range(len(pairs))}
     for r in shown.itertuples():
@@ -356,6 +379,7 @@ def fig_attention(
     enrichment:pd.DataFrame, # `arch`, `bridge` (untrained, trained), `value`, `low`, `high`
 )->Figure:
     "Attention over the residues of one protein with its domains below; beside it how much more attention domains get than others, over all test proteins"
+    if not looks: return _nothing("no bridge was looked into")
     length = next(iter(looks.values())).shape[1]
     fig = plt.figure(figsize=(9.2, 1.1*len(looks)+1.2))
     plt.close(fig)
@@ -372,12 +396,31 @@ def fig_attention(
     right = fig.add_subplot(grid[:, 1])
     for y,arch in enumerate(looks):
         for bridge,dy,colour in (("untrained", -.17, "#ABABAB"), ("trained", .17, COLOURS[arch])):
-            _interval(right, enrichment[(enrichment.arch == arch) & (enrichment.bridge == bridge)].iloc[0], y+dy, colour, 6)
+            for r in enrichment[(enrichment.arch == arch) & (enrichment.bridge == bridge)].itertuples(): _interval(right, r, y+dy, colour, 6)
     right.axvline(1, color="#4D4D4D", linewidth=1)
     right.set_yticks(range(len(looks)), list(looks)); right.set_ylim(len(looks)-.5, -.5)
     right.set(xlabel="attention in domains\n/ share of residues there"); right.grid(axis="y", visible=False)
     right.set_title("grey: before training", fontsize=9, fontweight="normal")
     return fig
+
+# %% ../nbs/api/25_figures.ipynb #ff75ccf3
+def _is_figure(path:Path)->bool:
+    "Whether a file belongs to a figure that `save_figure` wrote: the JSON beside it names the figure"
+    about = path.with_suffix(".json")
+    if path.suffix not in (".svg", ".png", ".csv", ".json") or not about.is_file(): return False
+    try: facts = read_json(about)
+    except ValueError: return False
+    return isinstance(facts, dict) and facts.get("figure") == path.stem
+
+def require_figures_folder(
+    folder:Path|str, # Where figures shall go
+)->Path: # The same, as an absolute path
+    "Raise `FileExistsError` when a folder holds anything but figures that `save_figure` wrote, and what `require_new_folder` raises"
+    folder = Path(folder).expanduser().absolute()
+    if not folder.is_dir(): return require_new_folder(folder)
+    others = sorted(p.name for p in folder.iterdir() if not (p.name.startswith(".") or _is_figure(p)))
+    if others: raise FileExistsError(f"{folder} holds {others[0]}, which is no figure of ours: give another folder; nothing was touched")
+    return folder
 
 # %% ../nbs/api/25_figures.ipynb #cc5adc0b
 def save_figure(
@@ -385,13 +428,14 @@ def save_figure(
     table:pd.DataFrame, # The plotted table
     name:str, # File name without extension
     origin:dict, # Which runs, configurations and test set it came from
-    folder:Path|str|None=None, # Where to write; `figures/` of the project when None
+    folder:Path|str|None=None, # Where to write; `runs/figures` of the project when None
 )->Path: # The svg
-    "Write `name`.svg, .png, .csv and .json"
-    folder = Path(folder or repo_root()/"figures")
+    "Write `name`.svg, .png, .csv and .json. Raises `FileExistsError` in a folder that holds anything but figures of ours"
+    folder = require_figures_folder(folder or repo_root()/"runs"/"figures")
+    lines = table.to_csv(index=False)
+    write_json(folder/f"{name}.json", dict(figure=name, origin=origin, table=hashlib.sha256(lines.encode()).hexdigest())) # first: it says that the others are ours
     with mpl.rc_context(STYLE):
         for kind,metadata in dict(svg={"Date": None}, png={"Software": None}).items():
             with write_atomic(folder/f"{name}.{kind}") as tmp: fig.savefig(tmp, format=kind, metadata=metadata, bbox_inches="tight")
-    with write_atomic(folder/f"{name}.csv") as tmp: table.to_csv(tmp, index=False)
-    write_json(folder/f"{name}.json", dict(figure=name, origin=origin, table=sha256_file(folder/f"{name}.csv")))
+    with write_atomic(folder/f"{name}.csv") as tmp: tmp.write_text(lines)
     return folder/f"{name}.svg"

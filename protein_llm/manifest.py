@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'load_manifest', 'verify', 'download', 'fetch', 'identity', 'pin', 'main']
 
 # %% ../nbs/api/02_manifest.ipynb #d41be433
-import argparse, fnmatch, os, re, shutil, subprocess, sys, tarfile, time, zipfile
+import argparse, fnmatch, json, os, re, shutil, subprocess, sys, tarfile, time, zipfile
 from pathlib import Path, PurePosixPath
 
 from .core import digest, ensure_stage, file_lock, read_json, repo_root, run_folder, sha256_file, write_json
@@ -26,19 +26,70 @@ def _check_file(path:str, entry:dict, files:dict, kind:str, where:str):
     if entry.get("unzip", path) not in files: raise ValueError(f"{where}: {path} is to be unzipped from {entry['unzip']!r}, which is not among `files`")
     if not entry.get("url", "https://").startswith(("https://", "http://127.0.0.1:")): raise ValueError(f"{where}: {path}: `url` has to start with https://, got {entry['url']!r}")
 
+# %% ../nbs/api/02_manifest.ipynb #ac76b83d
+_EXAMPLE = dict(name="mine", description="my proteins", licence="mine", attribution="my lab", origin=dict(kind="files", path="~/my_data"),
+    files={"records.csv": {}}, sources=[dict(source="my_lab", format="csv", path=".")])
+
+def _written(key:str)->str: return f'"{key}": {json.dumps(_EXAMPLE[key])}'
+
+def _check_form(manifest:dict, where:str):
+    "Raise `ValueError` on a value of another form than a manifest's, and show how it is written"
+    for key,example in _EXAMPLE.items():
+        if manifest.get(key) and not isinstance(manifest[key], type(example)): raise ValueError(f"{where}: `{key}` is written as {_written(key)}")
+    entries = [("files", list((manifest.get("files") or {}).values())), ("sources", manifest.get("sources") or [])]
+    for key,values in entries:
+        if not all(isinstance(v, dict) for v in values): raise ValueError(f"{where}: `{key}` is written as {_written(key)}")
+    name = manifest.get("name") or "mine"
+    if name.startswith(".") or "/" in name or "\\" in name: raise ValueError(f"{where}: `name` is {name!r}, which cannot be a file's name: leave out slashes and a leading dot")
+
+# %% ../nbs/api/02_manifest.ipynb #8b125872
+def _check_own(manifest:dict, where:str):
+    "Raise `ValueError` on a source that lacks something, or that none of the files belongs to"
+    files = [PurePosixPath(p) for p in manifest["files"]]
+    for number,source in enumerate(manifest.get("sources") or [], 1):
+        for key in ("source", "format", "path"):
+            if not isinstance(source.get(key), str) or not source[key]: raise ValueError(f"{where}: entry {number} of `sources` needs `{key}`, as in {_written('sources')}")
+        path = PurePosixPath(source["path"])
+        if not any(path in (f, *f.parents) for f in files):
+            raise ValueError(f"{where}: entry {number} of `sources` has the path {source['path']!r}, to which none of `files` belongs ({', '.join(map(str, files[:5]))}): "
+                "write the name of one of them, or \".\" for all")
+
 # %% ../nbs/api/02_manifest.ipynb #3fb0d5e7
 def _check(manifest:dict, where:str):
     "Raise `ValueError` that says what a manifest lacks"
+    _check_form(manifest, where)
     kind = (manifest.get("origin") or {}).get("kind")
     for key in ("name", "description", "licence", "attribution", "origin", "sources" if kind == "manifests" else "files"):
-        if not manifest.get(key): raise ValueError(f"{where}: `{key}` is missing")
+        if not manifest.get(key): raise ValueError(f"{where}: `{key}` is missing: add it, as in {_written(key)}")
     if kind not in KINDS: raise ValueError(f"{where}: unknown kind {kind!r}: choose from {', '.join(KINDS)}")
     for key in _NEEDED.get(kind, ()):
-        if not manifest["origin"].get(key): raise ValueError(f"{where}: an origin of kind {kind} needs `{key}`")
+        if not isinstance(manifest["origin"].get(key), str) or not manifest["origin"][key]: raise ValueError(f"{where}: an origin of kind {kind} needs `{key}`")
     revision = manifest["origin"].get("revision")
     if revision is not None and not re.fullmatch("[0-9a-f]{40}", str(revision)): raise ValueError(f"{where}: revision {revision!r} is no commit (40 hexadecimal digits): `pin` writes it")
     if kind == "manifests" and not all(s.get("manifest") for s in manifest["sources"]): raise ValueError(f"{where}: each of `sources` needs `manifest`")
     for path,entry in manifest.get("files", {}).items(): _check_file(path, entry, manifest["files"], kind, where)
+    if kind == "files": _check_own(manifest, where)
+
+# %% ../nbs/api/02_manifest.ipynb #06774bb6
+def _unique(pairs:list)->dict:
+    "The pairs of a JSON object as a dict. Raises `ValueError` on a name that stands there twice"
+    names = [k for k,_ in pairs]
+    twice = [k for k in names if names.count(k) > 1]
+    if twice: raise ValueError(f"{twice[0]!r} stands there twice: keep one")
+    return dict(pairs)
+
+def _read_manifest(path:Path)->dict:
+    "A manifest as it is written. Raises `ValueError` that says in which line and column it is no JSON"
+    try: text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e: raise ValueError(f"{path}: byte {e.start+1} is not UTF-8: save the file as UTF-8") from e
+    try: manifest = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as e:
+        closing = text[e.pos:e.pos+1] in ("}", "]") and text[:e.pos].rstrip().endswith(",")
+        hint = "a comma stands before the closing bracket: delete it" if closing else e.msg
+        raise ValueError(f"{path}, line {e.lineno}, column {e.colno}: not valid JSON ({hint})") from e
+    except ValueError as e: raise ValueError(f"{path}: {e}") from e
+    if not isinstance(manifest, dict): raise ValueError(f"{path}: a manifest is one JSON object, in braces")
+    return manifest
 
 # %% ../nbs/api/02_manifest.ipynb #663b826a
 def _manifest_path(name_or_path:str|Path)->Path:
@@ -61,7 +112,7 @@ def load_manifest(
 )->dict: # name, description, licence, attribution, origin, files
     "Read and check a manifest; one of kind `manifests` gets the `files` of those it names. Raises `ValueError` that says what is wrong"
     path = _manifest_path(name_or_path)
-    manifest = read_json(path)
+    manifest = _read_manifest(path)
     _check(manifest, path.name)
     if manifest["origin"]["kind"] != "manifests": return manifest
     files = {}
@@ -325,12 +376,29 @@ def _fetch_copy(manifest:dict, folder:Path)->Path:
             raise ValueError(f"{file} is not as it was fetched: delete the folder {folder.name} of {folder.parent}, then run the same command again")
     return folder
 
+# %% ../nbs/api/02_manifest.ipynb #d7184e1a
+def _own_folder(manifest:dict)->Path:
+    "The folder of one's own files. Raises an `OSError` or `ValueError` when it is none, or one of the files is a folder"
+    given,name = manifest["origin"]["path"],manifest["name"]
+    try: folder = repo_root()/Path(given).expanduser()
+    except RuntimeError as e: raise ValueError(f"the manifest {name}: `path` is {given!r}, and there is no such user: write the folder's full path") from e
+    if folder.is_file(): raise NotADirectoryError(f"the manifest {name}: `path` {given} is a file: write its folder, and the file's name under `files`")
+    if not folder.is_dir(): raise FileNotFoundError(f"the manifest {name}: there is no folder {folder}: correct `path`")
+    for path in manifest["files"]:
+        if (folder/path).is_dir(): raise IsADirectoryError(f"the manifest {name}: {folder/path} is a folder: name the files in it under `files`")
+    return folder
+
+def _beside(folder:Path, most:int=5)->str:
+    "What a folder holds, for a message"
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    return f" ({folder.name} holds {', '.join(names[:most])}{' and more' if len(names) > most else ''})" if names else f" ({folder.name} is empty)"
+
 # %% ../nbs/api/02_manifest.ipynb #bc561e2e
 def _fetch_in_place(manifest:dict, record:Path)->Path:
     "The folder itself, after a look at every file that changed since the last look"
-    folder = repo_root()/Path(manifest["origin"]["path"]).expanduser()
     own,files = manifest["origin"]["kind"] == "files",manifest["files"]
-    put = manifest["origin"].get("mend", f"put it there, or correct the manifest {manifest['name']}")
+    folder = _own_folder(manifest) if own else repo_root()/manifest["origin"]["path"]
+    put = manifest["origin"].get("mend", f"put it there, or correct the manifest {manifest['name']}")+_beside(folder)
     def stamp(path):
         file = folder/path
         return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None
@@ -438,8 +506,9 @@ def pin(
     cache:Path|None=None, # Where downloads are kept; `runs/shared/assets` when None
 )->dict: # The manifest, as it was written
     "Download what is current, and write what was measured into the manifest; on an error the manifest stays as it was. Raises as `fetch` does"
-    path,cache = _manifest_path(name_or_path),Path(cache or run_folder("shared")/"assets")
-    manifest = read_json(path)
+    path = _manifest_path(name_or_path).resolve() # a link stays one
+    cache = Path(cache or run_folder("shared")/"assets")
+    manifest = _read_manifest(path)
     _check(manifest, path.name)
     kind = manifest["origin"]["kind"]
     if kind == "manifests": raise ValueError(f"{path.name} names other manifests: pin those: {' '.join(s['manifest'] for s in manifest['sources'])}")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'NOT_FINITE', 'IDS', 'VERBATIM', 'PARSERS', 'HOW_TO_MEND', 'open_bytes', 'open_text', 'says_nothing',
-           'Part', 'read_parts', 'read_table', 'looks_odd', 'why_not_protein']
+           'is_printed_number', 'Part', 'read_parts', 'read_table', 'looks_odd', 'why_not_protein']
 
 # %% ../nbs/api/02a_readers.ipynb #80dab466
 import csv, gzip, json, re, zlib
@@ -30,7 +30,7 @@ def _require_text(start:bytes, name:str):
 def open_bytes(
     path:Path|str, # A file, or one compressed with gzip whose name ends in `.gz`
 )->Iterator:
-    "Read a file after its byte-order mark. Raises `ValueError` that names the file when compressed data are damaged or end early, or it is no UTF-8"
+    "Read a file after its byte-order mark. Raises `ValueError` when it is no text, or compressed data are damaged"
     path = Path(path)
     with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as raw:
         try:
@@ -56,7 +56,8 @@ _HALF = re.compile("[\ud800-\udfff]") # a byte that was not decoded, or half of 
 def _lines(f, name:str)->Iterator[str]:
     "Lines of a text. Raises `ValueError` on NUL, and on bytes that are not UTF-8"
     for n,line in enumerate(f, 1):
-        if "\0" in line: raise ValueError(f"{name}, line {n}: a NUL byte, as in UTF-16: save the file as plain text in UTF-8")
+        if "\0" in line:
+            raise ValueError(f"{name}, line {n}: a NUL byte, as in UTF-16: save the file as plain text in UTF-8")
         wrong = None if line.isascii() else _HALF.search(line)
         if wrong:
             byte = f"0x{ord(wrong[0]) - 0xdc00:02x}"
@@ -65,7 +66,8 @@ def _lines(f, name:str)->Iterator[str]:
         yield line
 
 # %% ../nbs/api/02a_readers.ipynb #1962c547
-MISSING = ("nan", "na", "n/a", "n.a.", "#n/a", "<na>", "none", "null", "unknown", "undefined", "missing", "not available", "-", "--", "?", ".")
+MISSING = ("nan", "na", "n/a", "n.a.", "#n/a", "<na>", "none", "null", "unknown", "undefined", "missing",
+    "not available", "-", "--", "?", ".")
 NOT_FINITE = ("inf", "+inf", "-inf", "infinity", "+infinity", "-infinity") # no sequence holds one; I-N-F is a peptide
 _LISTS = "|".join((r"(?:torch\.)?(?:tensor|n?p?\.?array)\(.*\)", # a printed tensor or array
     r"\[(?:[-+\d.eE,\s]|nan|inf)*\]", # numbers, or nothing, in brackets
@@ -86,34 +88,47 @@ IDS = ("protein_id", "accession", "record_id") # columns of ids: any text but a 
 VERBATIM = ("prediction",) # what a system wrote: any text, also none
 _PRINTED = r"^\d+\.0*$|^\d+(?:\.\d+)?[eE][+-]\d+$|^\d+\.\d+[eE]\d+$" # 1E10 is an entry of the PDB
 
-def _says(text:str, column:str)->pl.Expr:
+def is_printed_number(
+    ids:pl.Expr, # Ids
+)->pl.Expr: # True where an id is a number that a program wrote
+    "The rule for `100000.0` and `1e+05`; `12` and the PDB's `1E10` are ids"
+    return ids.str.contains(_PRINTED)
+
+def _says(column:str, text:str)->pl.Expr:
     "A reason that names the column and the value's first 40 letters"
-    return pl.format(f"{column} is {{}}: {text}", pl.concat_str(pl.lit("'"), pl.col(column).str.slice(0, 40), pl.lit("'")))
+    value = pl.concat_str(pl.lit("'"), pl.col(column).str.slice(0, 40), pl.lit("'"))
+    return pl.format(f"{column} is {{}}: {text}", value)
+
+def _rules(column:str, required:bool)->Iterator[pl.Expr]:
+    "Why a record is refused for its value in a column"
+    value,free = pl.col(column),column in VERBATIM
+    if required:
+        empty = value.is_null() if free else value.fill_null("").str.strip_chars() == ""
+        yield pl.when(empty).then(pl.lit(f"no {column}: give one, or leave the record out"))
+    mend = "leave the record out" if required else "leave the field empty"
+    number = _says(column, "the id was read as a number: write the text that stood there")
+    if column in IDS: yield pl.when(is_printed_number(value)).then(number)
+    elif not free: yield pl.when(says_nothing(value)).then(_says(column, f"that is no text: give one, or {mend}"))
 
 def _reasons(table:pl.DataFrame, required:tuple)->pl.Series:
     "Why a record is refused, null where it is not"
-    rules = [pl.lit(None, pl.String)]
-    for c in (c for c in table.columns if c not in ("row", "line")):
-        value = pl.col(c)
-        if c in required:
-            empty = value.is_null() if c in VERBATIM else value.fill_null("").str.strip_chars() == ""
-            rules.append(pl.when(empty).then(pl.lit(f"no {c}: give one, or leave the record out")))
-        if c in IDS: rules.append(pl.when(value.str.contains(_PRINTED)).then(_says("the id was read as a number: write the text that stood there", c)))
-        elif c not in VERBATIM: rules.append(pl.when(says_nothing(value)).then(_says("that is no text: give one, or leave " + ("the record out" if c in required else "the field empty"), c)))
-    return table.select(pl.coalesce(rules).alias("reason")).to_series()
+    rules = [rule for c in table.columns if c not in ("row", "line") for rule in _rules(c, c in required)]
+    return table.select(pl.coalesce(*rules, pl.lit(None, pl.String)).alias("reason")).to_series()
 
 # %% ../nbs/api/02a_readers.ipynb #5f6741a3
 _RESIDUES = re.compile(r"\s*[A-IK-Z]{3,}\*?\s*")
 
-def _header(fields:list, name:str, required:tuple)->list:
+def _header(fields:list, name:str, required:tuple, hints:dict)->list:
     "Names of the columns. Raises `ValueError` where one is missing, or there twice"
     names = [f.strip() for f in fields]
     twice = [n for n in names if n and names.count(n) > 1]
     if twice: raise ValueError(f"{name}, line 1: two columns are called {twice[0]!r}: name each differently")
     missing = [c for c in required if c not in names]
     if not missing: return names
-    other = next((s for s in (";", "\t", "|", ",") if len(names) == 1 and s in names[0]), None)
-    mend = f"is it separated by {other!r}? Write commas in a .csv, tabs in a .tsv" if other else "name it in the first line"
+    mend = "name it in the first line"
+    other = [s for s in (";", "\t", "|", ",") if s in names[0]]
+    if len(names) == 1 and other: mend = f"is it separated by {other[0]!r}? Write commas in a .csv, tabs in a .tsv"
+    mend = "; ".join([mend, *(hints[c] for c in missing if c in hints)])
     raise ValueError(f"{name}: no column {', '.join(missing)}; it has {', '.join(names)[:200]}: {mend}")
 
 def _holds_records(fields:list, names:list, separator:str)->bool:
@@ -125,15 +140,19 @@ def _holds_records(fields:list, names:list, separator:str)->bool:
 def _wrong_fields(fields:list, names:list)->str|None:
     "Why a record does not fit its header"
     if len(fields) != len(names):
-        mend = "quote what holds a separator" if len(fields) > len(names) else "give each, empty ones too"
-        end = ", the last one empty: remove the closing separator or" if len(fields) > len(names) and not fields[-1] else ":"
-        return f"{len(fields)} fields where the header has {len(names)}{end} {mend}"
-    odd = [(i, f) for i,(f,n) in enumerate(zip(fields, names)) if not n and f.strip() and not (i == 0 and f.isdigit())]
-    return f"column {odd[0][0]+1} has no name and holds {odd[0][1][:40]!r}: name it, or quote what holds a separator" if odd else None
+        found = f"{len(fields)} fields where the header has {len(names)}"
+        if len(fields) < len(names): return f"{found}: give each, empty ones too"
+        end = "" if fields[-1] else ", the last one empty: remove the closing separator or"
+        return f"{found}{end or ':'} quote what holds a separator"
+    for i,(field,column) in enumerate(zip(fields, names)):
+        number = i == 0 and field.isdigit() # as pandas writes the index
+        if not column and field.strip() and not number:
+            return f"column {i+1} has no name and holds {field[:40]!r}: name it, or quote what holds a separator"
+    return None
 
 # %% ../nbs/api/02a_readers.ipynb #86bfc8c2
-def _separated(lines, name:str, required:tuple, separator:str)->Iterator[tuple]:
-    "Line and dict of each record, or line and `ValueError`. Raises `ValueError` where the rest of the file cannot be trusted"
+def _separated(lines, name:str, required:tuple, hints:dict, separator:str)->Iterator[tuple]:
+    "Line and dict of each record, or line and `ValueError`. Raises `ValueError` where the rest is in doubt"
     csv.field_size_limit(10**8)
     reader = csv.reader(lines, delimiter=separator, strict=True)
     names,begin,end = None,1,0
@@ -142,21 +161,25 @@ def _separated(lines, name:str, required:tuple, separator:str)->Iterator[tuple]:
         try: fields = next(reader, None)
         except csv.Error as e:
             end = reader.line_num
-            wrong = ValueError(f"not valid ({e}): close each quote, and double those inside of quotes")
-            if names is None or end > begin or "end of data" in str(e): raise ValueError(f"{name}, line {begin}: {wrong}") from e
+            why = str(e).replace("\t", "tab")
+            wrong = ValueError(f"not valid ({why}): close each quote, and double those inside of quotes")
+            if names is None or end > begin or "end of data" in str(e):
+                raise ValueError(f"{name}, line {begin}: {wrong}") from e
             yield begin, wrong
             continue
         end = reader.line_num
         if fields is None: return
         if not fields or (len(fields) == 1 and not fields[0].strip()): continue
-        if names is None: names = _header(fields, name, required)
+        if names is None: names = _header(fields, name, required, hints)
         else: yield begin, _fitting(fields, names, separator, f"{name}, line {begin}", end > begin)
 
 def _fitting(fields:list, names:list, separator:str, where:str, several:bool):
-    "A record as a dict, or the `ValueError` of one that does not fit. Raises `ValueError` where more than it is in doubt"
-    if [f.strip() for f in fields] == names or (set(names) <= {f.strip() for f in fields}): raise ValueError(f"{where}: a second header: give joined files one by one, or remove the line")
+    "A record as a dict, or the `ValueError` of one that does not fit. Raises `ValueError` where the rest is in doubt"
+    if {*names} <= {f.strip(" \t\ufeff") for f in fields}: # a joined file may bring its byte-order mark
+        raise ValueError(f"{where}: a second header: give joined files one by one, or remove the line")
     wrong = _wrong_fields(fields, names)
-    if several and (wrong or _holds_records(fields, names, separator)): raise ValueError(f"{where}: a quote that opens here has no end: close it")
+    if several and (wrong or _holds_records(fields, names, separator)):
+        raise ValueError(f"{where}: a quote that opens here has no end: close it")
     return ValueError(wrong) if wrong else {n: f for n,f in zip(names, fields) if n}
 
 # %% ../nbs/api/02a_readers.ipynb #8c4900c4
@@ -170,17 +193,20 @@ def _once(pairs:list)->dict:
 def _object(line:str)->dict:
     "The object of a line. Raises `ValueError` that says what is wrong"
     try: record = json.loads(line, object_pairs_hook=_once)
-    except json.JSONDecodeError as e: raise ValueError(f"not valid JSON ({e.msg} at character {e.pos+1}): write one whole object a line") from e
-    except RecursionError as e: raise ValueError("not valid JSON (nested too deeply): write one plain object a line") from e
-    if not isinstance(record, dict): raise ValueError(f"expected an object, found {type(record).__name__}: write one object a line")
-    return record
+    except json.JSONDecodeError as e:
+        raise ValueError(f"not valid JSON ({e.msg} at character {e.pos+1}): write one whole object a line") from e
+    except RecursionError as e:
+        raise ValueError("not valid JSON (nested too deeply): write one plain object a line") from e
+    if isinstance(record, dict): return record
+    raise ValueError(f"expected an object, found {type(record).__name__}: write one object a line")
 
 def _json_lines(lines, name:str)->Iterator[tuple]:
     "Line and dict of each record, or line and `ValueError`. Raises `ValueError` where the file is one list"
     first = True
     for n,line in enumerate(lines, 1):
         if not line.strip(): continue
-        if first and re.match(r"\s*\[\s*(?:\{|$)", line): raise ValueError(f"{name}, line {n}: one JSON list: write one object a line, as with `jq -c '.[]'`")
+        if first and re.match(r"\s*\[\s*(?:\{|$)", line):
+            raise ValueError(f"{name}, line {n}: one JSON list: write one object a line, as with `jq -c '.[]'`")
         first = False
         try: yield n, _object(line)
         except ValueError as e: yield n, e
@@ -190,9 +216,11 @@ def _entry(line:int, header:str, residues:list)->tuple:
     "Line and dict of an entry, or line and `ValueError`"
     words = header.split()
     if not words: return line, ValueError("a header without an id: write one after >")
-    if not "".join(residues): return line, ValueError(f"{words[0][:40]!r} has no sequence: put it on a line of its own, below the header")
+    if not residues:
+        return line, ValueError(f"{words[0][:40]!r} has no sequence: put it on a line of its own, below the header")
     glued = [r for r in residues if ">" in r]
-    if glued: return line, ValueError(f"{glued[0][:40]!r} holds a header and residues: put a line break before >, and after the header")
+    if glued:
+        return line, ValueError(f"{glued[0][:40]!r} holds a header and residues: put line breaks before and after the header")
     return line, dict(protein_id=words[0], sequence="".join(residues))
 
 def _fasta(lines, name:str)->Iterator[tuple]:
@@ -203,7 +231,8 @@ def _fasta(lines, name:str)->Iterator[tuple]:
             if at: yield _entry(at, header, residues)
             at,header,residues = n,line[1:],[]
         elif line:
-            if not at: raise ValueError(f"{name}, line {n}: a FASTA file starts with a header, found {line[:20]!r}: write > and an id above it")
+            wrong = f"a FASTA file starts with a header, found {line[:20]!r}: write > and an id above it"
+            if not at: raise ValueError(f"{name}, line {n}: {wrong}")
             residues.append(line)
     if at: yield _entry(at, header, residues)
 
@@ -215,42 +244,53 @@ class Part(NamedTuple):
 
 def _text(value, column:str)->str|None:
     "A value of a record as text. Raises `ValueError` on what is none"
+    if value is None: return None
     if column in IDS and type(value) is int: return str(value)
-    if value is None or (isinstance(value, str) and (value.isascii() or not _HALF.search(value))): return value
-    if isinstance(value, str): raise ValueError(f"{column} holds half of a character ({ascii(_HALF.search(value)[0])}): write it whole")
+    if isinstance(value, str):
+        half = None if value.isascii() else _HALF.search(value)
+        if half: raise ValueError(f"{column} holds half of a character ({ascii(half[0])}): write it whole")
+        return value
     kind = "a number" if type(value) in (int, float) else f"a {type(value).__name__}"
     raise ValueError(f"{column} is {str(value)[:40]}, {kind}: write a text, in quotes")
 
 def _part(rows:tuple, required:tuple, optional:tuple)->Part:
     "Judge records: each is a line, and a dict or a `ValueError`"
     good,refused = [],[]
-    wanted = [c for c in (*required, *optional) if c in required or any(c in r for _,r in rows if isinstance(r, dict))]
+    given = {key for _,record in rows if isinstance(record, dict) for key in record}
+    wanted = [*required, *(c for c in optional if c in given)]
     for row,(line,record) in enumerate(rows, 1):
         try:
             if isinstance(record, ValueError): raise record
             good.append((row, line, *(_text(record.get(c), c) for c in wanted)))
         except ValueError as e: refused.append((row, line, str(e)))
     schema = dict(row=pl.UInt32, line=pl.UInt32) | dict.fromkeys(wanted, pl.String)
-    table = pl.DataFrame(good, schema=schema, orient="row").with_columns(pl.col([c for c in wanted if c in IDS]).str.strip_chars())
-    table = table.with_columns(_reasons(table, required).alias("reason"))
+    table = pl.DataFrame(good, schema=schema, orient="row")
+    table = table.with_columns(pl.col(c).str.strip_chars() for c in wanted if c in IDS)
+    table = table.with_columns(_reasons(table, required))
     refused += table.drop_nulls("reason").select("row", "line", "reason").rows()
     return Part(table.filter(pl.col("reason").is_null()).drop("reason"), sorted(refused))
 
 # %% ../nbs/api/02a_readers.ipynb #c9848c83
-PARSERS = dict.fromkeys(("fasta", "fa", "faa"), lambda lines,name,required: _fasta(lines, name)) | dict(
-    csv=partial(_separated, separator=","), tsv=partial(_separated, separator="\t"), jsonl=lambda lines,name,required: _json_lines(lines, name))
+def _without_header(parse): return lambda lines,name,required,hints: parse(lines, name)
 
-def _require_keys(part:tuple, required:tuple, name:str):
+PARSERS = dict.fromkeys(("fasta", "fa", "faa"), _without_header(_fasta)) | dict(jsonl=_without_header(_json_lines),
+    csv=partial(_separated, separator=","), tsv=partial(_separated, separator="\t")) # by a name's ending
+
+def _require_keys(part:tuple, required:tuple, name:str, hints:dict):
     "Raise `ValueError` when no record of a file has a key that each needs"
     records = [r for _,r in part if isinstance(r, dict)]
     missing = [c for c in required if records and not any(c in r for r in records)]
-    if missing: raise ValueError(f"{name}: no field {', '.join(missing)} in its records, which have {', '.join(records[0])[:200]}: give each record one")
+    if not missing: return
+    mend = "; ".join(["give each record one", *(hints[c] for c in missing if c in hints)])
+    have = ", ".join(records[0])[:200] or "none"
+    raise ValueError(f"{name}: no field {', '.join(missing)} in its records, which have {have}: {mend}")
 
 def read_parts(
     path:Path|str, # A .fasta, .fa, .faa, .csv, .tsv or .jsonl file, or one of these with .gz
     required:tuple, # Columns that each record must have
     optional:tuple=(), # Columns to read where there are any; others are not looked at
     errors:str="surrogateescape", # `replace` has bytes that are not UTF-8 replaced instead of refused
+    hints:dict|None=None, # What to say of a required column that is missing, by its name
     size:int=50_000, # Records of a part
 )->Iterator[Part]: # At least one
     "Records in order. Raises `ValueError` that names file and line where the rest of the file cannot be trusted"
@@ -258,11 +298,11 @@ def read_parts(
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind not in PARSERS: raise ValueError(f"{path.name}: unknown format {kind!r}: choose from {', '.join(PARSERS)}")
     with open_text(path, errors, newline="") as f:
-        rows = PARSERS[kind](_lines(f, path.name), path.name, required)
+        rows = PARSERS[kind](_lines(f, path.name), path.name, required, hints or {})
         parts = batched(rows, size)
         first = next(parts, ())
         if not first: raise ValueError(f"{path.name} holds no record: an empty file says nothing")
-        _require_keys(first, required, path.name)
+        _require_keys(first, required, path.name, hints or {})
         for part in chain([first], parts): yield _part(part, required, optional)
 
 # %% ../nbs/api/02a_readers.ipynb #9f48dfc4
@@ -271,7 +311,7 @@ def read_table(
     required:tuple, # Columns that each record must have, with a value in each
     optional:tuple=(), # Columns to read where there are any
 )->Iterator[pl.DataFrame]: # `line` (in the file, where the record begins) and columns of text, 50,000 records at once
-    "All records of a file. Raises `ValueError` that names file, line, value and what to do at the first that breaks a rule"
+    "All records of a file. Raises `ValueError` that names file, line, value and mend at the first that breaks a rule"
     for part in read_parts(path, required, optional):
         if part.refused: raise ValueError("{}, line {}: {}".format(Path(path).name, *part.refused[0][1:]))
         yield part.table.drop("row")
@@ -291,7 +331,8 @@ def looks_odd(
 
 def _share(letters:str)->pl.Expr: return pl.col("bare").str.count_matches(f"[{letters}]") / pl.col("size")
 
-def _base_kinds()->pl.Expr: return sum(pl.col("bare").str.contains(base, literal=True).cast(pl.Int32) for base in "ACGTU")
+def _base_kinds()->pl.Expr:
+    return pl.sum_horizontal(pl.col("bare").str.contains(base, literal=True) for base in "ACGTU")
 
 # %% ../nbs/api/02a_readers.ipynb #58634be0
 def why_not_protein(
@@ -302,14 +343,20 @@ def why_not_protein(
     table = pl.DataFrame(dict(sequence=sequences.cast(pl.String)))
     table = table.with_columns(bare=s.str.replace_all(r"\s+", "").str.strip_suffix("*").str.to_uppercase())
     table = table.with_columns(size=bare.str.len_bytes().clip(1))
-    words = ((_share("O") >= 1/25) & (pl.col("size") >= 5)) | ((_share("U") >= 1/12) & (bare.str.count_matches("U") > 1)) | s.str.contains(_TITLED)
+    many_o = (_share("O") >= 1/25) & (pl.col("size") >= 5)
+    many_u = (_share("U") >= 1/12) & (bare.str.count_matches("U") > 1)
     rules = {"a missing value": bare.str.to_lowercase().is_in(MISSING),
         "a header or an id": bare.str.contains(r"[\d>|]"),
         "three-letter code": s.str.contains(_CODED),
-        "nucleotides": bare.str.contains(_BASES) & (_share("ACGTUN") >= .95) & (_base_kinds() >= 3),
-        "words": words,
+        "nucleotides": bare.str.contains(_BASES) & (_share("ACGTUN") >= .9) & (_base_kinds() >= 3),
+        "words": many_o | many_u | s.str.contains(_TITLED),
         "unknown residues": (_share("X") > 1/3) | bare.str.contains("X{10}")}
-    return table.select(pl.coalesce(pl.when(rule).then(pl.lit(what)) for what,rule in rules.items()).alias("why")).to_series()
+    reasons = [pl.when(rule).then(pl.lit(what)) for what,rule in rules.items()]
+    return table.select(pl.coalesce(reasons).alias("why")).to_series()
 
-HOW_TO_MEND = {"a missing value": "give the sequence, or leave the record out", "a header or an id": "put the residues alone there", "three-letter code": "write one letter a residue",
-    "nucleotides": "give the translated protein", "words": "put the residues there: are two columns swapped?", "unknown residues": "leave the protein out"}
+HOW_TO_MEND = {"a missing value": "give the sequence, or leave the record out",
+    "a header or an id": "put the residues alone there",
+    "three-letter code": "write one letter a residue",
+    "nucleotides": "almost all letters are A, C, G, T, U, N: give the translated protein",
+    "words": "put the residues there: are two columns swapped?",
+    "unknown residues": "leave the protein out"}
