@@ -57,7 +57,8 @@ class RunData:
         proteins = self.corpus.proteins
         self.say("features of its proteins")
         folder = prepare_features(encoder, self.corpus, kind == "store")
-        return FeatureStore(folder) if kind == "store" else dict(step=LiveFeatures, window=WindowFeatures)[kind](folder, encoder, proteins.sequence)
+        if kind == "store": return FeatureStore(folder)
+        return dict(step=LiveFeatures, window=WindowFeatures)[kind](folder, encoder, proteins.sequence)
     @cached_property
     def tokenizer(self): return load_tokenizer(self.cfg.model.llm)
     @cached_property
