@@ -300,7 +300,7 @@ def fig_table(
     return fig
 
 # %% ../nbs/api/25_figures.ipynb #56f172c0
-LEDGER_KINDS = dict(sequence="same\nsequence", fragment="fragment", cluster="same\ncluster", neighbour="neighbour", family="same\nfamily", long_answer="same long\nanswer", answer="same\nanswer")
+LEDGER_KINDS = dict(sequence="same\nsequence", fragment="fragment", stretch="shared\nstretch", cluster="same\ncluster", neighbour="neighbour", family="same\nfamily", long_answer="same long\nanswer", answer="same\nanswer")
 
 def _ledger_box(ax, x:int, y:int, width:int, r):
     "One row of a ledger as a box: the frame says the verdict, the shade the share"

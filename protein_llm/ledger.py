@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'TOLERANCE', 'PRETRAINING', 'VERSION', 'tolerances', 'corpus_sets', 'plain_answer', 'answer_words',
-           'answer_overlap', 'family_overlap', 'pretraining_of', 'Ledger', 'require_clean', 'sequence_clusters',
-           'set_digest', 'leak_ledger', 'corpus_ledger', 'ledger_text', 'main']
+           'answer_overlap', 'family_overlap', 'pretraining_of', 'searched_text', 'Ledger', 'require_clean',
+           'sequence_clusters', 'set_digest', 'leak_ledger', 'corpus_ledger', 'ledger_text', 'require_ledger_target',
+           'main']
 
 # %% ../nbs/api/05a_ledger.ipynb #f7fe2b58
-import argparse, hashlib, sys
-from dataclasses import dataclass
+import argparse, hashlib, json, os, sys
+from dataclasses import dataclass, fields
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -20,18 +21,19 @@ from .config import PRESETS, from_preset
 from .core import digest, ensure_stage, read_json, run_folder, write_json
 from .corpus import Corpus, build_corpus, reserved_proteins
 from .sets import ProteinSet, check_set, pfam_families, read_set
-from .split import _WINDOW, cluster_proteins, find_fragments, search_proteins
+from .split import _DOMAIN, _WINDOW, cluster_proteins, find_stretches, search_proteins
 
 # %% ../nbs/api/05a_ledger.ipynb #1c5deb24
 KINDS = dict(
     sequence="the same sequence",
     fragment="one lies whole inside the other, 20 residues or more",
+    stretch="an identical stretch of half of the shorter one, at least 20 residues, or of 80",
     cluster="in one sequence cluster",
     neighbour="similar over most of the shorter one",
     family="a family in common",
     long_answer="the same answer to the same task, 8 words or more",
     answer="the same answer to the same task")
-TOLERANCE = dict(sequence=0., fragment=0., cluster=0., neighbour=.005) # largest share of a held-out set that is no leak
+TOLERANCE = dict(sequence=0., fragment=0., stretch=0., cluster=0., neighbour=.005) # largest share of a held-out set that is no leak
 
 def tolerances(
     changes:dict|None=None, # Share of each kind, 0 to 1; None as a share turns a kind into information
@@ -119,6 +121,23 @@ def pretraining_of(
     nothing = dict(state="unknown", saw="nothing on record", source="no entry in protein_llm.ledger.PRETRAINING")
     return dict(name=name, part=part) | PRETRAINING.get(name, nothing)
 
+# %% ../nbs/api/05a_ledger.ipynb #cf08610f
+def _percent(share:float)->str: return f"{100*share:.3g} %"
+
+def searched_text(
+    settings:dict, # `min_seq_id`, `coverage`, `tolerance`
+    short:dict, # Number of proteins under 20 residues of each set that has some
+)->str: # Two sentences: what was searched for, what was not
+    "What was searched for and how, and what was not"
+    identity, coverage = _percent(settings["min_seq_id"]), _percent(settings["coverage"])
+    allowed = ", ".join(f"{k} {_percent(v)}" for k,v in settings["tolerance"].items() if v)
+    few = ", ".join(f"{n} in {name}" for name,n in short.items())
+    return (f"Searched for: the same sequence; identical stretches of at least {_WINDOW} residues that cover half of the shorter protein, or of {_DOMAIN} "
+        f"(exact, nothing masked); clusters of {identity} identity over {coverage} of both; relatives of {identity} identity over {coverage} of the shorter one "
+        f"(MMseqs2, sensitivity 7.5, e-value up to 0.001, low-complexity regions masked); allowed are {allowed or 'none'}. "
+        f"Not searched for: more distant or shorter similarities"
+        + (f"; in proteins under {_WINDOW} residues ({few}) only a copy is sure to be found." if short else "."))
+
 # %% ../nbs/api/05a_ledger.ipynb #69cec014
 @dataclass(frozen=True)
 class Ledger:
@@ -134,6 +153,10 @@ class Ledger:
     def leaks(self)->list: return [r for r in self.rows if r["verdict"] == "leak"]
     @property
     def exit_code(self)->int: return 3 if self.leaks else 0
+    @property
+    def searched(self)->str:
+        "The rule that the ledger was judged by: belongs beside every 'no leak was found'"
+        return searched_text(self.settings, {n: s["short"] for n,s in self.sets.items() if s["short"]})
 
     def save(self, folder:Path|str)->Path: return write_json(Path(folder)/"ledger.json", self)
 
@@ -148,32 +171,44 @@ def require_clean(
 )->Ledger: # The same
     "Raise `ValueError` that names the first leak and how many more there are; it stands in front of every evaluation"
     if not ledger.leaks: return ledger
-    r,more = ledger.leaks[0],len(ledger.leaks)-1
+    r, more = ledger.leaks[0], len(ledger.leaks)-1
+    others = f"; {more} more rows leak" if more else ""
     raise ValueError(f"{r['held']} leaks from {r['against']}: {r['n_overlap']} of {r['n_held']} {r['of']} ({r['share']:.1%}, allowed {r['tolerance']:.1%}) have "
-        f"{r['kind']} overlap ({KINDS[r['kind']]}), {', '.join(r['examples'])} among them{f'; {more} more rows leak' if more else ''}: leave these out, or split again")
+        f"{r['kind']} overlap ({r['note'] or KINDS[r['kind']]}), {', '.join(r['examples'])} among them{others}: leave these out, or split again")
 
 # %% ../nbs/api/05a_ledger.ipynb #709a50a0
+def _span(low:str, high:str)->str: return low if low == high else f"{low} to {high}"
+
+def _note(met:pl.DataFrame)->str:
+    "How long the shared stretches are, and how much of the shorter protein they cover"
+    if "residues" not in met.columns or met.is_empty(): return ""
+    residues = _span(*(f"{n:,}" for n in (met["residues"].min(), met["residues"].max())))
+    share = _span(*(f"{100*s:.0f} %" for s in (met["covers"].min(), met["covers"].max())))
+    return f"an identical stretch of {residues} residues, {share} of the shorter one"
+
 def _row(held:str, against:str, kind:str, of:str, counted:pl.DataFrame, limit:float|None, n_examples:int)->dict:
     "One line of the ledger; without a limit it is information"
-    met,n = counted.drop_nulls("partner"),len(counted)
+    met, n = counted.drop_nulls("partner"), len(counted)
     verdict = "information" if limit is None else "leak" if len(met) > limit*n else "clean"
     return dict(held=held, against=against, kind=kind, of=of, n_held=n, n_overlap=len(met), share=round(len(met)/n, 6) if n else None, tolerance=limit,
-        verdict=verdict, examples=met["protein_id"][:n_examples].to_list(), partners=met["partner"][:n_examples].to_list())
+        verdict=verdict, examples=met["protein_id"][:n_examples].to_list(), partners=met["partner"][:n_examples].to_list(), note=_note(met))
 
-def _partners(h:pl.DataFrame, s:pl.DataFrame, pieces:pl.DataFrame, hits:pl.DataFrame)->dict:
+# %% ../nbs/api/05a_ledger.ipynb #719a670f
+def _partners(h:pl.DataFrame, s:pl.DataFrame, stretches:pl.DataFrame, hits:pl.DataFrame)->dict:
     "For each kind that is looked for in sequences the proteins of a held-out set, by id, and the partner of each in a set that was seen; sequences are compared by their `code`"
     def first(key): return s.group_by(key).agg(partner=pl.col("protein_id").min())
-    def met(table, key): return h.join(table, on=key, how="left", maintain_order="left").select("protein_id", "partner")
+    def met(table, key): return h.select("protein_id", key).join(table, on=key, how="left", maintain_order="left").drop(key)
     def linked(pairs):
         best = pairs.join(s, left_on="target", right_on="code", how="semi", maintain_order="left").unique("query", keep="first", maintain_order=True)
-        return met(best.join(first("code"), left_on="target", right_on="code").select("partner", code="query"), "code")
-    found = dict(sequence=met(first("code"), "code"), fragment=linked(pieces), cluster=met(first("cluster"), "cluster"))
+        return met(best.join(first("code"), left_on="target", right_on="code").drop("target").rename(dict(query="code")), "code")
+    whole = stretches.filter("whole").sort("query", "target").select("query", "target")
+    found = dict(sequence=met(first("code"), "code"), fragment=linked(whole), stretch=linked(stretches.drop("whole")), cluster=met(first("cluster"), "cluster"))
     near = [found["sequence"]["partner"], found["fragment"]["partner"]] # these are neighbours, whatever the search masks
     return found | dict(neighbour=linked(hits).with_columns(pl.coalesce("partner", *near)))
 
 def _counted(held:str, seen:str, proteins:dict, words:dict, links:tuple)->dict:
     "For each kind what is counted, and the partner of each"
-    h,s = proteins[held],proteins[seen]
+    h, s = proteins[held], proteins[seen]
     counted = {k: ("proteins", v) for k,v in _partners(h, s, *links).items()}
     if "families" in h.columns and "families" in s.columns: counted["family"] = "proteins with a family",family_overlap(h, s)
     if held in words and seen in words:
@@ -193,7 +228,7 @@ def sequence_clusters(
 
 # %% ../nbs/api/05a_ledger.ipynb #3c934060
 def _code(sets:dict, held:list, min_seq_id:float, coverage:float, clusters:pl.DataFrame|None):
-    "The proteins of each set, by id, with `code` and `cluster` for the sequence; fragments and relatives of held-out sequences as pairs of codes"
+    "The proteins of each set, by id, with `code` and `cluster` for the sequence; shared stretches and relatives of held-out sequences as pairs of codes"
     sequences = pl.concat([s.proteins["sequence"] for s in sets.values()]).unique().sort()
     if clusters is None: clusters = sequence_clusters(sequences, min_seq_id, coverage)
     table = sequences.to_frame().with_row_index("code").join(clusters, on="sequence", how="left", validate="1:1", maintain_order="left")
@@ -204,14 +239,16 @@ def _code(sets:dict, held:list, min_seq_id:float, coverage:float, clusters:pl.Da
     return proteins, _links(sequences, ours, min_seq_id, coverage)
 
 def _links(sequences:pl.Series, ours:pl.Series, min_seq_id:float, coverage:float)->tuple:
-    "Fragments, by code, and relatives, the best first, of some of the sequences, as pairs of codes `query` and `target`"
-    everyone,mine = sequences.to_list(),sequences[ours].to_list()
-    inside,around = find_fragments(mine, everyone),find_fragments(everyone, mine)
-    query,target = np.append(inside.short, around.long),np.append(inside.long, around.short)
-    pieces = pl.DataFrame(dict(query=ours.to_numpy()[query], target=target.astype(np.uint32))).sort("query", "target")
+    "Shared stretches, the longest first, and relatives, the best first, of some of the sequences, as pairs of codes `query` and `target`"
     table = pd.DataFrame(dict(protein_id=np.arange(len(sequences), dtype=np.uint32), sequence=sequences.to_pandas()))
     hits = search_proteins(table.iloc[ours.to_numpy()], table, min_seq_id, coverage)
-    return pieces, pl.from_pandas(hits[["query", "target"]])
+    shared = find_stretches(sequences[ours].to_list(), sequences.to_list())
+    query, target = ours.to_numpy()[shared["query"]], shared.target.to_numpy(np.uint32)
+    lengths = sequences.str.len_bytes().to_numpy()
+    shorter, residues = np.minimum(lengths[query], lengths[target]), shared.residues.to_numpy()
+    whole = (residues == shorter) & (lengths[query] != lengths[target])
+    stretches = pl.DataFrame(dict(query=query, target=target, residues=residues, covers=residues/shorter, whole=whole))
+    return stretches.sort("query", "residues", "target", descending=[False, True, False]), pl.from_pandas(hits[["query", "target"]])
 
 # %% ../nbs/api/05a_ledger.ipynb #7ee97c45
 def _roles(frames:dict, trained:tuple)->list:
@@ -262,7 +299,7 @@ def _about(sets:dict, trained:tuple, lists:dict)->dict:
 def _unmeasured(facts:list, n_held:int)->list:
     "A row for each model: what is on record, and no number"
     return [dict(held="all held-out sets", against=f"pretraining of {f['name']}", kind="pretraining", of="proteins", n_held=n_held, n_overlap=None,
-        share=None, tolerance=None, verdict=f["state"], examples=[], partners=[]) for f in facts]
+        share=None, tolerance=None, verdict=f["state"], examples=[], partners=[], note="") for f in facts]
 
 # %% ../nbs/api/05a_ledger.ipynb #ecebee42
 def leak_ledger(
@@ -292,7 +329,7 @@ def leak_ledger(
     return Ledger(about, settings, rows, facts)
 
 # %% ../nbs/api/05a_ledger.ipynb #47edad68
-VERSION = 2 # raise it when the meaning of a row changes: kept ledgers are then made again
+VERSION = 3 # raise it when the meaning of a row changes: kept ledgers are then made again
 
 def corpus_ledger(
     corpus:Corpus, # A corpus
@@ -313,37 +350,69 @@ def corpus_ledger(
 def ledger_text(
     ledger:Ledger, # From `leak_ledger`
 )->str: # Lines for a terminal
-    "The ledger as text: one line a row, what is on record of the models, and the verdict"
+    "The ledger as text: one line a row, what is on record of the models, and the verdict with the rule that it was judged by"
     def share(r): return "" if r["share"] is None else f"{r['n_overlap']:,} of {r['n_held']:,} {r['of']}  {r['share']:.2%}"
     def pairs(r): return ", ".join(f"{e} ~ {p}" for e,p in zip(r["examples"], r["partners"]))
-    shown = [(r["held"], r["against"], r["kind"], share(r), r["verdict"].upper() if r["verdict"] == "leak" else r["verdict"], pairs(r)) for r in ledger.rows]
+    def verdict(r): return "LEAK" if r["verdict"] == "leak" else r["verdict"]
+    shown = [(r["held"], r["against"], r["kind"], share(r), verdict(r), "; ".join(filter(None, (pairs(r), r["note"])))) for r in ledger.rows]
     lines = [("held out", "against", "kind", "overlap", "verdict", "examples"), *shown]
     widths = [max(len(l[i]) for l in lines) for i in range(5)]+[0]
     text = ["  ".join(c.ljust(w) for c,w in zip(l, widths)).rstrip() for l in lines]
     text += [f"{f['part']} {f['name']}: {f['state']} ({f['saw']}; {f['source']})" for f in ledger.pretraining]
-    text += [f"{n}: {s['short']:,} of {s['proteins']:,} proteins have under {_WINDOW} residues: for these only a copy is sure to be found" for n,s in ledger.sets.items() if s["short"]]
-    return "\n".join([*text, f"{len(ledger.leaks)} rows leak" if ledger.leaks else "clean"])
+    found = f"{len(ledger.leaks)} rows leak" if ledger.leaks else "No leak was found"
+    return "\n".join([*text, f"{found}. {ledger.searched}"])
 
 # %% ../nbs/api/05a_ledger.ipynb #3015a7bc
 def _named(pairs:list, what:str)->dict:
     "`name=value` words as a dict"
     for p in pairs:
         if not all(p.partition("=")): raise ValueError(f"{what} {p!r}: write name=value")
+    names = [p.split("=", 1)[0] for p in pairs]
+    twice = [n for n in names if names.count(n) > 1]
+    if twice: raise ValueError(f"{what} {twice[0]} is given twice: give it once")
     return dict(p.split("=", 1) for p in pairs)
 
 def _share(kind:str, text:str)->float:
     try: return float(text)
     except ValueError as e: raise ValueError(f"the tolerance of {kind} is a share from 0 to 1, got {text!r}") from e
 
-def _sets(args, cfg)->dict:
-    "The sets that a call names: sides of a corpus, files, or both"
-    sets = {}
-    if cfg: sets = corpus_sets(Corpus(build_corpus(cfg.data, cfg.model.llm)), pfam_families(cfg.data.manifest))
+def _files(args)->dict:
+    "Name and path of each set that is a file. Raises `ValueError` where a name or a file is given twice, `FileNotFoundError`"
     files = {n: p for n,p in (("train", args.train), ("valid", args.valid), ("test", args.test)) if p}
-    for name,path in [*files.items(), *_named(args.set, "--set").items()]:
-        if name in sets: raise ValueError(f"set {name!r} is given twice: choose another name")
-        sets[name] = read_set(path)
-    return sets
+    taken = {*files, *(("train", "valid", "test") if args.corpus else ())}
+    for name,path in _named(args.set, "--set").items():
+        if name in taken: raise ValueError(f"set {name!r} is given twice: choose another name")
+        files[name] = path
+    if args.corpus and taken & files.keys(): raise ValueError(f"set {min(taken & files.keys())!r} is given twice: --corpus has it, too; use --set NAME=FILE")
+    for name,path in files.items():
+        if not Path(path).is_file(): raise FileNotFoundError(f"{name}: there is no file {path}: correct the path")
+    for a,b in combinations(files, 2):
+        if Path(files[a]).samefile(files[b]): raise ValueError(f"{a} and {b} are the same file {files[b]}: give each set a file of its own")
+    return files
+
+# %% ../nbs/api/05a_ledger.ipynb #d6c130b9
+def require_ledger_target(
+    path:Path|str, # Where a ledger shall be written
+):
+    "Raise `FileExistsError` on a file that is no ledger, which is never overwritten, `FileNotFoundError` where there is no such folder"
+    path = Path(path)
+    if not path.parent.is_dir(): raise FileNotFoundError(f"{path.parent} is no folder: make it, or give another path")
+    if not os.access(path.parent, os.W_OK): raise PermissionError(f"{path.parent} cannot be written to: give another path")
+    if not path.exists(): return
+    try: kept = set(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError): kept = set()
+    if not {f.name for f in fields(Ledger)} <= kept: raise FileExistsError(f"{path} is there and is no ledger: give another path; it was not touched")
+
+def _checked_call(args)->tuple:
+    "Files, names of trained sets and tolerances of a call: all that can be checked before anything is read"
+    tolerance = {k: _share(k, v) for k,v in _named(args.tolerance, "--tolerance").items()}
+    trained = ("train", *dict.fromkeys(n for n in args.trained if n != "train"))
+    _settings(trained, None, None, args.min_seq_id, args.coverage, tolerances(tolerance), None)
+    if args.examples < 0: raise ValueError(f"--examples is a number of ids, 0 or more, got {args.examples}")
+    if args.json: require_ledger_target(args.json)
+    files = _files(args)
+    _roles(files | (dict.fromkeys(("train", "valid", "test")) if args.corpus else {}), trained)
+    return files, trained, tolerance
 
 # %% ../nbs/api/05a_ledger.ipynb #df75ba17
 def _parser()->argparse.ArgumentParser:
@@ -363,16 +432,22 @@ def _parser()->argparse.ArgumentParser:
     return p
 
 # %% ../nbs/api/05a_ledger.ipynb #151bf9a3
+def _sets(files:dict, cfg)->dict:
+    "Sides of a corpus, files, or both, as sets"
+    sets = corpus_sets(Corpus(build_corpus(cfg.data, cfg.model.llm)), pfam_families(cfg.data.manifest)) if cfg else {}
+    return sets | {name: read_set(path) for name,path in files.items()}
+
 def main(
     argv:list|None=None, # Arguments; those of the process when None
 ):
     "Print the ledger of some files and exit with 0, 3 or 1"
     args = _parser().parse_args(argv)
     try:
+        files, trained, tolerance = _checked_call(args)
         cfg = from_preset(args.corpus) if args.corpus else None
-        tolerance = {k: _share(k, v) for k,v in _named(args.tolerance, "--tolerance").items()}
-        ledger = leak_ledger(_sets(args, cfg), ("train", *args.trained), args.encoder or (cfg.encoder.weights if cfg else None),
-            args.llm or (cfg.model.llm if cfg else None), args.min_seq_id, args.coverage, tolerance, n_examples=args.examples)
+        encoder = args.encoder or (cfg.encoder.weights if cfg else None)
+        llm = args.llm or (cfg.model.llm if cfg else None)
+        ledger = leak_ledger(_sets(files, cfg), trained, encoder, llm, args.min_seq_id, args.coverage, tolerance, n_examples=args.examples)
         if args.json: write_json(args.json, ledger)
     except (ValueError, OSError, RuntimeError) as e: sys.exit(str(e))
     print(ledger_text(ledger))
