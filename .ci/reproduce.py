@@ -18,7 +18,7 @@ class Step:
     name: str # What the executed notebook is called
     notebook: str # Its name below nbs/
     typical: int # Seconds on two CPU cores with AVX-512, until they are measured here
-    makes: tuple # Patterns of the files below runs/ that must be there afterwards
+    makes: tuple # Patterns of the files below runs/ that must be there afterwards; none: it is never passed over
     after: tuple = () # Steps whose results it reads
     parameters: dict = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ STEPS = dict(
         Step("experiments", "05_figures", 2_100, ("experiments/*/*",), (), LARGE),
         Step("experiments-seeds", "04_evaluate", 1_800, SCORES, (), dict(n_seeds=3)),
         Step("experiments-exact", "04_evaluate", 1_500, SCORES, (), dict(split="exact"))],
-    figures=[Step("figures", "05_figures", 75, ("report/*",), (), dict(folder="figures", report="runs/report"))])
+    figures=[Step("figures", "05_figures", 75, (), (), dict(folder="figures", report="runs/report"))])
 
 
 def clock(seconds): return f"{int(seconds)//60}:{int(seconds)%60:02d}"
@@ -139,7 +139,7 @@ class Experiment:
         write_json(self.state/"seconds.json", times | {step.name: max(seconds, times.get(step.name, 0))})
         stamp = dict(finished=time.strftime("%Y-%m-%d %H:%M:%S"), seconds=seconds, depends=self.depends(step), made=self.made(step))
         if stamp["made"]: write_json(self.state/f"{step.name}.json", stamp)
-        else: print(f"   {step.name} left none of {', '.join(step.makes)}: a next start runs it again", flush=True)
+        elif step.makes: print(f"   {step.name} left none of {', '.join(step.makes)}: a next start runs it again", flush=True)
 
     def start(self, step):
         "The exit code of a step. What its cells print goes to the terminal; the executed notebook is kept"
