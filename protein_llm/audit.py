@@ -180,7 +180,7 @@ def _read_all(predictions, train, valid, test)->tuple:
     import polars as pl
     from protein_llm.sets import check_set, read_set
     samples = read_predictions(predictions)
-    held = check_set([pl.from_pandas(samples[["protein_id", "sequence", "task", "answer"]])], Path(predictions).name)
+    held = check_set([pl.from_pandas(samples[["line", "protein_id", "sequence", "task", "answer"]])], Path(predictions).name)
     if test: check_declared(samples, read_set(test), (Path(predictions).name, Path(test).name))
     return samples,held,read_set(train),read_set(valid) if valid else None
 

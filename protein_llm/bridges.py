@@ -213,10 +213,11 @@ def _tried(arch:str, doing:str, work):
     "What `work` gives; any error of a bridge's code becomes a sentence with the line that it comes from"
     try: return work()
     except Exception as e:
-        frames = [f for f in traceback.extract_tb(e.__traceback__) if "site-packages" not in f.filename and not f.filename.startswith("<frozen")]
-        file = Path(frames[-1].filename).name
+        frames = traceback.extract_tb(e.__traceback__)
+        frames = [f for f in frames if not re.search("site-packages|^<frozen", f.filename)]
+        file,line = Path(frames[-1].filename).name,frames[-1].lineno
         if file == "own_code.py": raise # says it already
-        raise ValueError(f"{arch}: {doing} fails with {type(e).__name__}: {e} ({file}, line {frames[-1].lineno})") from e
+        raise ValueError(f"{arch}: {doing} fails with {type(e).__name__}: {e} ({file}, line {line})") from e
 
 # %% ../nbs/api/10_bridges.ipynb #2341cc1e
 BRIDGES = dict(mlp=PoolMLP, perceiver=PerceiverResampler, flamingo=PerceiverResampler, blind=ConstantTokens)
@@ -246,14 +247,17 @@ def make_bridge(
 # %% ../nbs/api/10_bridges.ipynb #9683cb6f
 def _require_tokens(arch:str, tokens, expected:tuple, what:str):
     "Raise `ValueError` on what are no tokens of this shape"
-    given = f"forward gives {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else f"forward gives a {type(tokens).__name__}"
-    if getattr(tokens, "shape", None) != expected: raise ValueError(f"{arch}: {given} for {what}, not {expected}")
+    given = tuple(tokens.shape) if isinstance(tokens, Tensor) else f"a {type(tokens).__name__}"
+    if getattr(tokens, "shape", None) != expected:
+        raise ValueError(f"{arch}: forward gives {given} for {what}, not {expected}")
     if not tokens.isfinite().all(): raise ValueError(f"{arch}: forward gives values that are not finite for {what}")
 
 def _require_gradients(arch:str, bridge:nn.Module, tokens:Tensor):
     "Raise `ValueError` when a parameter gets no finite gradient"
-    if not any(p.requires_grad for p in bridge.parameters()): raise ValueError(f"{arch}: the bridge has no parameter to train: assign its layers to self in __init__")
-    if not tokens.requires_grad: raise ValueError(f"{arch}: the tokens carry no gradient: forward detaches them, or reads no parameter")
+    if not any(p.requires_grad for p in bridge.parameters()):
+        raise ValueError(f"{arch}: the bridge has no parameter to train: assign its layers to self in __init__")
+    if not tokens.requires_grad:
+        raise ValueError(f"{arch}: the tokens carry no gradient: forward detaches them, or reads no parameter")
     tokens.square().sum().backward()
     idle = [name for name,p in bridge.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     if idle: raise ValueError(f"{arch}: no finite gradient reaches {', '.join(idle)}")
@@ -273,11 +277,14 @@ def check_bridge(
     tokens = _tried(arch, "forward", lambda: bridge(features, mask))
     width = cfg.d_bridge if arch == "flamingo" else d_lm
     _require_tokens(arch, tokens, (3, cfg.n_tokens or 9, width), "3 proteins of at most 9 residues")
-    if not torch.equal(tokens, bridge(features, mask)): raise ValueError(f"{arch}: forward gives other tokens when it is called again: in evaluation nothing may be drawn at random")
+    if not torch.equal(tokens, bridge(features, mask)):
+        raise ValueError(f"{arch}: forward gives other tokens when it is called again: in evaluation nothing may be "
+            "drawn at random")
     for i,n in enumerate(lengths):
         what = f"one protein with {n} residues"
         alone = _tried(arch, f"forward of {what}", lambda: bridge(features[i:i+1, :n], mask[i:i+1, :n]))
         _require_tokens(arch, alone, (1, cfg.n_tokens or n, width), what)
-        if not torch.allclose(tokens[i, :alone.shape[1]], alone[0], atol=1e-4): raise ValueError(f"{arch}: a protein's tokens depend on what stands behind the mask or on its neighbours")
+        if not torch.allclose(tokens[i, :alone.shape[1]], alone[0], atol=1e-4):
+            raise ValueError(f"{arch}: a protein's tokens depend on what stands behind the mask or on its neighbours")
     _require_gradients(arch, bridge, tokens[mask if not cfg.n_tokens else ...])
     return bridge

@@ -189,12 +189,14 @@ def found_text(
     bins:dict|None=None, # Test proteins in each of `BINS`; None where none were made
 )->list: # Sentences, the verdict first
     "What was searched and what was found; that nothing was found is said of what was searched alone"
-    met = [r for r in ledger.rows if r["n_overlap"] and r["against"] in ledger.settings["trained"] and r["verdict"] != "clean"]
-    shown = {"leak": "Leak", "information": "Found, no leak by the rules"}
-    rows = [f"{shown[r['verdict']]}: {r['n_overlap']:,} of {r['n_held']:,} {r['of']} of {r['held']} and {r['against']}: {KINDS[r['kind']]}." for r in met]
+    words = dict(leak="Leak", clean="Found, and within what is allowed", information="Found, for information")
+    trained = [r for r in ledger.rows if r["n_overlap"] and r["against"] in ledger.settings["trained"]]
+    met = [r for r in trained if r["verdict"] == "leak" or r["held"] == "test"]
+    rows = [f"{words[r['verdict']]}: {r['n_overlap']:,} of {r['n_held']:,} {r['of']} of {r['held']} have in {r['against']}: {KINDS[r['kind']]}{'; ' if r['note'] else ''}{r['note']}." for r in met]
     leaks = len(ledger.leaks)
-    verdict = f"{leaks} rows of the leak ledger leak: these numbers flatter." if leaks else f"No row of the leak ledger leaks, which is all that it says. Searched: {ledger.searched}"
-    return [verdict, *rows, *filter(None, [_near(bins or {})])]
+    verdict = f"{leaks} rows of the leak ledger leak: these numbers flatter." if leaks else "No row of the leak ledger leaks."
+    rows.sort(key=lambda text: not text.startswith("Leak"))
+    return [verdict, *rows, *filter(None, [_near(bins or {})]), ledger.searched]
 
 def _systems(name:str, samples:pd.DataFrame, free:Free)->dict:
     "The answers of the system and of each baseline to the same records. Raises `ValueError` on a baseline that lacks one"

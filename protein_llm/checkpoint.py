@@ -6,7 +6,7 @@
 __all__ = ['training_state', 'checkpoints', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/api/15a_checkpoint.ipynb #69ad6045
-import os, shutil
+import os, shutil, warnings
 from pathlib import Path
 
 import torch
@@ -46,6 +46,13 @@ def _require_finite(state:dict, where:str, mend:str):
     "Raise `ValueError` when a value that this rank holds is not finite"
     require_finite({name: t.to_local() if hasattr(t, "to_local") else t for name,t in state.items()}, where, mend)
 
+def _save(state:dict, folder:Path, alone:bool):
+    "Write a state; that one process alone saves is meant, and no warning"
+    import torch.distributed.checkpoint as dcp
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        dcp.save(state, checkpoint_id=folder, no_dist=alone)
+
 # %% ../nbs/api/15a_checkpoint.ipynb #edada067
 def save_checkpoint(
     folder:Path|str, # Holds the checkpoints of the run
@@ -57,22 +64,24 @@ def save_checkpoint(
     keep:int=2, # How many of the newest stay
     run:dict={}, # What the run is: values that a start must share to go on from here
 )->Path: # The checkpoint
-    "Write a checkpoint, whole or not at all; the ones before survive a full disk or a kill. Raises `OSError` when it cannot be written, `ValueError` when a value is not finite"
-    import torch.distributed.checkpoint as dcp
+    "Write a checkpoint, whole or not at all; those before survive a full disk. Raises `OSError`, `ValueError` on NaN"
     from torch.distributed.checkpoint.api import CheckpointException
-    _require_finite(state, f"step {step}", "it was not saved; start again with a lower lr or lr_bridge to go on from the checkpoint before it")
+    mend = "it was not saved; start again with a lower lr or lr_bridge to go on from the checkpoint before it"
+    _require_finite(state, f"step {step}", mend)
     path,part = Path(folder)/f"step-{step:08d}", Path(folder)/f".step-{step:08d}.part"
     if acc.is_main_process:
         for old in Path(folder).glob(".step-*.part"): shutil.rmtree(old) # of a run that was killed while it wrote
     acc.wait_for_everyone()
-    try: dcp.save(state, checkpoint_id=part, no_dist=acc.num_processes == 1)
+    try: _save(state, part, acc.num_processes == 1)
     except (OSError, RuntimeError, CheckpointException) as e: # torch does not say that a disk is full
         shutil.rmtree(part, ignore_errors=True)
         raise OSError(f"the checkpoint of step {step} could not be written to {folder}: is the disk full? Earlier checkpoints are as they were") from e
     acc.wait_for_everyone()
     if acc.is_main_process:
         files = {p.name: dict(bytes=p.stat().st_size, sha256=sha256_file(p)) for p in sorted(part.iterdir())}
-        write_json(part/"checkpoint.json", dict(step=step, seconds=seconds, loss=loss, ranks=acc.num_processes, run=run, tensors={n: list(t.shape) for n,t in state.items()}, files=files))
+        shapes = {n: list(t.shape) for n,t in state.items()}
+        about = dict(step=step, seconds=seconds, loss=loss, ranks=acc.num_processes, run=run)
+        write_json(part/"checkpoint.json", about | dict(tensors=shapes, files=files))
         if path.exists(): shutil.rmtree(path)
         os.replace(part, path)
         _prune(folder, keep)
@@ -87,22 +96,28 @@ def _check_files(path:Path, about:dict):
     extra = sorted(found - about["files"].keys())
     if extra: raise ValueError(f"{path/extra[0]} was not written with the checkpoint: move it away, or {mend}")
     for name,said in about["files"].items():
-        whole = name in found and (path/name).stat().st_size == said["bytes"] and sha256_file(path/name) == said["sha256"]
+        file = path/name
+        whole = name in found and file.stat().st_size == said["bytes"] and sha256_file(file) == said["sha256"]
         if not whole: raise ValueError(f"{path/name} is not what was written: {mend}")
 
 def _check(path:Path, state:dict, run:dict)->dict:
     "What a checkpoint says of itself. Raises `ValueError` on a damaged file, another model or another run"
     about = read_json(path/"checkpoint.json")
     missing = sorted({"step", "seconds", "tensors", "files"} - about.keys())
-    if missing: raise ValueError(f"{path}/checkpoint.json is not of this version (it has no {missing[0]}): delete the folder {path.name}")
+    if missing:
+        raise ValueError(f"{path}/checkpoint.json is not of this version (it has no {missing[0]}): delete the "
+            f"folder {path.name}")
     _check_files(path, about)
     here = {n: list(t.shape) for n,t in state.items()}
     for n in sorted(here.keys() | about["tensors"].keys()):
         there = about["tensors"].get(n, "absent")
-        if here.get(n, "absent") != there: raise ValueError(f"{path} is of another model: {n} is {there} there, {here.get(n, 'absent')} here")
+        if here.get(n, "absent") != there:
+            raise ValueError(f"{path} is of another model: {n} is {there} there, {here.get(n, 'absent')} here")
     saved = about.get("run", {})
     differ = [name for name in saved if name in run and run[name] != saved[name]]
-    if differ: raise ValueError(f"{path} is of another run: {differ[0]} is {saved[differ[0]]} there, {run[differ[0]]} here: give each run a folder of its own")
+    if differ:
+        raise ValueError(f"{path} is of another run: {differ[0]} is {saved[differ[0]]} there, {run[differ[0]]} "
+            "here: give each run a folder of its own")
     return about
 
 # %% ../nbs/api/15a_checkpoint.ipynb #2d128d24
@@ -111,7 +126,7 @@ def load_checkpoint(
     state:dict, # From `training_state`; its tensors are overwritten
     run:dict={}, # What the run is, as in `save_checkpoint`
 )->tuple[int, float]: # Steps done and seconds so far; zeros when there is no checkpoint
-    "Read the newest checkpoint. Raises `ValueError` that names the file when it is damaged, or what differs when it is of another model or run"
+    "Read the newest checkpoint. Raises `ValueError` that names the damaged file, or what differs"
     import torch.distributed.checkpoint as dcp
     saved = checkpoints(folder)
     if not saved: return 0, 0.

@@ -24,7 +24,7 @@ def export_merged(
     target:Path|str, # A new folder
     device:str="cpu", # Where the weights are merged
 )->Path: # `target`: `llm/` with LoRA merged, bridge, processor, card
-    "Merge LoRA into a plain checkpoint of transformers. Raises `FileExistsError` before any work, and what `ProteinLLM.from_pretrained` raises"
+    "Merge LoRA into a plain checkpoint of transformers. Raises `FileExistsError` first, then what loading raises"
     target = require_new_folder(target)
     processor = ProteinProcessor.from_pretrained(folder)
     model = ProteinLLM.from_pretrained(folder, device)

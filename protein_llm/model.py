@@ -344,7 +344,9 @@ def require_finite(
 ):
     "Raise `ValueError` that names the first tensor with a value that is no number"
     bad = [name for name,t in state.items() if not t.isfinite().all()]
-    if bad: raise ValueError(f"{where}: {bad[0]} has values that are not finite{f', as have {len(bad)-1} more tensors' if bad[1:] else ''}: {mend}")
+    if bad:
+        raise ValueError(f"{where}: {bad[0]} has values that are not "
+            f"finite{f', as have {len(bad)-1} more tensors' if bad[1:] else ''}: {mend}")
 
 def _describe(tensor:Tensor)->str: return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
@@ -355,12 +357,18 @@ def set_trained_state(
     state:dict, # From `trained_state`
     where:str, # Where it was read, for the message
 )->ProteinLLM: # Itself
-    "Copy trained parameters into the model. Raises `ValueError` that names the first that is on one side only, of another shape or type, or not finite"
+    "Copy trained parameters into the model. Raises `ValueError` that names the first that is missing or does not fit"
     params = trained_parameters(self)
-    if missing := sorted(params.keys() - state.keys()): raise ValueError(f"{where} does not hold the trained parts of this model: {missing[0]} is missing{_more(missing)}")
-    if extra := sorted(state.keys() - params.keys()): raise ValueError(f"{where} holds {extra[0]}{_more(extra)}, which this model does not have: it is of another model")
+    if missing := sorted(params.keys() - state.keys()):
+        raise ValueError(f"{where} does not hold the trained parts of this model: {missing[0]} is "
+            f"missing{_more(missing)}")
+    if extra := sorted(state.keys() - params.keys()):
+        raise ValueError(f"{where} holds {extra[0]}{_more(extra)}, which this model does not have: it is of another "
+            "model")
     for name,p in params.items():
-        if _describe(state[name]) != _describe(p): raise ValueError(f"{where}: {name} is {_describe(state[name])}, expected {_describe(p)}: it is cut, or of another model")
+        if _describe(state[name]) != _describe(p):
+            raise ValueError(f"{where}: {name} is {_describe(state[name])}, expected {_describe(p)}: it is cut, or "
+                "of another model")
     require_finite(state, where, "save the model again, from a training whose loss is finite")
     for name,p in params.items(): p.copy_(state[name])
     return self

@@ -52,7 +52,7 @@ def _is_own(module:str, file:Path)->bool:
 def code_files(
     arch:str, # Import path of a bridge, `module:Class`
 )->dict: # Path of each file by the module's full name, the bridge's own first
-    "All of the user's files that a bridge is made of. Raises `ValueError` that names a file that is not there or no Python"
+    "All of the user's files that a bridge is made of. Raises `ValueError` that names one that is missing or no Python"
     module = arch.split(":")[0]
     found,todo = {module: bridge_file(arch)},[module]
     while todo:
@@ -67,7 +67,7 @@ def code_files(
 def import_anew(
     arch:str, # Import path of a bridge, `module:Class`
 ): # The module, as its files are now
-    "Import a bridge's module, and all own files that it is made of, as they are now. Raises `ValueError` that names a module that is missing"
+    "Import a bridge's module with all its own files as they are now. Raises `ValueError` that names a missing module"
     files = code_files(arch)
     for module in files: sys.modules.pop(module, None)
     importlib.invalidate_caches()

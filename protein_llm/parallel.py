@@ -28,9 +28,11 @@ def launch_command(
     "The command that starts a stage. Raises `ValueError` when there are GPUs but too few"
     if processes == 1: return [sys.executable, "-m", module, str(config)]
     if gpus and gpus < processes: raise ValueError(f"processes={processes}, but this machine has {gpus} GPUs: set processes to {gpus}")
-    if not gpus: return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", module, str(config)]
-    kind = ["--num_processes", str(processes), "--multi_gpu", "--main_process_port", "0", "--mixed_precision", "no"]
-    return [sys.executable, "-m", "accelerate.commands.launch", *kind, "-m", module, str(config)]
+    kind = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    if gpus:
+        where = ["--multi_gpu", "--main_process_port", "0", "--mixed_precision", "no"]
+        kind = ["accelerate.commands.launch", "--num_processes", str(processes), *where]
+    return [sys.executable, "-m", *kind, "-m", module, str(config)]
 
 # %% ../nbs/api/15_parallel.ipynb #fe9b07ce
 LAUNCHER = "PROTEIN_LLM_LAUNCHER" # in the environment of a worker: number of the process that asked for it
@@ -85,12 +87,13 @@ def stream(
     log:Path|str, # File that gets all that the command prints
     **env, # Changes to the environment
 ):
-    "Run a command and show what it prints. Raises `RuntimeError` with its last line when it fails, `Stopped` at a keyboard interrupt"
+    "Run a command and show what it prints. Raises `RuntimeError` with its last line, `Stopped` at a keyboard interrupt"
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
     told = {"PYTHONUNBUFFERED": "1", LAUNCHER: str(os.getpid()), BARS: str(int(shows_bars()))}
     with open(log, "ab") as f:
-        work = subprocess.Popen(command, cwd=repo_root(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | told | env)
+        pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        work = subprocess.Popen(command, cwd=repo_root(), env=os.environ | told | env, **pipes)
         try:
             tail = _show(work.stdout, f)
             code = work.wait()
@@ -101,7 +104,9 @@ def stream(
             work.stdout.close()
     if not code: return
     lines = tail.replace("\r", "\n").strip().splitlines()
-    raise RuntimeError(f"{' '.join(map(str, command[1:3]))} ended with exit code {code}: {lines[-1].strip() if lines else 'it printed nothing'}\nall that it printed: {log}")
+    last = lines[-1].strip() if lines else "it printed nothing"
+    what = " ".join(map(str, command[1:3]))
+    raise RuntimeError(f"{what} ended with exit code {code}: {last}\nall that it printed: {log}")
 
 # %% ../nbs/api/15_parallel.ipynb #666f8310
 def run_name(
@@ -132,7 +137,8 @@ def open_run(
     "The folder of a run that is about to start"
     folder = run_folder(run_name(cfg))
     config = folder/"config.json"
-    if not config.exists() or read_json(config) != json.loads(json.dumps(asdict(cfg))): cfg.save(config) # its date is that of the first start
+    as_read = json.loads(json.dumps(asdict(cfg)))
+    if not config.exists() or read_json(config) != as_read: cfg.save(config) # its date is that of the first start
     if ":" in cfg.model.arch: _keep_code(cfg.model.arch, folder/"bridge_code")
     (folder/"failed.json").unlink(missing_ok=True)
     return folder
@@ -144,7 +150,8 @@ def left_text(
     "What a run that has not ended left, and how to go on"
     saved = sorted(Path(folder).glob("checkpoints/step-*/checkpoint.json"))
     if not saved: return f"no checkpoint was written yet in {folder}: started again, it begins at the first step"
-    return f"the checkpoint of step {int(saved[-1].parent.name.removeprefix('step-'))} is in {saved[-1].parent.parent}: started again in the same way, it goes on from there"
+    step,place = int(saved[-1].parent.name.removeprefix("step-")),saved[-1].parent.parent
+    return f"the checkpoint of step {step} is in {place}: started again in the same way, it goes on from there"
 
 def _is_locked(path:Path)->bool:
     "Whether another process holds a lock"
@@ -163,8 +170,8 @@ def _log_lines(folder:Path)->list:
 # %% ../nbs/api/15_parallel.ipynb #6b037ac5
 def run_state(
     folder:Path|str, # A folder below `runs/`
-)->dict|None: # `name, arch, preset, manifest, started` (seconds since 1970), `steps_done, steps, state, loss, error, corpus, test_hash`; None where no run lies
-    "What is known of a run: its state is `trained`, `training`, `failed`, `stopped` or `not begun`; what is not known is None. Reads JSON alone"
+)->dict|None: # `started` in seconds since 1970, `loss` of validation, ..; unknown is None. None where no run lies
+    "What is known of a run, from JSON alone: its `state` is trained, training, failed, stopped, or not begun"
     folder = Path(folder)
     if not (folder/"config.json").is_file(): return None
     cfg,lines = RunConfig.load(folder/"config.json"),_log_lines(folder)
@@ -177,12 +184,14 @@ def run_state(
     if (folder/"trained.json").exists(): state = "trained"
     saved = folder/"model"/"config.json"
     data = read_json(saved)["about"].get("data", {}) if state == "trained" and saved.exists() else {}
-    return dict(name=folder.name, arch=cfg.model.arch, preset=cfg.preset, manifest=cfg.data.manifest, started=(folder/"config.json").stat().st_mtime,
-        steps_done=steps[-1] if steps else 0, steps=cfg.train.steps, state=state, loss=losses[-1] if losses else None, error=failed.get("error"), corpus=data.get("corpus"), test_hash=data.get("test_hash"))
+    return dict(name=folder.name, arch=cfg.model.arch, preset=cfg.preset, manifest=cfg.data.manifest, state=state,
+        started=(folder/"config.json").stat().st_mtime, steps_done=steps[-1] if steps else 0, steps=cfg.train.steps,
+        loss=losses[-1] if losses else None, error=failed.get("error"),
+        corpus=data.get("corpus"), test_hash=data.get("test_hash"))
 
 # %% ../nbs/api/15_parallel.ipynb #10783c90
 def _fail_first(cfg:RunConfig)->int:
-    "What needs no preparation is refused before anything is. Number of GPUs, asked for only when several processes are wanted"
+    "Refuse at once what needs no preparation; the number of GPUs, asked for only when several processes are wanted"
     from protein_llm.prompts import llm_folder
     if ":" in cfg.model.arch: code_files(cfg.model.arch)
     llm_folder(cfg.model.llm) # missing weights are found out here, not by eight processes
@@ -194,15 +203,17 @@ def _fail_first(cfg:RunConfig)->int:
 def ensure_trained(
     cfg:RunConfig, # The run
 )->Path: # The run's folder, trained
-    "Train an arm if it is not trained yet. Raises what `llm_folder` raises, and `RuntimeError` with the worker's own last line"
+    "Train an arm if it is not trained yet. Raises what `llm_folder` raises, `RuntimeError` with the worker's last line"
     gpus = _fail_first(cfg)
     folder = run_folder(run_name(cfg))
     if (folder/"trained.json").exists(): return folder
     folder = open_run(cfg)
     log = folder/"train.log"
-    print(f"training {cfg.model.name}, {cfg.train.steps:,} steps, in a process of its own; log: {log.relative_to(repo_root())}", file=sys.stderr, flush=True)
-    env = dict(TOKENIZERS_PARALLELISM="false", PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path)), # a bridge of one's own is found there as it is here
-        GOMP_SPINCOUNT="3000") # waiting threads soon give up their core: two trainings at once would slow each other ten times
+    where = f"in a process of its own; log: {log.relative_to(repo_root())}"
+    print(f"training {cfg.model.name}, {cfg.train.steps:,} steps, {where}", file=sys.stderr, flush=True)
+    paths = os.pathsep.join(map(os.path.abspath, sys.path)) # a bridge of one's own is found there as it is here
+    env = dict(TOKENIZERS_PARALLELISM="false", PYTHONPATH=paths,
+        GOMP_SPINCOUNT="3000") # waiting threads soon give up their core: two trainings would slow each other ten times
     try: stream(launch_command("protein_llm.train", folder/"config.json", cfg.train.processes, gpus), log, **env)
     except RuntimeError as e:
         if not (folder/"failed.json").exists(): write_json(folder/"failed.json", dict(error=str(e)))

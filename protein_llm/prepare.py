@@ -55,9 +55,10 @@ class RunData:
         self.say(f"encoder: {self.cfg.encoder.encoder} {self.cfg.encoder.weights}")
         kind,encoder = self.cfg.train.features,load_encoder(self.cfg.encoder, self.device) # weights that are not there are found out before the corpus is built
         proteins = self.corpus.proteins
-        self.say(f"features of {len(proteins):,} proteins")
+        self.say("features of its proteins")
         folder = prepare_features(encoder, self.corpus, kind == "store")
-        return FeatureStore(folder) if kind == "store" else dict(step=LiveFeatures, window=WindowFeatures)[kind](folder, encoder, proteins.sequence)
+        if kind == "store": return FeatureStore(folder)
+        return dict(step=LiveFeatures, window=WindowFeatures)[kind](folder, encoder, proteins.sequence)
     @cached_property
     def tokenizer(self): return load_tokenizer(self.cfg.model.llm)
     @cached_property

@@ -155,7 +155,7 @@ def save_pretrained(
     about:dict|None=None, # Sections of the card, each a dict of facts; kept in the config
     state:dict|None=None, # From `trained_state`, which ranks gather together; one rank then saves
 )->Path: # `folder`
-    "Save the trained parts, processor and card, whole or not at all. Raises `FileExistsError` where files of the user's lie, `ValueError` when a value is not finite"
+    "Save trained parts, processor and card, whole or not at all. Raises `FileExistsError`, or `ValueError` on NaN"
     if about is not None: self.config.about = about
     with write_folder(folder) as new: _write(self, new, processor, self.trained_state() if state is None else state)
     return Path(folder)
@@ -167,31 +167,41 @@ def _model_folder(folder:Path|str)->Path:
     if path.is_dir(): return path
     is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)) and not path.parent.is_dir()
     if is_id: return llm_folder(str(folder))
-    raise FileNotFoundError(f"{path}: {'that is a file' if path.exists() else 'there is no such folder'}: give the folder that `save_pretrained` wrote")
+    raise FileNotFoundError(f"{path}: {'that is a file' if path.exists() else 'there is no such folder'}: give the "
+        "folder that `save_pretrained` wrote")
 
 def _require(folder:Path, name:str):
     "Raise `FileNotFoundError` unless a file of a saved model is there"
-    if not (folder/name).is_file(): raise FileNotFoundError(f"{folder} holds no {name}: it is not a whole saved model; copy the folder again, or save the model again")
+    if not (folder/name).is_file():
+        raise FileNotFoundError(f"{folder} holds no {name}: it is not a whole saved model; copy the folder again, "
+            "or save the model again")
 
 def _config_of(folder:Path)->ProteinLLMConfig:
     "Raise `FileNotFoundError` without a config, `ValueError` when it is not of this version"
     if not (folder/"config.json").is_file(): raise FileNotFoundError(f"{folder}: no config.json there: give the folder that `save_pretrained` wrote")
     raw = read_json(folder/"config.json")
     kind = raw.get("model_type") if isinstance(raw, dict) else None
-    if kind != ProteinLLMConfig.model_type: raise ValueError(f"{folder}/config.json is of a {kind!r} model, not of {ProteinLLMConfig.model_type}: give the folder that `save_pretrained` wrote")
+    if kind != ProteinLLMConfig.model_type:
+        raise ValueError(f"{folder}/config.json is of a {kind!r} model, not of {ProteinLLMConfig.model_type}: give "
+            "the folder that `save_pretrained` wrote")
     lacks = sorted({"model", "d", "d_lm", "token_ids"} - raw.keys())
-    if lacks: raise ValueError(f"{folder}/config.json is not a model of this version (it has no {lacks[0]}): save it again")
+    if lacks:
+        raise ValueError(f"{folder}/config.json is not a model of this version (it has no {lacks[0]}): save it again")
     lacks = sorted(asdict(ModelConfig()).keys() - raw["model"].keys())
-    if lacks: raise ValueError(f"{folder}/config.json is not a model of this version (its model has no {lacks[0]}): save it again")
+    if lacks:
+        raise ValueError(f"{folder}/config.json is not a model of this version (its model has no {lacks[0]}): save "
+            "it again")
     try: return ProteinLLMConfig.from_dict(raw)
-    except (TypeError, ValueError) as e: raise ValueError(f"{folder}/config.json is not a model of this version ({e}): save it again") from e
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"{folder}/config.json is not a model of this version ({e}): save it again") from e
 
 # %% ../nbs/api/13a_pretrained.ipynb #6e340a87
 def _tensors(folder:Path, name:str)->dict:
     "The tensors of a file. Raises `FileNotFoundError`, or `ValueError` when it is cut short or no safetensors file"
     _require(folder, name)
     try: return load_file(folder/name)
-    except SafetensorError as e: raise ValueError(f"{folder/name} is cut short, or no safetensors file ({e}): copy the folder again") from e
+    except SafetensorError as e:
+        raise ValueError(f"{folder/name} is cut short, or no safetensors file ({e}): copy the folder again") from e
 
 def _lora_name(name):
     "The parameter that an entry of PEFT's adapter file belongs to"
@@ -201,37 +211,41 @@ def _saved_state(folder:Path, config:ProteinLLMConfig)->dict:
     "All trained tensors of a saved model by name. Raises when one of its files is not there, or one too many is"
     state = _tensors(folder, "model.safetensors")
     if not config.model["lora_r"]:
-        if (folder/"adapter").exists(): raise ValueError(f"{folder} holds an adapter, but its config.json says lora_r=0: they are of two models")
+        if (folder/"adapter").exists():
+            raise ValueError(f"{folder} holds an adapter, but its config.json says lora_r=0: they are of two models")
         return state
     _require(folder, "adapter/adapter_config.json")
     return state | {_lora_name(n): t for n,t in _tensors(folder, "adapter/adapter_model.safetensors").items()}
 
 # %% ../nbs/api/13a_pretrained.ipynb #3588555f
 def _check_config(saved:ProteinLLMConfig, here:ProteinLLMConfig, folder:Path):
-    "Raise `ValueError` when a saved model is of another configuration or another language model; warn when it does not say which"
+    "Raise `ValueError` when a saved model is of another configuration or language model; warn when it cannot tell"
     def flat(c): return c.model | dict(d=c.d, d_lm=c.d_lm)
     there = flat(saved)
     differ = ", ".join(f"{k} (saved {there.get(k)!r}, here {v!r})" for k,v in flat(here).items() if there.get(k) != v)
     if differ: raise ValueError(f"{folder} is a checkpoint of another configuration: {differ}")
     name = saved.model["llm"]
     if not saved.llm_weights:
-        warnings.warn(f"{folder} was saved before the hash of the language model was kept: that {name} is the one it was trained on could not be checked")
+        warnings.warn(f"{folder} was saved before the hash of the language model was kept: that {name} is the one "
+            "it was trained on could not be checked", stacklevel=4)
     elif saved.llm_weights != here.llm_weights:
-        raise ValueError(f"{folder} was trained on another language model than this {name!r} (weights {here.llm_weights[:12]}, expected {saved.llm_weights[:12]}): give the one of training")
+        raise ValueError(f"{folder} was trained on another language model than this {name!r} (weights "
+            f"{here.llm_weights[:12]}, expected {saved.llm_weights[:12]}): give the one of training")
 
 @patch
 def load_trained(
     self:ProteinLLM,
     folder:Path|str, # What `save_pretrained` wrote
 )->ProteinLLM: # Itself
-    "Read trained parts into this model. Raises `FileNotFoundError` or `ValueError` that names the file, field or tensor that is missing or differs"
+    "Read trained parts into this model. Raises `FileNotFoundError` or `ValueError`, with what is missing or differs"
     folder = _model_folder(folder)
     saved = _config_of(folder)
     _check_config(saved, self.config, folder)
     state = _saved_state(folder, saved)
     self.set_trained_state(state, str(folder))
     if saved.trained_weights and weights_hash(state) != saved.trained_weights:
-        raise ValueError(f"{folder}: the trained values are not those that were saved with this config.json: a file comes from another model; copy the folder again")
+        raise ValueError(f"{folder}: the trained values are not those that were saved with this config.json: a file "
+            "comes from another model; copy the folder again")
     return self
 
 # %% ../nbs/api/13a_pretrained.ipynb #37d90b5e
@@ -262,24 +276,30 @@ def _check_processor(processor:ProteinProcessor, folder:Path):
     "Raise `ValueError` when a processor is not that of the model beside it, or its tokenizer another one"
     tok,config = processor.tokenizer,_config_of(folder)
     ids = [tok.convert_tokens_to_ids(t) for t in (START, PLACE, END)]
-    if ids != config.token_ids or tok.eos_token_id != config.eos_token_id or digest(tok.get_vocab()) != processor.vocabulary:
+    same_ids = ids == config.token_ids and tok.eos_token_id == config.eos_token_id
+    if not same_ids or digest(tok.get_vocab()) != processor.vocabulary:
         raise ValueError(f"{folder}: the tokenizer is not the one that was saved with the model: copy the folder again")
     differ = sorted(k for k,v in config.model.items() if processor.model.get(k) != v)
-    if differ: raise ValueError(f"{folder}: processor_config.json is of another model: {differ[0]} is {processor.model.get(differ[0])!r} there, {config.model[differ[0]]!r} in config.json")
+    if differ:
+        raise ValueError(f"{folder}: processor_config.json is of another model: {differ[0]} is "
+            f"{processor.model.get(differ[0])!r} there, {config.model[differ[0]]!r} in config.json")
     if not processor.encoder: return
     for name in ("feature_mean", "feature_std"):
         values = torch.tensor(getattr(processor, name) or [])
-        if len(values) != config.d or not values.isfinite().all(): raise ValueError(f"{folder}/processor_config.json: {name} has {len(values)} numbers, expected {config.d} finite ones")
+        if len(values) != config.d or not values.isfinite().all():
+            raise ValueError(f"{folder}/processor_config.json: {name} has {len(values)} numbers, expected "
+                f"{config.d} finite ones")
 
 @patch(cls_method=True)
 def from_pretrained(
     cls:ProteinProcessor,
-    folder:Path|str, # What `save_pretrained` wrote with a processor, or the hub id of such a folder that is in the hub's cache
+    folder:Path|str, # What `save_pretrained` wrote with a processor, or the id of such a folder in the hub's cache
     **passed, # As transformers' `AutoProcessor` passes it on
 )->ProteinProcessor:
-    "A saved processor. Raises `FileNotFoundError` when a file of it is not there, `ValueError` when it is not that of the model beside it"
+    "A saved processor. Raises `FileNotFoundError` without one of its files, `ValueError` when it is another model's"
     folder = _model_folder(folder)
-    for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"): _require(folder, name)
+    for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        _require(folder, name)
     processor = super(ProteinProcessor, cls).from_pretrained(folder, **passed)
     _check_processor(processor, folder)
     return processor

@@ -11,7 +11,7 @@ import os, sys, time
 from tqdm import tqdm
 
 # %% ../nbs/api/00a_progress.ipynb #194fc604
-BARS = "PROTEIN_LLM_BARS" # in the environment of a started process: whether what it prints is shown where bars can be drawn
+BARS = "PROTEIN_LLM_BARS" # tells a started process whether bars can be drawn where its output is shown
 
 def shows_bars()->bool:
     "Whether a line can be drawn anew where the output is shown"

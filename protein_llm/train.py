@@ -15,7 +15,8 @@ from pathlib import Path
 from .config import PRESETS, RunConfig, TrainConfig, from_preset, read_changes
 from .core import file_lock, run_folder, set_seed, write_atomic, write_json
 from .own_code import code_files
-from .parallel import LAUNCHER, end_with_launcher, left_text, local, make_accelerator, open_run, read_log, run_name, shard_model, sum_over_ranks
+from .parallel import LAUNCHER, end_with_launcher, left_text, open_run, read_log, run_name
+from .parallel import local, make_accelerator, shard_model, sum_over_ranks
 from .progress import progress, say_stage
 
 # %% ../nbs/api/21_train.ipynb #00ec627f
@@ -27,7 +28,8 @@ eight GPUs:         launch/gpu_8.sh --preset qwen3_8b --arch flamingo shard=full
 two machines:       sbatch launch/slurm_2_nodes.sh --preset qwen3_8b --arch flamingo processes=16 shard=full"""
 
 def _parser()->argparse.ArgumentParser:
-    kind = dict(formatter_class=argparse.RawDescriptionHelpFormatter, description="Train one arm; a stopped run goes on from its last checkpoint.", epilog=_EXAMPLES)
+    what = "Train one arm; a stopped run goes on from its last checkpoint."
+    kind = dict(formatter_class=argparse.RawDescriptionHelpFormatter, description=what, epilog=_EXAMPLES)
     parser = argparse.ArgumentParser(prog="python -m protein_llm.train", **kind)
     parser.add_argument("config", nargs="?", help="config.json of a run, as RunConfig.save writes it; else give --preset and --arch")
     parser.add_argument("--preset", help="named configuration: " + ", ".join(PRESETS))
@@ -39,11 +41,14 @@ def _parser()->argparse.ArgumentParser:
 def _configured(args, changes:list, world:int)->RunConfig:
     "The run of parsed arguments. Raises `ValueError`, or an `OSError`, on a value that cannot be"
     if bool(args.config) == bool(args.preset): raise ValueError("give either the config.json of a run or --preset")
-    if args.config and changes: raise ValueError(f"what is {changes[0]!r}? Fields are changed as name=value, and go with --preset")
+    if args.config and changes:
+        raise ValueError(f"what is {changes[0]!r}? Fields are changed as name=value, and go with --preset")
     cfg = RunConfig.load(args.config) if args.config else from_preset(args.preset, args.arch, **read_changes(changes))
     if ":" in cfg.model.arch: code_files(cfg.model.arch)
     n = cfg.train.processes
-    if n != world and world == 1: raise ValueError(f"processes={n}, but one process was started: add processes=1, or start {n} with a script of launch/")
+    if n != world and world == 1:
+        raise ValueError(f"processes={n}, but one process was started: add processes=1, or start {n} with a script "
+            "of launch/")
     if n != world: raise ValueError(f"processes={n}, but {world} processes were started: add processes={world}")
     return cfg
 
@@ -63,6 +68,7 @@ def _given(
 if __name__ == "__main__" and "__file__" in globals():
     _given(None, _WORLD)
     end_with_launcher()
+    if not int(os.environ.get("RANK", 0)): say_stage("importing torch, transformers and all else")
 
 # %% ../nbs/api/21_train.ipynb #ead73690
 import numpy as np, pandas as pd
@@ -222,12 +228,14 @@ def train_step(
         tokens_per_s=round(done["tokens"]/seconds, 1), samples_per_s=round(len(chosen)/seconds, 2), mfu=round(mfu, 4), memory_gb=round(memory_gb(), 3))
 
 # %% ../nbs/api/21_train.ipynb #1656be9b
-_HOW = ("processes", "shard", "compile", "checkpoint_activations", "keep", "track", "eval_every", "save_every", "max_spike", "features", "batch_tokens", "pack", "max_tokens")
+_HOW = ("processes", "shard", "compile", "checkpoint_activations", "keep", "track", "eval_every", "save_every",
+    "max_spike", "features", "batch_tokens", "pack", "max_tokens")
 
 def _decides(cfg:RunConfig)->dict:
     "What a checkpoint must share with a run that goes on from it; how and where the run computes may differ"
     parts = dict(data=cfg.data, encoder=cfg.encoder, model=cfg.model, train=cfg.train)
-    values = {f"{part}.{name}": value for part,c in parts.items() for name,value in asdict(c).items() if name not in _HOW}
+    values = {}
+    for part,c in parts.items(): values |= {f"{part}.{name}": v for name,v in asdict(c).items() if name not in _HOW}
     return json.loads(json.dumps(values)) # as it is read back
 
 # %% ../nbs/api/21_train.ipynb #5439c19f
@@ -342,7 +350,9 @@ def _after_step(run:Training, line:dict):
         if 2*done == cfg.steps and done-cfg.warmup >= 20: lines.append(dict(kind="forecast", step=done) | forecast_loss(pd.DataFrame(run.past), cfg.steps, cfg.warmup))
         with open(run.folder/"log.jsonl", "a") as f: f.writelines(json.dumps(l)+"\n" for l in lines)
         for l in lines: acc.log({f"{l['kind']}/{k}": v for k,v in l.items() if k not in ("kind", "step")}, step=done)
-    if measure or done % cfg.save_every == 0: save_checkpoint(saved, done, training_state(run.model, run.opt), acc, run.seconds, lines[1]["loss"] if measure else None, cfg.keep, run.about)
+    if not measure and done % cfg.save_every: return
+    loss = lines[1]["loss"] if measure else None
+    save_checkpoint(saved, done, training_state(run.model, run.opt), acc, run.seconds, loss, cfg.keep, run.about)
 
 # %% ../nbs/api/21_train.ipynb #5e89d49c
 def train(
@@ -375,7 +385,8 @@ def main(
     try:
         with file_lock(folder/".train.lock"): train(cfg)
     except KeyboardInterrupt:
-        if LAUNCHER not in os.environ: print(f"\nstopped; {left_text(folder)}", file=sys.stderr) # else the launcher says so
+        by_hand = LAUNCHER not in os.environ # else the launcher says so
+        if by_hand: print(f"\nstopped; {left_text(folder)}", file=sys.stderr)
         sys.exit(130)
     except Exception as e:
         write_json(folder/"failed.json", dict(error=f"{type(e).__name__}: {e}"))
