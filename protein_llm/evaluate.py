@@ -32,6 +32,7 @@ from .metrics import BLEU_COLUMNS, FEW, FEW_RECORDS, bleu_from_statistics, bleu_
 from .packing import collate, plan_step
 from .parallel import run_name
 from .prepare import RunData
+from .prompts import PlainText
 
 # %% ../nbs/api/19_evaluate.ipynb #720eafac
 def _measuring(cfg:TrainConfig)->TrainConfig:
@@ -69,7 +70,7 @@ def answer_parts(
 )->tuple[pd.DataFrame, list]: # `record_id, bytes, entity_bytes` (UTF-8); of each record which answer tokens name something, the end token, which never does, last
     "Part answers into entities and template, in bytes and in tokens"
     texts = list(dict.fromkeys(records.answer)) # many are the same
-    offsets,parts = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True).offset_mapping,{}
+    offsets,parts = PlainText(tokenizer)(texts, return_offsets_mapping=True).offset_mapping,{}
     for text,o in zip(texts, offsets):
         found = dictionary.find(text)
         parts[text] = len(text.encode()),int(entity_mask(text, found, utf8=True).sum()),np.r_[entity_tokens(o, found), False]

@@ -47,14 +47,14 @@ def _term(go_id:str, node:dict, name:str)->dict:
         if not m or m[2].lower() not in said: raise ValueError(f"{name}, {go_id}: expected a quoted synonym and its scope ({', '.join(SCOPES)}), found {text[:60]!r}")
         said[m[2].lower()].append(re.sub(r"\\(.)", r"\1", m[1]))
     ec = [x.split()[0] for x in node.get("xref", []) if x.startswith("EC:")]
-    lists = dict(**said, alt_ids=node.get("alt_id", []), ec=ec)
+    lists = dict(**said, alt_ids=node.get("alt_id", []), ec=ec, replaced_by=node.get("replaced_by", []), consider=node.get("consider", []))
     if odd := [v for vs in lists.values() for v in vs if "|" in v]: raise ValueError(f"{name}, {go_id}: {odd[0]!r} holds a |, which parts the entries of a list here")
     return dict(id=go_id, namespace=node.get("namespace", ""), name=node["name"], obsolete=node.get("is_obsolete") == "true", **{k: "|".join(v) for k,v in lists.items()})
 
 # %% ../nbs/api/15b_ontology.ipynb #d1919fea
 def read_obo(
     path:Path|str, # An OBO file such as go-basic.obo; plain, or gzipped with the ending .gz
-)->pd.DataFrame: # `id, namespace, name, obsolete, exact, narrow, broad, related, alt_ids, ec`; lists are joined with |
+)->pd.DataFrame: # `id, namespace, name, obsolete, exact, narrow, broad, related, alt_ids, ec, replaced_by, consider`; lists are joined with |
     "Terms of an ontology, by id, with obsolete ones. Raises `ValueError` with file and line (or term) of what is wrong"
     import obonet
     from obonet.io import open_read_file

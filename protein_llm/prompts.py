@@ -252,7 +252,8 @@ def answers(self:Renderer,
     "Answers, of which many are the same. Raises `ValueError` on what is no text, or cannot stay one"
     known = list(dict.fromkeys(texts))
     ids = dict(zip(known, self.text(known).input_ids))
-    return [ids[t]+[self.tok.eos_token_id] for t in texts]
+    end = [self.tok.eos_token_id]
+    return [ids[t]+end for t in texts]
 
 # %% ../nbs/api/08_prompts.ipynb #df66b806
 def _cuts(flat, n_prompt, n, n_proteins, width, place, n_places, record_ids):
