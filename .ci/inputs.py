@@ -266,7 +266,7 @@ def an_empty_file_and_a_header_alone():
 
 @case
 def a_header_glued_to_a_sequence():
-    refused_set("t.fasta", f">A\n{random_protein(3)}>B\n{random_protein(4)}\n", "line 2")
+    refused_set("t.fasta", f">A\n{random_protein(3)}>B\n{random_protein(4)}\n", "holds a header")
 
 
 @case
@@ -564,8 +564,8 @@ def temporary_folders_with_blanks_and_letters_outside_ascii():
 def calls_that_are_wrong():
     folder_of()
     expect(cli.main, audit("nowhere.jsonl", "--train", "train.csv", "--out", "r"), 1, "nowhere.jsonl")
-    expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r", "--draws", "0"), 1, "draws")
-    expect(cli.main, ["train", "--preset", "huge"], 1, "huge")
+    expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r", "--draws", "0"), 2, "draws")
+    expect(cli.main, ["train", "--preset", "huge"], 2, "huge")
     expect(cli.main, ["nothing"], 2)
 
 

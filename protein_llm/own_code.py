@@ -68,9 +68,12 @@ def import_anew(
     arch:str, # Import path of a bridge, `module:Class`
 ): # The module, as its files are now
     "Import a bridge's module with all its own files as they are now. Raises `ValueError` that names a missing module"
-    files = code_files(arch)
-    for module in files: sys.modules.pop(module, None)
     importlib.invalidate_caches()
+    files = code_files(arch)
+    named = {name for module,file in files.items() for name in _imports(file, module)}
+    for name in {*files, *named}: # a file that is gone by now may still be loaded
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and _is_own(name, Path(file).resolve()): del sys.modules[name]
     module = arch.split(":")[0]
     try: return importlib.import_module(module)
     except ModuleNotFoundError as e:

@@ -335,6 +335,15 @@ def _share(letters:str)->pl.Expr: return pl.col("bare").str.count_matches(f"[{le
 def _base_kinds()->pl.Expr:
     return pl.sum_horizontal(pl.col("bare").str.contains(base, literal=True) for base in "ACGTU")
 
+def _in_words(sequence:pl.Expr)->pl.Expr:
+    "Whether blanks part a text into three or more pieces that are no blocks of one length, the last piece aside"
+    pieces = sequence.str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
+    lengths = pieces.list.eval(pl.element().str.len_chars())
+    whole = lengths.list.head(lengths.list.len().cast(pl.Int64) - 1)
+    unequal = whole.list.eval(pl.element() % pl.element().min() != 0).list.any() # a line's end joins two blocks
+    single = (whole.list.min() == 1) & (whole.list.max() > 2) # the word `a`
+    return (pieces.list.len() >= 3) & (unequal | single).fill_null(False)
+
 # %% ../nbs/api/02a_readers.ipynb #58634be0
 def why_not_protein(
     sequences:pl.Series, # As they stand in a file, or repaired
@@ -350,7 +359,7 @@ def why_not_protein(
         "a header or an id": bare.str.contains(r"[\d>|]"),
         "three-letter code": bare.str.contains(_CODED),
         "nucleotides": bare.str.contains(_BASES) & (_share("ACGTUN") >= .9) & (_base_kinds() >= 3),
-        "words": many_o | many_u | s.str.contains(_TITLED),
+        "words": many_o | many_u | s.str.contains(_TITLED) | _in_words(s),
         "unknown residues": (_share("X") > 1/3) | bare.str.contains("X{10}")}
     reasons = [pl.when(rule).then(pl.lit(what)) for what,rule in rules.items()]
     return table.select(pl.coalesce(reasons).alias("why")).to_series()
