@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HERE = "runs/smoke/readme" # where the files of the examples lie, and what the commands write
 LIMIT = 300 # seconds
 SMALL = "-p n_proteins 300 -p n_test_clusters 20 -p n_valid_clusters 5"
-OWN = "-p n_proteins 0 -p n_test_clusters 6 -p n_valid_clusters 4 -p steps 2"
+OWN = "steps=2"
 # frequencies of the residues in proteins, in percent (Swiss-Prot, rounded)
 RESIDUES = dict(A=8.3, R=5.5, N=4.1, D=5.5, C=1.4, Q=3.9, E=6.7, G=7.1, H=2.3, I=5.9, L=9.7, K=5.8, M=2.4, F=3.9, P=4.7, S=6.6, T=5.3, W=1.1, Y=2.9, V=6.9)
 
@@ -47,15 +47,23 @@ TRIES = {
             "eight GPUs and a hub: it must name the command that fetches the weights", "hf download Qwen/Qwen3-8B", (1,)),
     "launch/gpu_8.sh --preset qwen3_8b --arch flamingo shard=full":
         Try("PYTHON=echo launch/gpu_8.sh --preset qwen3_8b --arch flamingo shard=full", "eight GPUs", "--preset qwen3_8b --arch flamingo shard=full"),
-    ".venv/bin/python -m protein_llm.manifest pin mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa":
-        Try(".venv/bin/python -m protein_llm.manifest list mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa", "a hub", "protein2text_qa"),
+    ".venv/bin/protein-llm pin mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa":
+        Try(".venv/bin/protein-llm inputs mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa", "a hub", "protein2text_qa"),
     ".venv/bin/uv pip install torch==2.11.0 --index-url ...": Try(".venv/bin/uv pip install torch==2.11.0 --help", "it changes the environment", "--index-url"),
     ".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p recipe reference":
         Try(to_here(f".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p recipe reference {SMALL}"), "smoke size"),
-    ".venv/bin/python -m protein_llm.ledger --train train.fasta --test test.fasta":
-        Try(there(".venv/bin/python -m protein_llm.ledger --train train.fasta --test test.fasta"), "with files of our own", "", (0, 3)),
-    ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/mine.ipynb -p manifest mine -p arch mlp":
-        Try(to_here(f".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/mine.ipynb -p manifest {HERE}/mine.json -p arch mlp {OWN}"), "smoke size, a manifest elsewhere"),
+    ".venv/bin/protein-llm ledger --train train.fasta --test test.fasta":
+        Try(there(".venv/bin/protein-llm ledger --train train.fasta --test test.fasta"), "with files of our own", "", (0, 3)),
+    ".venv/bin/protein-llm train --arch mlp manifest=mine":
+        Try(f".venv/bin/protein-llm train --arch mlp manifest={HERE}/mine.json {OWN}", "smoke size, a manifest elsewhere"),
+    ".venv/bin/protein-llm train --arch blind manifest=mine":
+        Try(".venv/bin/protein-llm train --arch blind --help", "as the arm above, whose run is tried"),
+    ".venv/bin/protein-llm evaluate manifest=mine":
+        Try(f".venv/bin/protein-llm evaluate manifest={HERE}/mine.json {OWN}", "no arm `blind` was trained: it must say so", "blind", (1,)),
+    ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/mine.ipynb --log-output -p manifest mine -p arch mlp":
+        Try(to_here(".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/mine.ipynb --log-output "
+                    f"-p manifest {HERE}/mine.json -p arch mlp -p {OWN.replace('=', ' ')}"),
+            "smoke size, a manifest elsewhere"),
 }
 
 
@@ -89,8 +97,8 @@ def write_files(text):
     fasta(folder/"proteins.fasta", {n: proteins[n] for n in names[:2]})
     told = [dict(protein_id=n, sequence=proteins[n], answer=answers[n], prediction="A kinase.") for n in names[40:]]
     (folder/"predictions.jsonl").write_text("".join(json.dumps(t)+"\n" for t in told))
-    records = [dict(sequence=proteins[n], task="function", answer=answers[n], accession=n) for n in names]
-    (folder/"my_data"/"records.jsonl").write_text("".join(json.dumps(r)+"\n" for r in records))
+    lines = ["sequence,task,answer,accession", *(f"{proteins[n]},function,{answers[n]},{n}" for n in names)]
+    (folder/"my_data"/"records.csv").write_text("\n".join(lines)+"\n")
     manifest = json.loads(blocks(text, "json")[0])
     manifest["origin"]["path"] = f"{HERE}/my_data"
     (folder/"mine.json").write_text(json.dumps(manifest))

@@ -119,8 +119,9 @@ def pfam_families(
 )->pd.Series|None: # Pfam accessions of each protein, joined by `;`; None where the manifest has no `annotations/interpro.tsv`
     "Families that the annotations of a manifest give"
     if "annotations/interpro.tsv" not in load_manifest(manifest)["files"]: return None
-    rows = pd.read_csv(fetch(manifest)/"annotations"/"interpro.tsv", sep="\t", dtype=str)
-    return rows.dropna(subset="pfam").groupby("protein_id").pfam.agg(";".join)
+    table = fetch(manifest)/"annotations"/"interpro.tsv"
+    rows = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False) # a protein may be called NA
+    return rows[rows.pfam != ""].groupby("protein_id").pfam.agg(";".join)
 
 # %% ../nbs/api/03b_sets.ipynb #f8babb1a
 _DAY = r"\d{4}-\d\d-\d\d"
