@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .config import PRESETS, RunConfig, TrainConfig, from_preset, read_changes
-from .core import file_lock, run_folder, set_seed, write_atomic, write_json
+from .core import file_lock, require_own_folder, run_folder, set_seed, write_atomic, write_json
 from .own_code import code_files
 from .parallel import LAUNCHER, end_with_launcher, left_text, open_run, read_log, run_name
 from .parallel import local, make_accelerator, shard_model, sum_over_ranks
@@ -77,7 +77,6 @@ from torch import nn
 
 from .bridges import check_bridge
 from .checkpoint import load_checkpoint, save_checkpoint, training_state
-from .core import _require_own
 from .evaluate import losses_on
 from .forecast import forecast_loss, score_forecast
 from .model import build_model, trainable_parts, trained_counts, trained_parameters
@@ -250,7 +249,7 @@ class Training:
         def say(text):
             if acc.is_main_process: say_stage(text, began)
         self.cfg,self.folder,self.acc,self.data = cfg,folder,acc,RunData(cfg, acc.device, say)
-        _require_own(folder/"model") # what a user put there is found out now, not when the model is to be saved
+        require_own_folder(folder/"model") # what a user put there is found out now, not when the model is to be saved
         self.data.tokenizer # a language model that is not there is found out before the corpus is built
         set_seed(cfg.train.seed)
         d = self.data.features.d if self.data.reads_features else 0
