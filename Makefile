@@ -38,5 +38,5 @@ bench-env: setup ## .venv-bench: what the benchmarks compare with (bench/require
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-bench
 	@$(BIN)/uv pip install --quiet --python .venv-bench/bin/python -r bench/requirements.txt
 
-clean: ## delete caches and what the tests wrote; trained runs, corpora and features go with args="--runs" alone
-	@python=$(BIN)/python; [ -x $$python ] || python=python3; exec $$python .ci/clean.py $(args)
+clean: ## delete compiled files, and list what lies in runs/
+	@python=$(BIN)/python; [ -x $$python ] || python=python3; exec $$python .ci/clean.py

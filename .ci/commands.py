@@ -151,19 +151,17 @@ def nothing_of_the_users_goes(folder):
         code, out = make(clone, "setup")
         assert code and "not one that set-up made" in out and file.exists() and not (clone/".setup.lock").exists(), out
     shutil.rmtree(clone/".venv")
-    keeps = ["runs/own_bridge/mine.py", "runs/notebooks/mine.ipynb", "runs/tiny-mlp-1/notes.txt", "runs/tiny-mlp-2/config.json",
-             "nbs/.ipynb_checkpoints/mine.ipynb", "dist/mine.txt", "runs/shared/assets/demo-1/a.txt", "runs/shared/mine/a.txt"]
-    goes = ["runs/smoke/a.txt", "nbs/__pycache__/a.pyc"]
-    trained = ["runs/tiny-mlp-3/model/a.txt", "runs/shared/features-1/a.npy", "runs/reproduce/first.json"]
-    for name in keeps+goes+trained:
+    keeps = ["runs/own_bridge/mine.py", "runs/notebooks/mine.ipynb", "runs/tiny-mlp-1/model/notes.txt", "runs/smoke/mine.txt",
+             "nbs/.ipynb_checkpoints/mine.ipynb", "dist/mine.txt", "runs/shared/corpus-mine/a.csv", "nbs/__pycache__/mine.txt",
+             "elsewhere/__pycache__/a.pyc"]
+    goes = ["nbs/__pycache__/a.pyc", ".ci/__pycache__/b.pyc", "bench/__pycache__/c.pyc"]
+    for name in keeps+goes:
         (clone/name).parent.mkdir(parents=True, exist_ok=True)
         (clone/name).write_text("x")
-    for name in ("1", "3"): (clone/"runs"/f"tiny-mlp-{name}"/"config.json").write_text('{"preset": 1, "data": 1, "model": 1, "train": 1}')
+    (clone/"bench"/"linked").symlink_to(clone/"elsewhere")
     code, out = make(clone, "clean")
-    assert code == 0 and not any((clone/n).exists() for n in goes) and all((clone/n).exists() for n in keeps+trained), out
-    code, out = make(clone, "clean", "args=--runs")
-    assert code == 0 and not any((clone/n).exists() for n in trained) and all((clone/n).exists() for n in keeps), out
-    assert "runs/tiny-mlp-1, which also holds notes.txt" in out and "deleted runs/tiny-mlp-3" in out, out
+    assert code == 0 and not any((clone/n).exists() for n in goes) and all((clone/n).exists() for n in keeps), out
+    assert "stays: runs/tiny-mlp-1" in out, out
 
 
 def main():

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, ProcessorMixin
 
 from .clean import clean_sequence
 from .config import EncoderConfig, ModelConfig
-from .core import digest, read_json, write_folder
+from .core import changed_files, digest, read_json, write_folder
 from .encoder import load_encoder, weights_hash
 from .features import _half
 from .manifest import load_manifest
@@ -187,6 +187,8 @@ def _config_of(folder:Path)->ProteinLLMConfig:
     lacks = sorted({"model", "d", "d_lm", "token_ids"} - raw.keys())
     if lacks:
         raise ValueError(f"{folder}/config.json is not a model of this version (it has no {lacks[0]}): save it again")
+    if not isinstance(raw["model"], dict):
+        raise ValueError(f"{folder}/config.json is not a model of this version (its model is {raw['model']!r}): save it again")
     lacks = sorted(asdict(ModelConfig()).keys() - raw["model"].keys())
     if lacks:
         raise ValueError(f"{folder}/config.json is not a model of this version (its model has no {lacks[0]}): save "
@@ -232,6 +234,15 @@ def _check_config(saved:ProteinLLMConfig, here:ProteinLLMConfig, folder:Path):
         raise ValueError(f"{folder} was trained on another language model than this {name!r} (weights "
             f"{here.llm_weights[:12]}, expected {saved.llm_weights[:12]}): give the one of training")
 
+def _require_as_saved(folder:Path):
+    "Raise `ValueError` when a file of a model is not as it was saved; warn when nothing says how it was"
+    wrong = changed_files(folder, but=("README.md", "llm/")) # the weights of the language model have a hash of their own
+    if wrong is None:
+        warnings.warn(f"{folder} holds no .written.json: that its files are as they were saved could not be checked", stacklevel=4)
+        return
+    changed = [f"{name} {why}" for name,why in wrong.items() if why != "was not written here"]
+    if changed: raise ValueError(f"{folder}: {changed[0]}: copy the folder again, or save the model again")
+
 @patch
 def load_trained(
     self:ProteinLLM,
@@ -246,6 +257,7 @@ def load_trained(
     if saved.trained_weights and weights_hash(state) != saved.trained_weights:
         raise ValueError(f"{folder}: the trained values are not those that were saved with this config.json: a file "
             "comes from another model; copy the folder again")
+    _require_as_saved(folder)
     return self
 
 # %% ../nbs/api/13a_pretrained.ipynb #37d90b5e
@@ -275,6 +287,7 @@ def from_pretrained(
 def _check_processor(processor:ProteinProcessor, folder:Path):
     "Raise `ValueError` when a processor is not that of the model beside it, or its tokenizer another one"
     tok,config = processor.tokenizer,_config_of(folder)
+    if not isinstance(processor.model, dict): raise ValueError(f"{folder}/processor_config.json names no model: copy the folder again")
     ids = [tok.convert_tokens_to_ids(t) for t in (START, PLACE, END)]
     same_ids = ids == config.token_ids and tok.eos_token_id == config.eos_token_id
     if not same_ids or digest(tok.get_vocab()) != processor.vocabulary:
@@ -285,7 +298,9 @@ def _check_processor(processor:ProteinProcessor, folder:Path):
             f"{processor.model.get(differ[0])!r} there, {config.model[differ[0]]!r} in config.json")
     if not processor.encoder: return
     for name in ("feature_mean", "feature_std"):
-        values = torch.tensor(getattr(processor, name) or [])
+        try: values = torch.tensor(getattr(processor, name) or [], dtype=torch.float32)
+        except (TypeError, ValueError) as e:
+            raise ValueError(f"{folder}/processor_config.json: {name} holds what is no number ({e}): copy the folder again") from e
         if len(values) != config.d or not values.isfinite().all():
             raise ValueError(f"{folder}/processor_config.json: {name} has {len(values)} numbers, expected "
                 f"{config.d} finite ones")
@@ -302,6 +317,7 @@ def from_pretrained(
         _require(folder, name)
     processor = super(ProteinProcessor, cls).from_pretrained(folder, **passed)
     _check_processor(processor, folder)
+    _require_as_saved(folder)
     return processor
 
 AutoConfig.register(ProteinLLMConfig.model_type, ProteinLLMConfig)
