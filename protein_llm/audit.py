@@ -54,7 +54,7 @@ def read_predictions(
     samples["task"] = samples.task.replace("", "all")
     samples["sequence"] = [repair_sequence(s, f"{name}, line {n}") for s,n in zip(samples.sequence, samples.line)] # as in every set that it is compared with
     _one_sequence(samples, name)
-    require_once(samples, name)
+    require_once(samples, name, by_words=True)
     return samples.assign(record_id=record_keys(samples))
 
 # %% ../nbs/api/26b_audit.ipynb #8d3ac675

@@ -6,20 +6,24 @@
 __all__ = ['FREE', 'require_own_name', 'record_keys', 'require_once']
 
 # %% ../nbs/api/16b_names.ipynb #573a2c9d
-import re
+import re, unicodedata
 
 from .core import digest
 
 # %% ../nbs/api/16b_names.ipynb #27e1520c
 FREE = ("majority", "template", "nearest_sequence", "nearest_feature", "knn_feature", "ridge_feature", "knn_random", "ridge_random", "bare_llm")
 
+_FILLERS = ("the", "a", "baseline", "answer", "answers", "by", "on", "of", "train", "protein")
+_LABELS = frozenset(("nearest", "knn", "ridge", "knnrandomencoder", "ridgerandomencoder", "barelanguagemodel"))
+
 def require_own_name(
     name:str, # What a system shall be called
 )->str: # The same
     "Raise `ValueError` on a name without a letter or digit, and on a baseline's, however it is written"
     if not re.search(r"\w", name): raise ValueError(f"a system's name is {name!r}: give it one with a letter or a digit")
-    plain = re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
-    if plain in FREE: raise ValueError(f"{name!r} is the name of a baseline that every system is compared with: give the system another name")
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).casefold())
+    plain = "".join(w for w in words if w not in _FILLERS).removesuffix("s")
+    if plain in {f.replace("_", "") for f in FREE} | _LABELS: raise ValueError(f"{name!r} is the name of a baseline that every system is compared with: give the system another name")
     return name
 
 # %% ../nbs/api/16b_names.ipynb #ffb554a0
@@ -32,13 +36,26 @@ def record_keys(
     columns = [records[c].str.split().str.join(" ") for c in _KEY if c in records]
     return [digest(*row, n=16) for row in zip(*columns)]
 
+def _words(text:str)->str:
+    "The words of a text alone: case, signs and invisible letters do not make another record"
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    visible = "".join(c for c in plain if unicodedata.category(c) != "Cf")
+    return " ".join(re.findall(r"\w+", visible))
+
+def _record_words(records:"pd.DataFrame")->list:
+    "What tells records of a file apart: the words of each field, and the sequence instead of what it is called"
+    protein = "sequence" if "sequence" in records else "protein_id"
+    columns = [records[protein]] + [records[c].map(_words) for c in _KEY[1:] if c in records]
+    return list(zip(*columns))
+
 def require_once(
     records:"pd.DataFrame", # As in `record_keys`; `line` where they come from a file, else `record_id`
     name:str, # What they are, for the message
+    by_words:bool=False, # For files of others: a record is told from another by words and sequence alone
 ):
     "Raise `ValueError` that names the first two places where one record stands"
     places = {}
-    for i,key in enumerate(record_keys(records)): places.setdefault(key, []).append(i)
+    for i,key in enumerate(_record_words(records) if by_words else record_keys(records)): places.setdefault(key, []).append(i)
     several = [p for p in places.values() if len(p) > 1]
     if not several: return
     what = "line" if "line" in records else "record_id"
