@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from . import __version__
-from .config import ARCHS, PRESETS, RunConfig, bridge_file, changes_of, from_preset, read_changes, smoke_text
+from .config import ARCHS, PRESETS, SHIPPED, RunConfig, bridge_file, changes_of, from_preset, read_changes, smoke_text
 from .core import read_json, repo_root, require_new_folder
 from .manifest import load_manifest
 
@@ -57,7 +57,15 @@ def _configured(preset:str, arch:str, words:tuple)->RunConfig:
     except ValueError as e: raise click.UsageError(str(e)) from e
     load_manifest(cfg.data.manifest)
     if ":" in arch: bridge_file(arch)
+    if cfg.data.manifest not in SHIPPED: _look_at_own_files(cfg.data.manifest)
     return cfg
+
+def _look_at_own_files(manifest:str):
+    "Read the first records of a user's own files, which needs a second: a training would find out after a minute. Raises what the reader raises"
+    from protein_llm.manifest import fetch
+    from protein_llm.sources import read_source
+    described,root = load_manifest(manifest),fetch(manifest)
+    for entry in described["sources"]: next(read_source(entry, root, named=tuple(described["files"])))
 
 def _saved(path:str)->RunConfig:
     "The run of a `config.json`"
@@ -120,11 +128,11 @@ def next_calls(
     changes = {name: _as_text(here) for name,_,here in changes_of(cfg) if here is not None and name != "track"}
     arm = f" --arch {cfg.model.arch}" if ":" in cfg.model.arch else ""
     words = [f"--preset {cfg.preset}{arm}", *(f"{name}={value}" for name,value in changes.items())]
-    lines = ["compare it with the other arms that are trained (blind has to be):", f"    protein-llm evaluate {' '.join(words)}"]
+    lines = ["compare it with the other arms that are trained (blind has to be):", f"    .venv/bin/protein-llm evaluate {' '.join(words)}"]
     if arm or not set(changes) <= set(_SHARED): return lines
     given = [f"-p {name} {value}" for name,value in dict(preset=cfg.preset, **changes).items()]
     return [*lines, "or train the other arms first, where they are not:",
-        f"    papermill nbs/04_evaluate.ipynb runs/notebooks/04_evaluate.ipynb {' '.join(given)}"]
+        f"    .venv/bin/papermill nbs/04_evaluate.ipynb runs/notebooks/04_evaluate.ipynb {' '.join(given)}"]
 
 # %% ../nbs/api/27_cli.ipynb #19e5c694
 def next_text(
@@ -177,7 +185,7 @@ def evaluate(preset, archs, changes):
     needed = missing if archs else [c for c in missing if c.model.arch == "blind"]
     if needed or len(cfgs) < 2:
         call = " ".join(["protein-llm train", f"--preset {preset}", f"--arch {(needed or missing)[0].model.arch}", *changes])
-        raise ValueError(f"not trained: {lacking}: run {call}")
+        raise ValueError(f"not trained with these settings: {lacking}: run {call}; `protein-llm runs` lists what is trained, and with how many steps")
     if missing: click.echo(f"left out, because not trained: {lacking}")
     click.echo(_compared(cfgs))
 

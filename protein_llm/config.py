@@ -236,6 +236,10 @@ class TrainConfig:
         if not 0 <= self.alpha <= 1: raise ValueError(f"alpha is from 0 (all sources alike) to 1 (as the data are), got {self.alpha}")
         for name in ("task_weights", "source_weights"): object.__setattr__(self, name, parse_weights(getattr(self, name), name))
         _choose_tasks([task for task,_ in self.task_weights], "")
+        for name in ("lr", "lr_bridge", "clip"):
+            if not 0 < getattr(self, name) < float("inf"): raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
+        for name in ("warmup", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"): raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("steps", "batch_records", "batch_tokens", "max_tokens", "processes", "eval_every", "save_every", "keep", "window"):
             if getattr(self, name) < 1: raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 

@@ -210,6 +210,8 @@ def split_proteins(
     not_held = rules.get("not_held", frozenset()) | no_side | _large(usable, cfg)
     rules |= dict(not_train=rules.get("not_train", frozenset())|out, not_held=not_held)
     if cfg.split == "family": table["group"] = groups.to_numpy()
+    if (cfg.n_proteins or 0) > len(usable):
+        raise ValueError(f"n_proteins={cfg.n_proteins}, but only {len(usable)} proteins may be used: ask for fewer, or for 0, which takes all")
     wish, most = held_sizes(usable, free_groups(clusters, groups, reserved, not_held, cfg.data_seed), cfg)
     held, n_leaky = _hold_out(table, groups, rules, wish, most, cfg, reserved)
     assigned = held.split.copy()
@@ -375,17 +377,19 @@ _CHOICES = dict(task_off=("of a task that is off", "tasks"), too_short=("shorter
 
 def _left_out_records(manifest:dict)->str:
     "How many records the cleaning left out, and why"
-    lost, total = Counter(), 0
+    lost, merged, total = Counter(), 0, 0
     for step in manifest["funnel"]:
-        if step["kind"] != "merge": lost[step["rule"]] += step["removed"]
+        if step["kind"] == "merge": merged += step["removed"]
+        else: lost[step["rule"]] += step["removed"]
         if step["rule"] == "duplicate": total += step["came"] # what no rule before it left out
     total += lost.total()
-    if not +lost: return f"no record of {total:,} is left out"
+    again = f"; {merged:,} state what another one states, and are kept once" if merged else ""
+    if not +lost: return f"all {total:,} records pass the rules{again}"
     parts = []
     for rule,n in (+lost).items():
         words, where = _CHOICES.get(rule, (f"refused: {manifest['rules'][rule]}", "rejected.parquet"))
         parts.append(f"{n:,} {words.format(**manifest['config'])} ({where})")
-    return f"{lost.total():,} of {total:,} records are left out: {'; '.join(parts)}"
+    return f"{lost.total():,} of {total:,} records are left out: {'; '.join(parts)}{again}"
 
 def _left_out_proteins(left:dict)->str:
     "How many proteins the split leaves unused, and why"

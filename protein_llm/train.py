@@ -77,6 +77,7 @@ from torch import nn
 
 from .bridges import check_bridge
 from .checkpoint import load_checkpoint, save_checkpoint, training_state
+from .corpus import left_out_text
 from .evaluate import losses_on
 from .forecast import forecast_loss, score_forecast
 from .model import build_model, trainable_parts, trained_counts, trained_parameters
@@ -256,6 +257,7 @@ class Training:
         side = self.data.corpus.side("train", "task", "sources")
         self.ids,self.records = side.record_id,self.data.tokens.positions(side.record_id)
         self.weights,self.proteins = record_weights(side, cfg.train),pd.factorize(side.protein_id)[0]
+        for line in left_out_text(self.data.corpus.manifest).splitlines(): say(line)
         say(f"model: {cfg.model.llm} and the bridge")
         self._build(d)
         self.step,self.before = load_checkpoint(folder/"checkpoints", training_state(self.model, self.opt), self.about)
