@@ -369,6 +369,10 @@ def records_that_occur_twice():
     for again in (predictions(), predictions()[::-1]):
         json_lines("predictions.jsonl", [*predictions(right=False), *again])
         expect(cli.main, arguments, 1, "12", "twice", never=("better than",))
+    for change in (dict(answer=" ."), dict(answer="\u200b."), dict(protein_id="sp|x|y")): # the same in other letters
+        again = [r | {k: v if k == "protein_id" else r[k].replace(".", v) for k, v in change.items()} for r in predictions()[:1]]
+        json_lines("predictions.jsonl", [*predictions(right=False), *again])
+        expect(cli.main, arguments, 1, "twice", never=("better than",))
 
 
 @case
@@ -491,6 +495,19 @@ def an_unquoted_comma_in_own_data_is_counted():
 def own_task_names_are_allowed():
     corpus = own_corpus(own_records(task="optimal_ph"))
     assert set(corpus.records.select("task").collect().to_series()) == {"optimal_ph"}
+
+
+@case
+def own_ids_that_stand_for_two_proteins():
+    for name in ("records.csv", "records.jsonl", "records.tsv"):
+        records = own_records()
+        records[7]["accession"] = records[3]["accession"]
+        try:
+            own_corpus(records, name)
+        except ValueError as e:
+            assert name in str(e) and "Q00003" in str(e) and "another sequence" in str(e), e
+        else:
+            raise AssertionError("one accession, two proteins, and nothing was said")
 
 
 @case

@@ -27,7 +27,7 @@ from .config import DataConfig, MEMORY_TASKS, OWN_TASK
 from .core import digest, ensure_stage, run_folder, write_json
 from .manifest import fetch, identity, load_manifest
 from .readers import HOW_TO_MEND, looks_odd, says_nothing, why_not_protein
-from .sources import Batch, read_source, _ahead
+from .sources import OWN_FORMATS, Batch, read_source, _ahead
 
 # %% ../nbs/api/03a_clean.ipynb #a225d029
 TASKS_TABLE = dict( # task: style, what the answer says
@@ -310,6 +310,13 @@ def _behind(work, items):
     "`work` on each item, in order, in one thread behind the caller's"
     deque(_ahead(work, items, threads=1), maxlen=0)
 
+def _one_sequence_each(known:dict, b:Batch, texts:pl.DataFrame):
+    "Raise `ValueError` when an accession of a user's own file stands for two sequences; `known` is filled"
+    named = texts.filter(pl.col("accession") != "").unique(["accession", "sequence"], maintain_order=True)
+    for row,accession,sequence in named.select("row", "accession", "sequence").iter_rows():
+        if known.setdefault(accession, sequence) != sequence:
+            raise ValueError(f"{b.file}, record {row}: {accession!r} has another sequence above: give each protein an accession of its own")
+
 def read_and_clean(
     sources:list, # Entries of a manifest: source, format, path
     root:Path|str, # Folder that holds them
@@ -320,7 +327,10 @@ def read_and_clean(
     "The first pass. Raises what the readers raise, and `ValueError` on too many damaged records or a task that none has"
     intake = Intake(cfg, Path(scratch))
     for entry in sources:
-        for b,texts in read_source(entry, root, lambda b: (b, clean_batch(b, cfg)), named): take_in(intake, b, texts)
+        known = {} if entry["format"] in OWN_FORMATS else None
+        for b,texts in read_source(entry, root, lambda b: (b, clean_batch(b, cfg)), named):
+            if known is not None: _one_sequence_each(known, b, texts)
+            take_in(intake, b, texts)
         check_rejects(entry["source"], intake)
     _put_down(intake)
     met = {task for _,task,_ in intake.counts}
