@@ -312,7 +312,8 @@ def _behind(work, items):
 
 def _one_sequence_each(known:dict, b:Batch, texts:pl.DataFrame):
     "Raise `ValueError` when an accession of a user's own file stands for two sequences; `known` is filled"
-    named = texts.filter(pl.col("accession") != "").unique(["accession", "sequence"], maintain_order=True)
+    kept = texts.filter(pl.col("rule").is_null() & (pl.col("accession") != ""))
+    named = kept.unique(["accession", "sequence"], maintain_order=True)
     for row,accession,sequence in named.select("row", "accession", "sequence").iter_rows():
         if known.setdefault(accession, sequence) != sequence:
             raise ValueError(f"{b.file}, record {row}: {accession!r} has another sequence above: give each protein an accession of its own")
