@@ -133,7 +133,8 @@ def _reasons(table:pl.DataFrame, required:tuple)->pl.Series:
 
 # %% ../nbs/api/02a_readers.ipynb #5f6741a3
 _ANY = "[A-IK-Za-ik-z]" # a residue in any case
-_RESIDUES = re.compile(rf"(?:{_ANY}{{3,}}|[A-IK-Z][A-IK-Z\s]{{2,}}|(?:{_ANY}{{10,}}\s+)+{_ANY}+|(?:{_ANY}\s)+{_ANY})\*?\s*")
+_BLOCKS = rf"[A-IK-Z][A-IK-Z\s]{{2,}}|(?:{_ANY}{{10,}}\s+)+{_ANY}+|(?:{_ANY}\s)+{_ANY}" # words of small letters are none
+_RESIDUES = re.compile(rf"(?:{_ANY}{{3,}}|{_BLOCKS})\*?\s*")
 _LONG = re.compile(rf"(?:\s*[A-IK-Z]{{15,}}|[A-IK-Z]{{5,}}|{_ANY}{{20,}})\*?\s*")
 
 def _header(fields:list, name:str, required:tuple, hints:dict)->list:
