@@ -50,6 +50,12 @@ def outcome(folder):
     return tensors, [{k: v for k, v in line.items() if k not in ("tokens_per_s", "samples_per_s", "mfu", "memory_gb")} for line in lines]
 
 
+def runs(process):
+    "Whether a process still runs: one that ended and that nobody has asked about (a zombie) does not"
+    try: return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess: return False
+
+
 def kill(folder, how, rng):
     "Start the training, kill who asked for it at some moment, and see that the trainer goes too; the lines that the log has then"
     launcher, at, pause = start(folder), steps(folder)+rng.randint(1, 4), rng.random()*.3
@@ -58,7 +64,8 @@ def kill(folder, how, rng):
     trainers = psutil.Process(launcher.pid).children(recursive=True) if launcher.poll() is None else []
     launcher.send_signal(how)
     if launcher.wait() != -how or not trainers: sys.exit(f"training ended before it could be killed: {launcher.stdout.read()[-3000:]}")
-    left = psutil.wait_procs(trainers, PATIENCE)[1]
+    patience = time.time()+PATIENCE
+    while (left := list(filter(runs, trainers))) and time.time() < patience: time.sleep(.1)
     if left: sys.exit(f"{PATIENCE} s after {how.name} there is still {left}")
     return steps(folder)
 

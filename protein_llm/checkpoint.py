@@ -16,12 +16,22 @@ from .core import read_json, sha256_file, write_json
 from .model import require_finite, trained_parameters
 
 # %% ../nbs/api/15a_checkpoint.ipynb #2a996610
+def _give_back(model:nn.Module):
+    "Put gathered parameters back into slices (FSDP2): after a validation they may be whole, and other objects than the optimizer's"
+    from torch.distributed.fsdp import FSDPModule
+    for module in model.modules():
+        if isinstance(module, FSDPModule): module.reshard()
+
 def training_state(
     model:nn.Module, # A `ProteinLLM`, sharded or not
     opt:torch.optim.Optimizer, # AdamW over its trained parts
 )->dict: # Tensors by `kind/parameter`: the live ones, so that whoever reads into them changes model and optimizer
-    "All that training changes; what AdamW has not made yet is made, as it would make it"
+    "All that training changes; what AdamW has not made yet is made, as it would make it. Raises `RuntimeError` on a parameter that the optimizer does not have"
+    _give_back(model)
     named = trained_parameters(model)
+    held = {id(p) for group in opt.param_groups for p in group["params"]}
+    lost = [n for n,p in named.items() if id(p) not in held]
+    if lost: raise RuntimeError(f"the optimizer does not have {lost[0]} ({len(lost)} such): its moments would be lost")
     for p in named.values():
         if not opt.state[p]: opt.state[p] = dict(step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
     return {f"weight/{n}": p.detach() for n,p in named.items()} | {f"{kind}/{n}": t for n,p in named.items() for kind,t in opt.state[p].items()}
