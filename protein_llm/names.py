@@ -43,15 +43,14 @@ def _words(text:str)->str:
     return " ".join(re.findall(r"\w+", visible))
 
 def _record_words(records:"pd.DataFrame")->list:
-    "What tells records of a file apart: the words of each field, and the sequence instead of what it is called"
-    protein = "sequence" if "sequence" in records else "protein_id"
-    columns = [records[protein]] + [records[c].map(_words) for c in _KEY[1:] if c in records]
+    "What tells records of a file apart: the words of each field"
+    columns = [records[c].map(_words) for c in _KEY if c in records]
     return list(zip(*columns))
 
 def require_once(
     records:"pd.DataFrame", # As in `record_keys`; `line` where they come from a file, else `record_id`
     name:str, # What they are, for the message
-    by_words:bool=False, # For files of others: a record is told from another by words and sequence alone
+    by_words:bool=False, # For files of others: a record is told from another by its words alone
 ):
     "Raise `ValueError` that names the first two places where one record stands"
     places = {}
