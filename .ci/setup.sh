@@ -118,7 +118,7 @@ if [ "$(cat "$VENV/lock.stamp" 2>/dev/null)" != "$want" ]; then
     check_machine; check_disk; get_uv
     say "installing the packages of requirements.lock (about 6 GB the first time; when stopped it continues)"
     rm -f "$VENV/package.stamp"
-    run "$VENV/bin/uv" pip sync --require-hashes --python "$PY" requirements.lock ||
+    run "$VENV/bin/uv" pip sync --require-hashes --compile-bytecode --python "$PY" requirements.lock ||
         stop "the packages were not installed (the reason stands above): if it is the network, check it (or set HTTPS_PROXY), then run make again; it continues."
     printf '%s\n' "$want" >"$VENV/lock.stamp"
 fi
