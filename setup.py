@@ -21,5 +21,5 @@ setup(
     python_requires=f">={cfg['min_python']},<3.13",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
-    entry_points={"console_scripts": ["protein-llm = protein_llm.cli:main"], "nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
+    entry_points={"console_scripts": ["protein-llm = protein_llm.apps.cli:main"], "nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
 )

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import polars as pl
 
-from protein_llm import cli, ledger
+from protein_llm.apps import cli
+from protein_llm.data import ledger
 from protein_llm.config import from_preset
-from protein_llm.corpus import Corpus, build_corpus, left_out_text
-from protein_llm.manifest import fetch
-from protein_llm.prompts import Renderer, load_tokenizer
+from protein_llm.data.corpus import Corpus, build_corpus, left_out_text
+from protein_llm.data.manifest import fetch
+from protein_llm.text.prompts import Renderer, load_tokenizer
 
 # Twelve short human proteins to answer about and twelve others to train on; no two of them are alike.
 TEST_IDS = ("P58549", "Q9NRR3", "O94777", "O95167", "P05204", "Q8WU43",

@@ -19,8 +19,8 @@ def config(arch, mode):
 
 def begin(cfg, folder, acc):
     "The first steps of a run, of which a copy is kept; the files of its checkpoint"
-    from protein_llm.checkpoint import checkpoints
-    from protein_llm.train import train
+    from protein_llm.training.checkpoint import checkpoints
+    from protein_llm.training.train import train
     train(cfg, folder=folder, stop_after=BEGUN)
     acc.wait_for_everyone()
     if acc.is_main_process: shutil.copytree(folder, folder.with_name(f"{folder.name}-begun"))
@@ -30,9 +30,9 @@ def begin(cfg, folder, acc):
 
 def end(cfg, folder, acc):
     "The last step of a run that somebody began: the model, and its log"
-    from protein_llm.parallel import read_log
-    from protein_llm.pretrained import ProteinLLM
-    from protein_llm.train import train
+    from protein_llm.runs.parallel import read_log
+    from protein_llm.model.pretrained import ProteinLLM
+    from protein_llm.training.train import train
     train(cfg, folder=folder) # reads the checkpoint
     acc.wait_for_everyone()
     log = read_log(folder)
@@ -43,10 +43,10 @@ def end(cfg, folder, acc):
 
 def answers(model, cfg, folder, acc):
     "Answers to three records, one a part: one rank has two of them, the other runs along; and the share of parameters in slices"
-    from protein_llm.generate import Decoding, answer_records
-    from protein_llm.parallel import shard_model
-    from protein_llm.prepare import RunData
-    from protein_llm.train import make_optimizer
+    from protein_llm.model.generate import Decoding, answer_records
+    from protein_llm.runs.parallel import shard_model
+    from protein_llm.runs.prepare import RunData
+    from protein_llm.training.train import make_optimizer
     data = RunData(cfg)
     model, _ = shard_model(model, make_optimizer(model, cfg.train), acc)
     sliced = sum(hasattr(p, "to_local") for p in model.parameters())/len(list(model.parameters())) # now: what is gathered for an answer may stay so
@@ -57,7 +57,7 @@ def answers(model, cfg, folder, acc):
 def work(mode, out, archs):
     "What the processes of one mode do; the main one writes what came out"
     import torch
-    from protein_llm.parallel import make_accelerator
+    from protein_llm.runs.parallel import make_accelerator
     torch.set_num_threads(1)
     found = {}
     for arch in archs:
@@ -102,7 +102,7 @@ def differences(one, other, mode):
 def main():
     import torch
     from protein_llm.config import ARCHS
-    from protein_llm.parallel import make_accelerator
+    from protein_llm.runs.parallel import make_accelerator
     if sys.argv[1:2] and sys.argv[1] in MODES: return work(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
     archs = sys.argv[1:] or ARCHS # for use by hand: some arms alone
     with tempfile.TemporaryDirectory() as d:

@@ -28,8 +28,8 @@ def decoder(layers, lean, dropout):
     "Decoder layers with LoRA on the meta device, in training mode"
     from transformers import Qwen3Config
     from protein_llm.config import ModelConfig
-    from protein_llm.lean import make_lean
-    from protein_llm.model import add_lora, load_llm
+    from protein_llm.model.lean import make_lean
+    from protein_llm.model.protein_llm import add_lora, load_llm
     config = Qwen3Config(hidden_size=4096, intermediate_size=12288, num_hidden_layers=layers, num_attention_heads=32, num_key_value_heads=8, head_dim=128, vocab_size=1024)
     llm = load_llm(config=config, dtype="bfloat16", meta=True).requires_grad_(False)
     model = add_lora(llm, ModelConfig(lora_r=8, lora_dropout=dropout))

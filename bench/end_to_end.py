@@ -74,9 +74,9 @@ def with_proteins(records):
 def ours(data, tokens):
     "`train_step` over a token store and a feature store"
     from dataclasses import replace
-    from protein_llm.model import build_model, trainable_parts
-    from protein_llm.parallel import make_accelerator
-    from protein_llm.train import make_optimizer, train_step
+    from protein_llm.model.protein_llm import build_model, trainable_parts
+    from protein_llm.runs.parallel import make_accelerator
+    from protein_llm.training.train import make_optimizer, train_step
     cfg = replace(data.cfg, train=replace(data.cfg.train, batch_tokens=tokens))
     llm = fresh_model("records", data.vocab)
     lora = {n: p for n,p in llm.named_parameters() if p.requires_grad}
@@ -162,8 +162,8 @@ def run(side, data, setting):
 def encode(sequences, stock, folder):
     "A feature store, and the seconds, wall and CPU, that it took: the fastest of three builds"
     import pandas as pd
-    from protein_llm.encoder import ESM3Encoder
-    from protein_llm.features import FeatureStore, build_features
+    from protein_llm.proteins.encoder import ESM3Encoder
+    from protein_llm.proteins.features import FeatureStore, build_features
     encoder,table,spent = ESM3Encoder(stock, "random weights", base.DEVICE),pd.DataFrame(dict(protein_id=[str(i) for i in range(len(sequences))], sequence=sequences)),[]
     for k in range(ROUNDS):
         began = clock()
@@ -175,10 +175,10 @@ def encode(sequences, stock, folder):
 def make_data(vocab, a_step, features, encoders, sequences, folder):
     "What both sides train on, and how"
     import polars as pl
-    from protein_llm.bridges import make_bridge
+    from protein_llm.model.bridges import make_bridge
     from protein_llm.config import ModelConfig, RunConfig, TrainConfig
-    from protein_llm.encoder import pack_sequences
-    from protein_llm.prompts import TokenStore, write_index
+    from protein_llm.proteins.encoder import pack_sequences
+    from protein_llm.text.prompts import TokenStore, write_index
     n = a_step*STEPS
     records = with_proteins(make_records(n, False, vocab))
     folder /= f"tokens{vocab}"

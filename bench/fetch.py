@@ -33,7 +33,7 @@ SIZES,CHECKED,ROUNDS,BATCHES = {"": 64, "_16": 16},20,5,30
 def copy_store(store, out, copies, times):
     "A token store with every record `copies` times, under names of their own; its prompt and its answer stand `times` in a row"
     import polars as pl
-    from protein_llm.prompts import write_index
+    from protein_llm.text.prompts import write_index
     out.mkdir(parents=True)
     start,places,answer,end = store.cuts[:,:1],store.cuts[:,1:-2],store.cuts[:,-2:-1],store.cuts[:,-1:]
     lengths = times*np.hstack([answer-start, end-answer]) # prompt, answer [R, 2]
@@ -108,7 +108,7 @@ def peers(data, tokenizer):
 
 def ours(store):
     "Batches by `collate`"
-    from protein_llm.packing import collate
+    from protein_llm.text.packing import collate
     def read(batch):
         b = collate([[i] for i in batch], store, None)
         return b.input_ids, b.labels
@@ -137,8 +137,8 @@ def times_of(ways, n, size):
 def compare(arch, times, folder, copies, sizes):
     "Ratios for records of one arm, by what is compared and the suffix of the batch's size"
     from protein_llm.config import from_preset
-    from protein_llm.prepare import RunData
-    from protein_llm.prompts import TokenStore
+    from protein_llm.runs.prepare import RunData
+    from protein_llm.text.prompts import TokenStore
     run = RunData(from_preset("tiny", arch=arch))
     copy_store(run.tokens, folder/"tokens", copies, times)
     store = TokenStore(folder/"tokens")

@@ -33,11 +33,11 @@ def prepare(arch, n):
     import torch
     from protein_llm.config import from_preset
     from protein_llm.core import set_seed
-    from protein_llm.export import prompt_embeddings
-    from protein_llm.model import build_model
-    from protein_llm.packing import collate
-    from protein_llm.prepare import RunData
-    from protein_llm.prompts import llm_folder
+    from protein_llm.model.export import prompt_embeddings
+    from protein_llm.model.protein_llm import build_model
+    from protein_llm.text.packing import collate
+    from protein_llm.runs.prepare import RunData
+    from protein_llm.text.prompts import llm_folder
     from transformers import AutoModelForCausalLM
     cfg = from_preset("tiny", arch, lora_r=0)
     data = RunData(cfg)
@@ -53,7 +53,7 @@ def prepare(arch, n):
 
 def ours(model, prompts, order, setting):
     "Answers in the order of the records"
-    from protein_llm.generate import Decoding
+    from protein_llm.model.generate import Decoding
     slots,read = setting
     written = model.answers(prompts, range(len(order)), Decoding(MOST, slots=slots, read=read))
     return [written[k].tokens for k in np.argsort(order)]

@@ -60,7 +60,7 @@ def linclust(proteins):
 
 def dealt(proteins, clusters, cfg, reserved):
     "Test and train proteins when whole clusters are assigned and nothing is searched afterwards"
-    from protein_llm.split import assign_splits
+    from protein_llm.data.split import assign_splits
     n_train = cfg.n_proteins - cfg.n_test_clusters - cfg.n_valid_clusters
     split = assign_splits(clusters, cfg.n_test_clusters, cfg.n_valid_clusters, n_train, 1, cfg.train_cap, reserved, cfg.data_seed)
     return proteins[(split == "test").reindex(proteins.index)], proteins[(split == "train").reindex(proteins.index)]
@@ -78,7 +78,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a third of the proteins, the same bar")
     args = parser.parse_args()
     from protein_llm.config import from_preset
-    from protein_llm.prepare import RunData
+    from protein_llm.runs.prepare import RunData
     data = RunData(from_preset("tiny", **(QUICK if args.quick else {})))
     corpus,cfg = data.corpus,data.cfg.data
     proteins = corpus.proteins

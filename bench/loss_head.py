@@ -31,7 +31,7 @@ def batch(rows):
 
 def our_loss(hidden, weight, labels, records):
     "The mean loss of the answer tokens, our way"
-    from protein_llm.loss import answer_nll
+    from protein_llm.model.loss import answer_nll
     return answer_nll(hidden, weight, labels, records)[0].mean()
 
 
@@ -55,7 +55,7 @@ def step_sides(rows):
     "The same of a whole model: LoRA's gradients, and AdamW's step; all sides train the one model"
     from transformers import Qwen3Config
     from protein_llm.config import ModelConfig
-    from protein_llm.model import add_lora, load_llm
+    from protein_llm.model.protein_llm import add_lora, load_llm
     shape = Qwen3Config(vocab_size=WORDS, hidden_size=D, intermediate_size=3*D, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True)
     llm = add_lora(load_llm(dtype="bfloat16", device=DEVICE, config=shape), ModelConfig())
     trained = [p for p in llm.parameters() if p.requires_grad]

@@ -4,7 +4,7 @@
 Texts are real answers of the demo, strung together to 5 to 75 words (mean 40). A prediction is the reference itself (5 %), the reference with a third of its runs of three words replaced by those of another record (45 %), another record's text (45 %)
 or empty (5 %). Fixed seed.
 
-`rouge_l`: `protein_llm.metrics.rouge_l` against `RougeScorer(["rougeL"]).score` pair by pair, 20,000 pairs, without stemming. Asserted first: each pair agrees to 1e-9.
+`rouge_l`: `protein_llm.scoring.metrics.rouge_l` against `RougeScorer(["rougeL"]).score` pair by pair, 20,000 pairs, without stemming. Asserted first: each pair agrees to 1e-9.
 `bootstrap`: 1,000 draws of whole clusters (2.5 records each). The peer draws the same clusters, lists their texts and scores these anew: corpus BLEU by sacrebleu and ROUGE-L by our own `rouge_l`, which is the harder
 peer. Ours scores each record once and draws sums: `bleu_statistics`, `rouge_l` and both calls of `bootstrap` are in its time. Asserted: both scores of every draw that is scored anew agree to 1e-9, and so does the
 interval over these draws. The full run scores all 1,000 draws anew, the quick one 40, and multiplies their time by 25.
@@ -28,7 +28,7 @@ ROUNDS = 3
 
 def answers():
     "Real answers of the demo"
-    from protein_llm.manifest import fetch
+    from protein_llm.data.manifest import fetch
     folder = fetch("demo")/"mol_instructions"
     return [r["output"] for name in ("general_function", "protein_function", "domain_motif", "catalytic_activity") for r in json.loads((folder/f"{name}.json").read_text())]
 
@@ -63,7 +63,7 @@ def cpu(f, rounds=ROUNDS):
 
 def compare_rouge(n):
     "Ratio of ROUGE-L; asserts that both agree"
-    from protein_llm.metrics import rouge_l
+    from protein_llm.scoring.metrics import rouge_l
     from rouge_score.rouge_scorer import RougeScorer
     (p,r),scorer = draw(n),RougeScorer(["rougeL"])
     def peer(): return [scorer.score(y, x)["rougeL"].fmeasure for x,y in zip(p, r)]
@@ -76,7 +76,7 @@ def compare_rouge(n):
 
 def compare_bootstrap(n, again):
     "Ratio of intervals; asserts that both agree on every draw that is scored anew"
-    from protein_llm.metrics import bleu, bleu_from_statistics, bleu_statistics, bootstrap, ratio, rouge_l
+    from protein_llm.scoring.metrics import bleu, bleu_from_statistics, bleu_statistics, bootstrap, ratio, rouge_l
     (p,r),clusters = draw(n, 1),np.arange(n)*2//5
     names = clusters.max()+1
     members = [np.flatnonzero(clusters == c) for c in range(names)]
@@ -116,8 +116,8 @@ def whole(n):
         nonlocal start
         took[name],start = time.perf_counter()-start,time.perf_counter()
     import pandas as pd
-    from protein_llm.entities import ENTITY_COUNTS, EntityDictionary, entity_scores, entity_statistics, known_entities
-    from protein_llm.metrics import BLEU_COLUMNS, bleu_from_statistics, score_table, text_scores
+    from protein_llm.scoring.entities import ENTITY_COUNTS, EntityDictionary, entity_scores, entity_statistics, known_entities
+    from protein_llm.scoring.metrics import BLEU_COLUMNS, bleu_from_statistics, score_table, text_scores
     dictionary = EntityDictionary()
     lap("dictionary")
     table = text_scores(p, r)

@@ -50,7 +50,7 @@ def check(rows, lengths):
 
 def whole(n):
     "Ours on all records (called in a process of its own)"
-    from protein_llm.packing import pack_rows
+    from protein_llm.text.packing import pack_rows
     lengths,seconds = draw(n, 1),[]
     before = gigabytes()
     for _ in range(ROUNDS):
@@ -97,7 +97,7 @@ def trl_bins(lengths, capacity):
 def our_tokens(data, lengths):
     "Our rows, and their tokens as TRL makes them"
     import pyarrow as pa, pyarrow.compute as pc
-    from protein_llm.packing import pack_rows
+    from protein_llm.text.packing import pack_rows
     rows = pack_rows(lengths, CAPACITY)
     order,last = np.concatenate(rows),np.cumsum([len(r) for r in rows])-1
     ids = pc.take(data.data.table["input_ids"].combine_chunks(), pa.array(order)).values
@@ -106,7 +106,7 @@ def our_tokens(data, lengths):
 
 def sides(data, lengths):
     "What is timed: ours, and every way of TRL's"
-    from protein_llm.packing import pack_rows
+    from protein_llm.text.packing import pack_rows
     from trl import pack_dataset
     n = len(lengths)
     ways = dict(default=(1_000, False), batches_1k=(1_000, True), batches_10k=(10_000, True), batch_all=(n, True))

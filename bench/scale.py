@@ -30,11 +30,11 @@ def timed(module, name, seconds):
 
 def stage(name, manifest):
     "Facts of one stage"
-    from protein_llm import corpus as c
+    from protein_llm.data import corpus as c
     from protein_llm.core import read_json
     cfg = config(manifest)
     if name == "clean":
-        from protein_llm.clean import build_records
+        from protein_llm.data.clean import build_records
         m = read_json(build_records(cfg.data)/"manifest.json")
         return dict(stated=m["stated"], records=m["records"], proteins=m["proteins"])
     if name == "corpus":
@@ -44,9 +44,9 @@ def stage(name, manifest):
         return dict(cluster_minutes=seconds["cluster_proteins"]/60, check_minutes=seconds["drop_leaks"]/60, leaky_dropped=m["leaky_dropped"], train=m["records"]["train"], test=m["records"]["test"], test_clusters=m["clusters"]["test"])
     corpus = c.Corpus(c.build_corpus(cfg.data, cfg.model.llm), frozenset(c.reserved_proteins(cfg.model.llm)))
     if name == "tokens":
-        from protein_llm.prompts import build_tokens
+        from protein_llm.text.prompts import build_tokens
         return dict(tokens=read_json(build_tokens(corpus.records, corpus.proteins, cfg.model, corpus.manifest["key"])/"manifest.json")["tokens"])
-    from protein_llm.ledger import corpus_ledger, ledger_text
+    from protein_llm.data.ledger import corpus_ledger, ledger_text
     ledger = corpus_ledger(corpus, cfg.encoder.weights, cfg.model.llm)
     print(ledger_text(ledger), file=sys.stderr)
     return dict(leaks=len(ledger.leaks))

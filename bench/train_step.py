@@ -51,7 +51,7 @@ def fresh_model(attention, vocab=None):
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen3Config, Qwen3ForCausalLM
-    from protein_llm.model import LORA_TARGETS
+    from protein_llm.model.protein_llm import LORA_TARGETS
     torch.manual_seed(0)
     llm = Qwen3ForCausalLM._from_config(Qwen3Config(**SHAPE | dict(vocab_size=vocab or SHAPE["vocab_size"]), pad_token_id=0, eos_token_id=1), attn_implementation=attention, dtype=getattr(torch, DTYPE))
     llm = get_peft_model(llm, LoraConfig(r=8, lora_alpha=16, lora_dropout=0., target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM"))
@@ -74,11 +74,11 @@ def ours(records, tokens, steps, lr, folder):
     "`train_step` over a token store"
     import polars as pl
     from protein_llm.config import ModelConfig, RunConfig, TrainConfig
-    from protein_llm.model import build_model, trainable_parts
-    from protein_llm.parallel import make_accelerator
-    from protein_llm.prompts import TokenStore, write_index
-    from protein_llm.packing import step_records
-    from protein_llm.train import make_optimizer, train_step
+    from protein_llm.model.protein_llm import build_model, trainable_parts
+    from protein_llm.runs.parallel import make_accelerator
+    from protein_llm.text.prompts import TokenStore, write_index
+    from protein_llm.text.packing import step_records
+    from protein_llm.training.train import make_optimizer, train_step
     folder /= f"ours{len(records)}"
     if not folder.exists():
         folder.mkdir()

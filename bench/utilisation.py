@@ -36,7 +36,7 @@ def padded_widths(lengths, groups):
 
 def of_plans(steps, cfg):
     "Tokens waited for over all steps, and the mean width of the longest row over the budget; asserts that each record is in one plan once"
-    from protein_llm.packing import plan_step
+    from protein_llm.text.packing import plan_step
     total,widest = 0,[]
     for lengths in steps:
         plan = plan_step(lengths, cfg, RANKS)
@@ -50,7 +50,7 @@ def of_plans(steps, cfg):
 
 def greedy(steps, cfg):
     "Rows of best fit decreasing as they come; a rank without a row waits"
-    from protein_llm.packing import pack_rows
+    from protein_llm.text.packing import pack_rows
     total = 0
     for lengths in steps:
         rows = [lengths[r].sum() for r in pack_rows(lengths, cfg.batch_tokens)]
@@ -77,8 +77,8 @@ def useful(steps, cfg):
 def demo_steps(arch, n, cfg):
     "Lengths of the demo's records [n, records of a step], in training's order, scaled to the mean"
     from protein_llm.config import from_preset
-    from protein_llm.packing import step_records
-    from protein_llm.prepare import RunData
+    from protein_llm.text.packing import step_records
+    from protein_llm.runs.prepare import RunData
     store = RunData(from_preset("tiny", arch=arch)).tokens
     lengths = store.lengths(np.arange(len(store)))
     scaled = np.rint(lengths*MEAN/lengths.mean()).astype(int)

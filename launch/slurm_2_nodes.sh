@@ -5,6 +5,6 @@
 set -eu
 MASTER=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER PYTHON="${PYTHON:-.venv/bin/python}"
-WORLD_SIZE=$((8 * SLURM_NNODES)) "$PYTHON" -m protein_llm.train --check "$@" # a mistyped word ends here, in a second
+WORLD_SIZE=$((8 * SLURM_NNODES)) "$PYTHON" -m protein_llm.training.train --check "$@" # a mistyped word ends here, in a second
 srun sh -c '"$PYTHON" -m accelerate.commands.launch --multi_gpu --num_machines "$SLURM_NNODES" --num_processes $((8 * SLURM_NNODES)) --machine_rank "$SLURM_NODEID" \
-    --main_process_ip "$MASTER" --main_process_port 29500 --mixed_precision no --dynamo_backend no -m protein_llm.train "$@"' sh "$@"
+    --main_process_ip "$MASTER" --main_process_port 29500 --mixed_precision no --dynamo_backend no -m protein_llm.training.train "$@"' sh "$@"
