@@ -11,25 +11,25 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## .venv as requirements.lock says, and the small weights; every other command does it first
-	@.ci/setup.sh
+	@scripts/setup.sh
 
 reproduce: setup ## the experiment: corpus, features, five trainings, evaluation, figures, report
-	@$(BIN)/python .ci/reproduce.py reproduce
+	@$(BIN)/python scripts/reproduce.py reproduce
 
 test: setup ## all tests
 	@$(BIN)/python .ci/test.py
 
 experiments: setup ## every arm for 1,000 steps with a report below runs/experiments, three seeds of the default, and a split that leaks on purpose (about 90 minutes)
-	@$(BIN)/python .ci/reproduce.py experiments
+	@$(BIN)/python scripts/reproduce.py experiments
 
 figures: setup ## the default run's figures into figures/, to be committed
-	@$(BIN)/python .ci/reproduce.py figures
+	@$(BIN)/python scripts/reproduce.py figures
 
 lab: setup ## JupyterLab on the front page; arguments as in: make lab args="--port 8899"
 	@exec $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $$([ "$$(id -u)" != 0 ] || echo --allow-root) $(args)
 
 readme: setup ## README.md from nbs/index.ipynb
-	@$(BIN)/python .ci/readme.py
+	@$(BIN)/python scripts/readme.py
 
 lock: setup ## resolve settings.ini anew into requirements.lock
 	@$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.12 --generate-hashes --no-header --no-annotate --quiet -o requirements.lock
@@ -39,4 +39,4 @@ bench-env: setup ## .venv-bench: what the benchmarks compare with (bench/require
 	@$(BIN)/uv pip install --quiet --python .venv-bench/bin/python -r bench/requirements.txt
 
 clean: ## delete compiled files, and list what lies in runs/
-	@python=$(BIN)/python; [ -x $$python ] || python=python3; exec $$python .ci/clean.py
+	@python=$(BIN)/python; [ -x $$python ] || python=python3; exec $$python scripts/clean.py

@@ -1,5 +1,12 @@
 """What make's commands do with finished steps, signals, two at once, and files that are not ours: with toy notebooks, in a folder of its own whose name holds a blank and a letter outside ASCII. Started by `.ci/test.py`."""
-import json, os, shutil, signal, subprocess, sys, tempfile, time
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -11,7 +18,7 @@ WAITS = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import s
 START = """
 import json, subprocess, sys
 from pathlib import Path
-sys.path.insert(0, {ci!r})
+sys.path.insert(0, {scripts!r})
 from reproduce import Experiment, Step, carry_out
 
 def run_cell(self, step):
@@ -26,78 +33,123 @@ carry_out("reproduce", steps, runs=Path({runs!r}), notebooks=Path({notebooks!r})
 
 def notebook(path, code):
     "A notebook of one cell"
-    cell = dict(cell_type="code", id="one", metadata={}, source=code, outputs=[], execution_count=None)
+    cell = dict(
+        cell_type="code", id="one", metadata={}, source=code, outputs=[], execution_count=None
+    )
     spec = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
     path.write_text(json.dumps(dict(cells=[cell], metadata=spec, nbformat=4, nbformat_minor=5)))
 
 
 def command(folder, quick):
     "What starts the toy experiment of a folder; a quick one runs cells without papermill, whose start takes seconds"
-    text = START.format(ci=str(ROOT/".ci"), runs=str(folder/"runs"), notebooks=str(folder/"nbs"), quick=quick)
+    text = START.format(
+        scripts=str(ROOT / "scripts"),
+        runs=str(folder / "runs"),
+        notebooks=str(folder / "nbs"),
+        quick=quick,
+    )
     return [sys.executable, "-c", text]
 
 
 def started(folder, quick):
     "The toy experiment, running"
-    return subprocess.Popen(command(folder, quick), text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command(folder, quick),
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def finished(folder):
     "Exit code and output of the toy experiment"
-    done = subprocess.run(command(folder, quick=True), text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        command(folder, quick=True),
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     return done.returncode, done.stdout
 
 
 def sleepers(folder):
     "Processes that the second toy notebook started and that are still there"
-    found = [p for p in psutil.process_iter(["cmdline"]) if f"sleeper of {folder}" in " ".join(p.info["cmdline"] or [])]
+    found = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if f"sleeper of {folder}" in " ".join(p.info["cmdline"] or [])
+    ]
     return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
 
 
 def until(happens, what, seconds=120):
     "Wait for something"
-    end = time.time()+seconds
+    end = time.time() + seconds
     while not happens():
         assert time.time() < end, f"{what}: not within {seconds} s"
-        time.sleep(.05)
+        time.sleep(0.05)
 
 
 def steps_are_passed_over(folder):
     "A finished step runs again only where its notebook, its results or a step before it changed"
-    for name in ("first", "second"): notebook(folder/"nbs"/f"{name}.ipynb", WRITES.format(path=str(folder/"runs"/f"{name}.txt")))
+    for name in ("first", "second"):
+        notebook(
+            folder / "nbs" / f"{name}.ipynb",
+            WRITES.format(path=str(folder / "runs" / f"{name}.txt")),
+        )
     code, out = finished(folder)
-    assert code == 0 and out.count("not run yet") == 2 and "2 of 2 steps to run, about 0:10" in out, out
+    assert (
+        code == 0 and out.count("not run yet") == 2 and "2 of 2 steps to run, about 0:10" in out
+    ), out
     began = time.time()
     code, out = finished(folder)
     assert code == 0 and out.count("passed over") == 2 and "to run" not in out, out
-    took = time.time()-began
+    took = time.time() - began
     assert took < 10, f"two finished steps took {took:.0f} s"
-    (folder/"runs"/"second.txt").unlink()
+    (folder / "runs" / "second.txt").unlink()
     code, out = finished(folder)
     assert "first: finished" in out and "second: runs/second.txt is missing" in out, out
-    notebook(folder/"nbs"/"first.ipynb", WRITES.format(path=str(folder/"runs"/"first.txt"))+" # another way")
+    notebook(
+        folder / "nbs" / "first.ipynb",
+        WRITES.format(path=str(folder / "runs" / "first.txt")) + " # another way",
+    )
     code, out = finished(folder)
-    assert "first: first.ipynb has changed" in out and "second: a step before it has changed" in out, out
+    assert (
+        "first: first.ipynb has changed" in out and "second: a step before it has changed" in out
+    ), out
 
 
 def signals_end_all(folder):
     "Ctrl-C, SIGTERM and a closed terminal leave no process, and say what is left; a second start waits and is told"
-    notebook(folder/"nbs"/"second.ipynb", WAITS.format(path=folder))
+    notebook(folder / "nbs" / "second.ipynb", WAITS.format(path=folder))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         quick = number == signal.SIGHUP
         work = started(folder, quick)
-        want = 2 if quick else 1 # without papermill the cell itself is a command that names the sleeper
+        want = (
+            2 if quick else 1
+        )  # without papermill the cell itself is a command that names the sleeper
         until(lambda: len(sleepers(folder)) == want, "the second notebook's process")
         below = psutil.Process(work.pid).children(recursive=True)
-        assert len(below) >= (2 if quick else 3), below # papermill, kernel, sleeper
-        if number == signal.SIGTERM: waits_its_turn(folder)
+        assert len(below) >= (2 if quick else 3), below  # papermill, kernel, sleeper
+        if number == signal.SIGTERM:
+            waits_its_turn(folder)
         began = time.time()
         work.send_signal(number)
         out, _ = work.communicate(timeout=60)
-        assert work.returncode == 128+number, (work.returncode, out)
-        assert not [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], "processes are left"
-        assert not sleepers(folder) and time.time()-began < 20, time.time()-began
-        for words in ("stopped in second", "Finished and kept: first", "Go on with: make reproduce", "No process is left"): assert words in out, out
+        assert work.returncode == 128 + number, (work.returncode, out)
+        assert not [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], (
+            "processes are left"
+        )
+        assert not sleepers(folder) and time.time() - began < 20, time.time() - began
+        for words in (
+            "stopped in second",
+            "Finished and kept: first",
+            "Go on with: make reproduce",
+            "No process is left",
+        ):
+            assert words in out, out
 
 
 def waits_its_turn(folder):
@@ -111,30 +163,45 @@ def waits_its_turn(folder):
 
 def failures_are_told(folder):
     "A failed step, and a folder that cannot be written"
-    notebook(folder/"nbs"/"second.ipynb", "raise ValueError('no such thing')")
+    notebook(folder / "nbs" / "second.ipynb", "raise ValueError('no such thing')")
     code, out = finished(folder)
-    assert code == 1 and "no such thing" in out and "second failed (exit code 1): the reason stands above" in out, out
-    other = folder/"file in the way"
+    assert (
+        code == 1
+        and "no such thing" in out
+        and "second failed (exit code 1): the reason stands above" in out
+    ), out
+    other = folder / "file in the way"
     other.mkdir()
-    (other/"runs").write_text("a file")
+    (other / "runs").write_text("a file")
     code, out = finished(other)
-    assert code == 1 and "runs/notebooks" in out and "mend that" in out and "Traceback" not in out, out
+    assert (
+        code == 1 and "runs/notebooks" in out and "mend that" in out and "Traceback" not in out
+    ), out
 
 
 def copy_of(folder):
     "A clone without an environment"
-    clone = folder/"clone"
+    clone = folder / "clone"
     clone.mkdir()
     for name in ("Makefile", ".ci", "settings.ini", "setup.py", "requirements.lock"):
-        source = ROOT/name
-        if source.is_dir(): shutil.copytree(source, clone/name, ignore=shutil.ignore_patterns("__pycache__"))
-        else: shutil.copy(source, clone/name)
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, clone / name)
     return clone
 
 
 def make(clone, *words):
     "Exit code and output of a make command"
-    done = subprocess.run(["make", *words], cwd=clone, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        ["make", *words],
+        cwd=clone,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     return done.returncode, done.stdout
 
 
@@ -144,34 +211,59 @@ def nothing_of_the_users_goes(folder):
     code, out = make(clone, "help")
     assert code == 0 and "make setup" in out and "make figures" in out, out
     for what in (".venv/notes.txt", ".venv/bin/python", ".venv/pyvenv.cfg"):
-        file = clone/what
+        file = clone / what
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.name == "python": file.symlink_to(sys.executable)
-        else: file.write_text("mine")
+        if file.name == "python":
+            file.symlink_to(sys.executable)
+        else:
+            file.write_text("mine")
         code, out = make(clone, "setup")
-        assert code and "not one that set-up made" in out and file.exists() and not (clone/".setup.lock").exists(), out
-    shutil.rmtree(clone/".venv")
-    keeps = ["runs/own_bridge/mine.py", "runs/notebooks/mine.ipynb", "runs/tiny-mlp-1/model/notes.txt", "runs/smoke/mine.txt",
-             "nbs/.ipynb_checkpoints/mine.ipynb", "dist/mine.txt", "runs/shared/corpus-mine/a.csv", "nbs/__pycache__/mine.txt",
-             "elsewhere/__pycache__/a.pyc"]
-    goes = ["nbs/__pycache__/a.pyc", ".ci/__pycache__/b.pyc", "bench/__pycache__/c.pyc"]
-    for name in keeps+goes:
-        (clone/name).parent.mkdir(parents=True, exist_ok=True)
-        (clone/name).write_text("x")
-    (clone/"bench"/"linked").symlink_to(clone/"elsewhere")
+        assert (
+            code
+            and "not one that set-up made" in out
+            and file.exists()
+            and not (clone / ".setup.lock").exists()
+        ), out
+    shutil.rmtree(clone / ".venv")
+    keeps = [
+        "runs/own_bridge/mine.py",
+        "runs/notebooks/mine.ipynb",
+        "runs/tiny-mlp-1/model/notes.txt",
+        "runs/smoke/mine.txt",
+        "nbs/.ipynb_checkpoints/mine.ipynb",
+        "dist/mine.txt",
+        "runs/shared/corpus-mine/a.csv",
+        "nbs/__pycache__/mine.txt",
+        "elsewhere/__pycache__/a.pyc",
+    ]
+    goes = ["nbs/__pycache__/a.pyc", "scripts/__pycache__/b.pyc", "bench/__pycache__/c.pyc"]
+    for name in keeps + goes:
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).write_text("x")
+    (clone / "bench" / "linked").symlink_to(clone / "elsewhere")
     code, out = make(clone, "clean")
-    assert code == 0 and not any((clone/n).exists() for n in goes) and all((clone/n).exists() for n in keeps), out
+    assert (
+        code == 0
+        and not any((clone / n).exists() for n in goes)
+        and all((clone / n).exists() for n in keeps)
+    ), out
     assert "stays: runs/tiny-mlp-1" in out, out
 
 
 def main():
     with tempfile.TemporaryDirectory(prefix="my clone ü ") as d:
         folder = Path(d).resolve()
-        (folder/"nbs").mkdir()
-        for check in (nothing_of_the_users_goes, steps_are_passed_over, signals_end_all, failures_are_told):
+        (folder / "nbs").mkdir()
+        for check in (
+            nothing_of_the_users_goes,
+            steps_are_passed_over,
+            signals_end_all,
+            failures_are_told,
+        ):
             began = time.time()
             check(folder)
-            print(f"{check.__name__}: {time.time()-began:.0f} s", flush=True)
+            print(f"{check.__name__}: {time.time() - began:.0f} s", flush=True)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -3,27 +3,70 @@
 Each case states the exit code and the words that its output must and must not hold. After every case the files that lay
 in its folder before must be there, byte for byte. Started by `make test`; `python .ci/inputs.py NAME ..` runs some.
 """
-import contextlib, csv, io, json, os, random, sys, tempfile, traceback
+
+import contextlib
+import csv
+import io
+import json
+import os
+import random
+import sys
+import tempfile
+import traceback
 from pathlib import Path
 
 import polars as pl
 
 from protein_llm.apps import cli
-from protein_llm.data import ledger
 from protein_llm.config import from_preset
+from protein_llm.data import ledger
 from protein_llm.data.corpus import Corpus, build_corpus, left_out_text
 from protein_llm.data.manifest import fetch
 from protein_llm.text.prompts import Renderer, load_tokenizer
 
 # Twelve short human proteins to answer about and twelve others to train on; no two of them are alike.
-TEST_IDS = ("P58549", "Q9NRR3", "O94777", "O95167", "P05204", "Q8WU43",
-            "O43676", "Q9P021", "Q9Y6H6", "P58294", "O00230", "O95178")
-TRAIN_IDS = ("P62312", "P24311", "Q8TF08", "Q9NSA3", "O15342", "Q8NHE4",
-             "Q15843", "P02654", "Q71UM5", "Q8N690", "Q9NYG5", "P42677")
-ANSWERS = ("Sodium channel regulator activity.", "Small GTPase binding.", "Enzyme activator activity.",
-           "NADH dehydrogenase (ubiquinone) activity.", "Chromatin binding.", "RNA binding.")
-CODON = dict(zip("ACDEFGHIKLMNPQRSTVWY",
-                 "GCC TGC GAC GAG TTC GGC CAC ATC AAG CTG ATG AAC CCC CAG CGC AGC ACC GTG TGG TAC".split()))
+TEST_IDS = (
+    "P58549",
+    "Q9NRR3",
+    "O94777",
+    "O95167",
+    "P05204",
+    "Q8WU43",
+    "O43676",
+    "Q9P021",
+    "Q9Y6H6",
+    "P58294",
+    "O00230",
+    "O95178",
+)
+TRAIN_IDS = (
+    "P62312",
+    "P24311",
+    "Q8TF08",
+    "Q9NSA3",
+    "O15342",
+    "Q8NHE4",
+    "Q15843",
+    "P02654",
+    "Q71UM5",
+    "Q8N690",
+    "Q9NYG5",
+    "P42677",
+)
+ANSWERS = (
+    "Sodium channel regulator activity.",
+    "Small GTPase binding.",
+    "Enzyme activator activity.",
+    "NADH dehydrogenase (ubiquinone) activity.",
+    "Chromatin binding.",
+    "RNA binding.",
+)
+CODON = dict(
+    zip(
+        "ACDEFGHIKLMNPQRSTVWY",
+        "GCC TGC GAC GAG TTC GGC CAC ATC AAG CTG ATG AAC CCC CAG CGC AGC ACC GTG TGG TAC".split(),
+    )
+)
 CASES = {}
 
 
@@ -36,7 +79,7 @@ def case(function):
 def human_proteins():
     "Sequence of each human protein, by accession"
     found, accession = {}, ""
-    for line in (fetch("demo")/"swissprot"/"uniprot_sprot.fasta").read_text().splitlines():
+    for line in (fetch("demo") / "swissprot" / "uniprot_sprot.fasta").read_text().splitlines():
         if line.startswith(">"):
             accession = line.split("|")[1]
             found[accession] = ""
@@ -60,7 +103,7 @@ def table(path, rows, separator=","):
 
 
 def json_lines(path, rows):
-    Path(path).write_text("".join(json.dumps(r)+"\n" for r in rows))
+    Path(path).write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
 def predictions(ids=TEST_IDS, right=True):
@@ -107,8 +150,10 @@ def call(command, *arguments):
             code = "a traceback"
     after = files_here()
     for path, content in before.items():
-        assert after.get(path) == content, f"{path} was {'changed' if path in after else 'deleted'} by {arguments}"
-    if isinstance(code, str) and code != "a traceback": # sys.exit with a message
+        assert after.get(path) == content, (
+            f"{path} was {'changed' if path in after else 'deleted'} by {arguments}"
+        )
+    if isinstance(code, str) and code != "a traceback":  # sys.exit with a message
         out.write(code)
         code = 1
     return code or 0, out.getvalue()
@@ -127,22 +172,29 @@ def expect(command, arguments, code, *words, never=()):
     return text
 
 
-def audit(*arguments): return ["audit", *arguments]
+def audit(*arguments):
+    return ["audit", *arguments]
 
 
 def random_protein(seed, n=80):
     "A made-up sequence of about human composition"
     residues = "AAAALLLLLLGGGVVVEEEESSSSIIKKKRRRDDTTPPPNNQQFFYYMHCW"
-    return "M" + "".join(random.Random(seed).choices(residues, k=n-1))
+    return "M" + "".join(random.Random(seed).choices(residues, k=n - 1))
 
 
 # --- nothing of the user's is deleted or overwritten ---
+
 
 @case
 def audit_into_the_folder_it_was_started_in():
     folder_of()
     Path("notes.txt").write_text("mine")
-    expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "."), 1, "is not empty")
+    expect(
+        cli.main,
+        audit("predictions.jsonl", "--train", "train.csv", "--out", "."),
+        1,
+        "is not empty",
+    )
 
 
 @case
@@ -150,107 +202,133 @@ def audit_into_a_folder_with_a_note():
     folder_of()
     Path("r").mkdir()
     Path("r/notes.txt").write_text("mine")
-    expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r"), 1, "notes.txt")
+    expect(
+        cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r"), 1, "notes.txt"
+    )
 
 
 @case
 def audit_onto_a_file():
     folder_of()
     Path("r").write_text("mine")
-    expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r"), 1, "is a file")
+    expect(
+        cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r"), 1, "is a file"
+    )
 
 
 @case
 def ledger_onto_a_file_that_is_no_ledger():
     fasta("train.fasta", {i: PROTEINS[i] for i in TRAIN_IDS})
     fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
-    expect(ledger.main, ["--train", "train.fasta", "--test", "test.fasta", "--json", "train.fasta"], 1, "train.fasta")
+    expect(
+        ledger.main,
+        ["--train", "train.fasta", "--test", "test.fasta", "--json", "train.fasta"],
+        1,
+        "train.fasta",
+    )
 
 
 @case
 def audit_that_fails_leaves_no_folder():
     folder_of()
     table("train.csv", [*train_rows(), ("P1", "MKT1", "x")])
-    expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r"), 1, "train.csv")
+    expect(
+        cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r"), 1, "train.csv"
+    )
     assert not Path("r").exists()
 
 
 # --- a file is read as it is written, or refused ---
+
 
 def refused_set(name, text, *words, encoding="utf-8"):
     "A train set that the ledger must refuse, with file and place"
     data = text if isinstance(text, bytes) else text.encode(encoding)
     Path(name).write_bytes(data)
     fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
-    expect(ledger.main, ["--train", name, "--test", "test.fasta"], 1, name, *words, never=("clean",))
+    expect(
+        ledger.main, ["--train", name, "--test", "test.fasta"], 1, name, *words, never=("clean",)
+    )
 
 
 def rows_of(line, n=4):
     "Lines of a table, each made by a function of id and sequence"
-    return "".join(line(i, PROTEINS[i])+"\n" for i in TRAIN_IDS[:n])
+    return "".join(line(i, PROTEINS[i]) + "\n" for i in TRAIN_IDS[:n])
 
 
 @case
 def every_row_has_one_field_more_than_the_header():
     rows = rows_of(lambda i, s: f"{i},{s},Kinase, nuclear")
-    refused_set("t.csv", "protein_id,sequence,answer\n"+rows, "line 2", "4", "3")
+    refused_set("t.csv", "protein_id,sequence,answer\n" + rows, "line 2", "4", "3")
 
 
 @case
 def one_row_has_one_field_more():
-    text = "protein_id,sequence,answer\n"+rows_of(lambda i, s: f"{i},{s},Kinase")
-    refused_set("t.csv", text+f"X1,{random_protein(1)},Binds ATP, GTP\n", "line 6")
+    text = "protein_id,sequence,answer\n" + rows_of(lambda i, s: f"{i},{s},Kinase")
+    refused_set("t.csv", text + f"X1,{random_protein(1)},Binds ATP, GTP\n", "line 6")
 
 
 @case
 def a_row_has_one_field_less():
-    refused_set("t.tsv", "protein_id\tsequence\tanswer\n"+rows_of(lambda i, s: f"{i}\t{s}"), "line 2")
+    refused_set(
+        "t.tsv", "protein_id\tsequence\tanswer\n" + rows_of(lambda i, s: f"{i}\t{s}"), "line 2"
+    )
 
 
 @case
 def every_row_ends_with_a_comma():
-    refused_set("t.csv", "protein_id,sequence\n"+rows_of(lambda i, s: f"{i},{s},"), "line 2")
+    refused_set("t.csv", "protein_id,sequence\n" + rows_of(lambda i, s: f"{i},{s},"), "line 2")
 
 
 @case
 def every_row_ends_with_a_tab():
-    refused_set("t.tsv", "protein_id\tsequence\n"+rows_of(lambda i, s: f"{i}\t{s}\t"), "line 2")
+    refused_set("t.tsv", "protein_id\tsequence\n" + rows_of(lambda i, s: f"{i}\t{s}\t"), "line 2")
 
 
 @case
 def a_quote_without_an_end():
-    text = "protein_id,sequence,answer\n"+rows_of(lambda i, s: f"{i},{s},Kinase")
-    refused_set("t.csv", text+f'X1,{random_protein(1)},"Kinase\n'+rows_of(lambda i, s: f"Y{i},{s},Kinase"), "quote")
+    text = "protein_id,sequence,answer\n" + rows_of(lambda i, s: f"{i},{s},Kinase")
+    refused_set(
+        "t.csv",
+        text + f'X1,{random_protein(1)},"Kinase\n' + rows_of(lambda i, s: f"Y{i},{s},Kinase"),
+        "quote",
+    )
 
 
 @case
 def a_second_header():
-    text = "protein_id,sequence\n"+rows_of(lambda i, s: f"{i},{s}")
-    refused_set("t.csv", text+"protein_id,sequence\n"+rows_of(lambda i, s: f"Z{i},{s}"), "line 6")
+    text = "protein_id,sequence\n" + rows_of(lambda i, s: f"{i},{s}")
+    refused_set(
+        "t.csv", text + "protein_id,sequence\n" + rows_of(lambda i, s: f"Z{i},{s}"), "line 6"
+    )
 
 
 @case
 def a_column_named_twice():
-    refused_set("t.csv", "protein_id,sequence,sequence\n"+rows_of(lambda i, s: f"{i},{s},{s}"), "sequence")
+    refused_set(
+        "t.csv", "protein_id,sequence,sequence\n" + rows_of(lambda i, s: f"{i},{s},{s}"), "sequence"
+    )
 
 
 @case
 def missing_values_spelled_out_as_sequences():
     for word in ("nan", "None", "null", "unknown", "[2 2 2 ... 2]", "tensor([2, 2])", "['M', 'K']"):
-        text = "protein_id\tsequence\n"+rows_of(lambda i, s: f"{i}\t{s}")
-        refused_set("t.tsv", text+f"X1\t{word}\n", "line 6")
+        text = "protein_id\tsequence\n" + rows_of(lambda i, s: f"{i}\t{s}")
+        refused_set("t.tsv", text + f"X1\t{word}\n", "line 6")
 
 
 @case
 def not_a_number_in_json():
     for value in ("NaN", "Infinity", "null", "[1, 2]", "12.5"):
         good = json.dumps(dict(protein_id="A", sequence=random_protein(2)))
-        refused_set("t.jsonl", good+"\n"+f'{{"protein_id": "B", "sequence": {value}}}\n', "line 2")
+        refused_set(
+            "t.jsonl", good + "\n" + f'{{"protein_id": "B", "sequence": {value}}}\n', "line 2"
+        )
 
 
 @case
 def other_encodings():
-    text = "protein_id,sequence,answer\n"+rows_of(lambda i, s: f"{i},{s},β-Kinase für ATP")
+    text = "protein_id,sequence,answer\n" + rows_of(lambda i, s: f"{i},{s},β-Kinase für ATP")
     latin = text.replace("β", "b")
     refused_set("t.csv", latin, encoding="latin-1")
     refused_set("t.csv", text, encoding="utf-16")
@@ -273,7 +351,9 @@ def a_header_glued_to_a_sequence():
 @case
 def a_blank_line_is_no_record():
     folder_of()
-    Path("predictions.jsonl").write_text(Path("predictions.jsonl").read_text().replace("\n", "\n\n", 1)+"\n  \n")
+    Path("predictions.jsonl").write_text(
+        Path("predictions.jsonl").read_text().replace("\n", "\n\n", 1) + "\n  \n"
+    )
     expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r"), 0)
     assert json.loads(Path("r/card.json").read_text())["counts"]["records"] == 12
 
@@ -281,35 +361,57 @@ def a_blank_line_is_no_record():
 @case
 def blank_lines_in_a_table_and_in_fasta():
     table("train.csv", train_rows())
-    Path("train.csv").write_text(Path("train.csv").read_text().replace("\n", "\n\n", 3)+"\n")
-    fasta("test.fasta", {i: PROTEINS[i]+"\n" for i in TEST_IDS})
+    Path("train.csv").write_text(Path("train.csv").read_text().replace("\n", "\n\n", 3) + "\n")
+    fasta("test.fasta", {i: PROTEINS[i] + "\n" for i in TEST_IDS})
     text = expect(ledger.main, ["--train", "train.csv", "--test", "test.fasta"], 0)
     assert "12" in text, text
 
 
 @case
 def a_byte_order_mark_and_windows_lines_change_nothing():
-    text = "protein_id,sequence\r\n"+rows_of(lambda i, s: f"{i},{s}", 12).replace("\n", "\r\n")
-    Path("train.csv").write_bytes(b"\xef\xbb\xbf"+text.encode())
+    text = "protein_id,sequence\r\n" + rows_of(lambda i, s: f"{i},{s}", 12).replace("\n", "\r\n")
+    Path("train.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
     expect(ledger.main, ["--train", "train.csv", "--test", "test.fasta"], 0)
 
 
 # --- any id works ---
 
-ODD_IDS = ("sp|Q00001|A1_HUMAN", "tr|Q00002|A2", "lcl|3", "a b", "NA", "nan", "null", 'with "quotes"', "it's", "100000",
-           "x"*300, "β-1", "gnl|x|y|z", "1e5", "None", "A;B", "-", "#7", "%8", "..")
+ODD_IDS = (
+    "sp|Q00001|A1_HUMAN",
+    "tr|Q00002|A2",
+    "lcl|3",
+    "a b",
+    "NA",
+    "nan",
+    "null",
+    'with "quotes"',
+    "it's",
+    "100000",
+    "x" * 300,
+    "β-1",
+    "gnl|x|y|z",
+    "1e5",
+    "None",
+    "A;B",
+    "-",
+    "#7",
+    "%8",
+    "..",
+)
 
 
 @case
 def ids_that_programs_read_otherwise():
     sequences = {}
     for k, odd in enumerate(ODD_IDS):
-        sequences[odd] = random_protein(100+k)
-        sequences[f"near {k}"] = sequences[odd][:-3]+"AAA"
+        sequences[odd] = random_protein(100 + k)
+        sequences[f"near {k}"] = sequences[odd][:-3] + "AAA"
     table("train.csv", [("protein_id", "sequence"), *list(sequences.items())[::2]])
     table("test.csv", [("protein_id", "sequence"), *list(sequences.items())[1::2]])
-    text = expect(ledger.main, ["--train", "train.csv", "--test", "test.csv", "--json", "out.json"], 3)
+    text = expect(
+        ledger.main, ["--train", "train.csv", "--test", "test.csv", "--json", "out.json"], 3
+    )
     rows = json.loads(Path("out.json").read_text())["rows"]
     found = {r["kind"]: r["n_overlap"] for r in rows if r["against"] == "train"}
     assert found["neighbour"] == found["cluster"] == len(ODD_IDS), (found, text)
@@ -325,26 +427,49 @@ def the_same_id_with_another_sequence():
 
 # --- a sequence is a protein ---
 
-def coding_dna(sequence): return "".join(CODON[r] for r in sequence)+"TAA"
+
+def coding_dna(sequence):
+    return "".join(CODON[r] for r in sequence) + "TAA"
 
 
 @case
 def nucleotides_are_refused():
     dna = {i: coding_dna(PROTEINS[i].replace("U", "C")) for i in TEST_IDS[:4]}
-    for name, change in (("dna.fasta", str), ("lower.fasta", str.lower), ("rna.fasta", lambda s: s.replace("T", "U"))):
+    for name, change in (
+        ("dna.fasta", str),
+        ("lower.fasta", str.lower),
+        ("rna.fasta", lambda s: s.replace("T", "U")),
+    ):
         folder_of()
         fasta(name, {i: change(s) for i, s in dna.items()})
         arguments = audit("predictions.jsonl", "--train", name, "--out", "r")
         expect(cli.main, arguments, 1, name, "nucleotide", never=("no leak",))
         fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
-        expect(ledger.main, ["--train", name, "--test", "test.fasta"], 1, name, "nucleotide", never=("clean",))
-        expect(ledger.main, ["--train", "test.fasta", "--test", name], 1, name, "nucleotide", never=("clean",))
+        expect(
+            ledger.main,
+            ["--train", name, "--test", "test.fasta"],
+            1,
+            name,
+            "nucleotide",
+            never=("clean",),
+        )
+        expect(
+            ledger.main,
+            ["--train", "test.fasta", "--test", name],
+            1,
+            name,
+            "nucleotide",
+            never=("clean",),
+        )
 
 
 @case
 def words_are_refused():
-    for words in ("THIS PROTEIN IS A KINASE THAT BINDS ATP AND WAS FOUND IN THE NUCLEUS",
-                  "MEMBRANE PROTEIN OF THE ENDOPLASMIC RETICULUM", "hypothetical protein of unknown function"):
+    for words in (
+        "THIS PROTEIN IS A KINASE THAT BINDS ATP AND WAS FOUND IN THE NUCLEUS",
+        "MEMBRANE PROTEIN OF THE ENDOPLASMIC RETICULUM",
+        "hypothetical protein of unknown function",
+    ):
         fasta("t.fasta", {"A": random_protein(1), "B": words})
         fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
         expect(ledger.main, ["--train", "t.fasta", "--test", "test.fasta"], 1, "t.fasta", "B")
@@ -352,12 +477,15 @@ def words_are_refused():
 
 # --- no claim without something to claim ---
 
+
 @case
 def a_train_set_without_answers():
     folder_of()
     for answer in ("", "nan", "None"):
         table("train.csv", train_rows((answer,)))
-        code, text = call(cli.main, *audit("predictions.jsonl", "--train", "train.csv", "--out", f"r{answer}"))
+        code, text = call(
+            cli.main, *audit("predictions.jsonl", "--train", "train.csv", "--out", f"r{answer}")
+        )
         assert "better than" not in text, text
         assert code in (0, 1), text
         assert "answer" in text, text
@@ -370,7 +498,7 @@ def records_that_occur_twice():
     for again in (predictions(), predictions()[::-1]):
         json_lines("predictions.jsonl", [*predictions(right=False), *again])
         expect(cli.main, arguments, 1, "12", "twice", never=("better than",))
-    for end in (" .", "\u200b.", ""): # the same in other letters
+    for end in (" .", "\u200b.", ""):  # the same in other letters
         again = [r | dict(answer=r["answer"].upper().replace(".", end)) for r in predictions()[:1]]
         json_lines("predictions.jsonl", [*predictions(right=False), *again])
         expect(cli.main, arguments, 1, "twice", never=("better than",))
@@ -380,7 +508,12 @@ def records_that_occur_twice():
 def a_system_named_like_a_baseline():
     folder_of()
     for name in ("majority", "nearest_sequence", "ridge_feature"):
-        expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r", "--name", name), 1, name)
+        expect(
+            cli.main,
+            audit("predictions.jsonl", "--train", "train.csv", "--out", "r", "--name", name),
+            1,
+            name,
+        )
     Path("template.jsonl").write_text(Path("predictions.jsonl").read_text())
     expect(cli.main, audit("template.jsonl", "--train", "train.csv", "--out", "r"), 1, "template")
 
@@ -389,59 +522,86 @@ def a_system_named_like_a_baseline():
 def too_few_clusters():
     folder_of()
     json_lines("predictions.jsonl", predictions(TEST_IDS[:3]))
-    expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r"), 0, never=("better than",))
+    expect(
+        cli.main,
+        audit("predictions.jsonl", "--train", "train.csv", "--out", "r"),
+        0,
+        never=("better than",),
+    )
 
 
 @case
 def predictions_that_say_nothing():
     folder_of()
     json_lines("predictions.jsonl", [r | dict(prediction="") for r in predictions()])
-    expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r"), 0, "12", never=("better than",))
+    expect(
+        cli.main,
+        audit("predictions.jsonl", "--train", "train.csv", "--out", "r"),
+        0,
+        "12",
+        never=("better than",),
+    )
 
 
 # --- a leak is found, or what was searched is said ---
+
 
 @case
 def a_shared_stretch_in_an_unrelated_rest():
     related = {}
     for k, i in enumerate(TEST_IDS):
-        stretch = PROTEINS[i][len(PROTEINS[i])//4:]
-        related[f"relative_of_{i}"] = stretch+random_protein(300+k, 40)
+        stretch = PROTEINS[i][len(PROTEINS[i]) // 4 :]
+        related[f"relative_of_{i}"] = stretch + random_protein(300 + k, 40)
     folder_of()
     fasta("train.fasta", related)
     arguments = audit("predictions.jsonl", "--train", "train.fasta", "--out", "r")
     expect(cli.main, arguments, 3, "12 of 12", never=("no leak",))
     fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
-    expect(ledger.main, ["--train", "train.fasta", "--test", "test.fasta"], 3, "12 of 12", never=("\nclean",))
+    expect(
+        ledger.main,
+        ["--train", "train.fasta", "--test", "test.fasta"],
+        3,
+        "12 of 12",
+        never=("\nclean",),
+    )
 
 
 @case
 def a_piece_of_a_very_long_protein():
     rng = random.Random(5)
-    long = "".join(random_protein(1000+k, 100) for k in range(200))
+    long = "".join(random_protein(1000 + k, 100) for k in range(200))
     fasta("train.fasta", {"titin": long})
     for start, n in ((15_000, 9_000), (100, 60), (19_000, 1_000)):
-        fasta("test.fasta", {"piece": long[start:start+n], "other": random_protein(rng.random())})
+        fasta(
+            "test.fasta", {"piece": long[start : start + n], "other": random_protein(rng.random())}
+        )
         expect(ledger.main, ["--train", "train.fasta", "--test", "test.fasta"], 3, "piece")
 
 
 @case
 def low_complexity_is_not_hidden():
-    repeat = "QQQQQQPQQQQAQQQQQQHQQQ"*4
-    fasta("train.fasta", {"a": "MKT"+repeat+random_protein(8, 20), "b": random_protein(9)})
-    fasta("test.fasta", {"c": "MRS"+repeat+random_protein(10, 20), "d": random_protein(11)})
+    repeat = "QQQQQQPQQQQAQQQQQQHQQQ" * 4
+    fasta("train.fasta", {"a": "MKT" + repeat + random_protein(8, 20), "b": random_protein(9)})
+    fasta("test.fasta", {"c": "MRS" + repeat + random_protein(10, 20), "d": random_protein(11)})
     expect(ledger.main, ["--train", "train.fasta", "--test", "test.fasta"], 3, "c")
 
 
 @case
 def what_was_searched_is_said():
     folder_of()
-    expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r"), 0, "30 %", "20 residues")
+    expect(
+        cli.main,
+        audit("predictions.jsonl", "--train", "train.csv", "--out", "r"),
+        0,
+        "30 %",
+        "20 residues",
+    )
     fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
     expect(ledger.main, ["--train", "train.csv", "--test", "test.fasta"], 0, "30 %", "20 residues")
 
 
 # --- own data ---
+
 
 def own_corpus(records, name="records.csv", text=None, **changes):
     "The corpus of a user's own file: its manifest, and its proteins by split"
@@ -451,10 +611,20 @@ def own_corpus(records, name="records.csv", text=None, **changes):
         json_lines(name, records)
     else:
         columns = list(records[0])
-        table(name, [columns, *([r[c] for c in columns] for r in records)], "\t" if name.endswith("tsv") else ",")
-    described = dict(name="inputs", description="x", licence="CC0", attribution="x",
-                     origin=dict(kind="files", path=str(Path().absolute())), files={name: {}},
-                     sources=[dict(source="my_lab", format=Path(name).suffix[1:], path=".")])
+        table(
+            name,
+            [columns, *([r[c] for c in columns] for r in records)],
+            "\t" if name.endswith("tsv") else ",",
+        )
+    described = dict(
+        name="inputs",
+        description="x",
+        licence="CC0",
+        attribution="x",
+        origin=dict(kind="files", path=str(Path().absolute())),
+        files={name: {}},
+        sources=[dict(source="my_lab", format=Path(name).suffix[1:], path=".")],
+    )
     Path("inputs.json").write_text(json.dumps(described))
     cfg = from_preset("tiny", "mlp", manifest=str(Path("inputs.json").absolute()), **changes)
     return Corpus(build_corpus(cfg.data, "none"))
@@ -464,8 +634,14 @@ def own_records(n=40, **fields):
     "Records of `n` made-up proteins"
     rows = []
     for k in range(n):
-        rows.append(dict(sequence=random_protein(500+k), task="protein_function", answer=f"Binds {ANSWERS[k % 6]}",
-                         accession=f"Q{k:05d}"))
+        rows.append(
+            dict(
+                sequence=random_protein(500 + k),
+                task="protein_function",
+                answer=f"Binds {ANSWERS[k % 6]}",
+                accession=f"Q{k:05d}",
+            )
+        )
     return [r | fields for r in rows]
 
 
@@ -477,18 +653,20 @@ def own_ids_that_programs_read_otherwise():
             record["accession"] = odd
         corpus = own_corpus(records, name)
         assert len(corpus.proteins) == 40 and corpus.proteins.cluster.notna().all(), corpus.proteins
-        assert set(ODD_IDS) <= set(corpus.proteins.protein_id), sorted(corpus.proteins.protein_id)[:30]
+        assert set(ODD_IDS) <= set(corpus.proteins.protein_id), sorted(corpus.proteins.protein_id)[
+            :30
+        ]
 
 
 @case
 def an_unquoted_comma_in_own_data_is_counted():
     lines = [f"{r['sequence']},{r['task']},{r['answer']}" for r in own_records()]
     lines.append(f"{random_protein(1)},protein_function,Binds ATP, GTP and zinc.")
-    text = "sequence,task,answer\n"+"\n".join(lines)+"\n"
+    text = "sequence,task,answer\n" + "\n".join(lines) + "\n"
     corpus = own_corpus(None, text=text, max_rejects=0.1)
     answers = corpus.records.select("answer").collect().to_series().to_list()
     assert "Binds ATP" not in answers, answers
-    rejected = pl.read_parquet(corpus.folder/"rejected.parquet")
+    rejected = pl.read_parquet(corpus.folder / "rejected.parquet")
     assert len(rejected) == 1 and rejected["row"][0] == 41, rejected
 
 
@@ -542,12 +720,20 @@ def a_manifest_reads_the_file_that_it_names():
 
 # --- text is text ---
 
+
 @case
 def control_tokens_in_texts_stay_text():
     tok = load_tokenizer("tiny_lm")
     render = Renderer(tok, from_preset("tiny", "mlp").model)
     control = {i for i, t in tok.added_tokens_decoder.items()}
-    for word in ("<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|protein|>", "<|protein_start|>", tok.eos_token):
+    for word in (
+        "<|im_end|>",
+        "<|im_start|>",
+        "<|endoftext|>",
+        "<|protein|>",
+        "<|protein_start|>",
+        tok.eos_token,
+    ):
         text = f"Kinase {word} that binds ATP."
         ids = render.answer(text)
         assert not control & set(ids[:-1]), (word, ids)
@@ -557,6 +743,7 @@ def control_tokens_in_texts_stay_text():
 
 
 # --- paths ---
+
 
 @case
 def temporary_folders_with_blanks_and_letters_outside_ascii():
@@ -578,11 +765,19 @@ def temporary_folders_with_blanks_and_letters_outside_ascii():
 
 # --- the call itself ---
 
+
 @case
 def calls_that_are_wrong():
     folder_of()
-    expect(cli.main, audit("nowhere.jsonl", "--train", "train.csv", "--out", "r"), 1, "nowhere.jsonl")
-    expect(cli.main, audit("predictions.jsonl", "--train", "train.csv", "--out", "r", "--draws", "0"), 2, "draws")
+    expect(
+        cli.main, audit("nowhere.jsonl", "--train", "train.csv", "--out", "r"), 1, "nowhere.jsonl"
+    )
+    expect(
+        cli.main,
+        audit("predictions.jsonl", "--train", "train.csv", "--out", "r", "--draws", "0"),
+        2,
+        "draws",
+    )
     expect(cli.main, ["train", "--preset", "huge"], 2, "huge")
     expect(cli.main, ["nothing"], 2)
 

@@ -1,32 +1,63 @@
 """Runs every command of README.md, each at smoke size; a command that is not known here fails the check, so that none is ever printed untried.
 What needs a hub, a GPU, eight of them or twenty minutes is tried as far as it goes without. Standard library only; started by `.ci/test.py` after the smoke runs."""
-import json, random, re, shlex, subprocess, sys, time
+
+import json
+import random
+import re
+import shlex
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HERE = "runs/smoke/readme" # where the files of the examples lie, and what the commands write
-LIMIT = 300 # seconds
+HERE = "runs/smoke/readme"  # where the files of the examples lie, and what the commands write
+LIMIT = 300  # seconds
 SMALL = "-p n_proteins 300 -p n_test_clusters 20 -p n_valid_clusters 5"
 OWN = "steps=2"
 # frequencies of the residues in proteins, in percent (Swiss-Prot, rounded)
-RESIDUES = dict(A=8.3, R=5.5, N=4.1, D=5.5, C=1.4, Q=3.9, E=6.7, G=7.1, H=2.3, I=5.9, L=9.7, K=5.8, M=2.4, F=3.9, P=4.7, S=6.6, T=5.3, W=1.1, Y=2.9, V=6.9)
+RESIDUES = dict(
+    A=8.3,
+    R=5.5,
+    N=4.1,
+    D=5.5,
+    C=1.4,
+    Q=3.9,
+    E=6.7,
+    G=7.1,
+    H=2.3,
+    I=5.9,
+    L=9.7,
+    K=5.8,
+    M=2.4,
+    F=3.9,
+    P=4.7,
+    S=6.6,
+    T=5.3,
+    W=1.1,
+    Y=2.9,
+    V=6.9,
+)
 
 
 @dataclass(frozen=True)
 class Try:
     "How a command of README is tried"
-    run: str # What is run in its place
-    why: str # Why not the command as it stands
-    words: str = "" # What the output must hold
-    codes: tuple = (0,) # Exit codes that are right
+
+    run: str  # What is run in its place
+    why: str  # Why not the command as it stands
+    words: str = ""  # What the output must hold
+    codes: tuple = (0,)  # Exit codes that are right
 
 
-def there(command): return f"cd {HERE} && ../../../{command}"
+def there(command):
+    return f"cd {HERE} && ../../../{command}"
 
 
-def to_here(command): return command.replace("runs/notebooks/", f"{HERE}/")
+def to_here(command):
+    return command.replace("runs/notebooks/", f"{HERE}/")
 
 
 TRIES = {
@@ -35,84 +66,158 @@ TRIES = {
     "make readme": Try("make -n readme", "it writes into the repository", "readme.py"),
     "make help": Try("make help", "", "make setup"),
     "make lab": Try("make -o setup lab args=--version", "it does not end by itself"),
-    'make lab args="--port 8899"': Try('make -o setup lab args="--port 8899 --help"', "it does not end by itself", "--allow-root"),
-    '.venv/bin/nbdev_test --flags "slow npm"': Try('.venv/bin/nbdev_test --flags "slow npm" --help', "minutes, and npm", "flags"),
-    ".venv/bin/protein-llm audit predictions.jsonl --train train.fasta":
-        Try(there(".venv/bin/protein-llm audit predictions.jsonl --train train.fasta --draws 50"), "with files of our own, few draws", "card.html", (0, 3)),
+    'make lab args="--port 8899"': Try(
+        'make -o setup lab args="--port 8899 --help"', "it does not end by itself", "--allow-root"
+    ),
+    '.venv/bin/nbdev_test --flags "slow npm"': Try(
+        '.venv/bin/nbdev_test --flags "slow npm" --help', "minutes, and npm", "flags"
+    ),
+    ".venv/bin/protein-llm audit predictions.jsonl --train train.fasta": Try(
+        there(".venv/bin/protein-llm audit predictions.jsonl --train train.fasta --draws 50"),
+        "with files of our own, few draws",
+        "card.html",
+        (0, 3),
+    ),
     ".venv/bin/protein-llm runs": Try(".venv/bin/protein-llm runs", "", "tiny-mlp-"),
     ".venv/bin/hf auth login": Try(".venv/bin/hf auth login --help", "a hub"),
-    ".venv/bin/hf download Qwen/Qwen3-8B": Try(".venv/bin/hf download Qwen/Qwen3-8B --help", "a hub"),
-    ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/qwen.ipynb -p preset qwen3_8b -p arch flamingo -p shard full":
-        Try(to_here(".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/qwen.ipynb -p preset qwen3_8b -p arch flamingo -p shard full"),
-            "eight GPUs and a hub: it must name the command that fetches the weights", "hf download Qwen/Qwen3-8B", (1,)),
-    "launch/gpu_8.sh --preset qwen3_8b --arch flamingo shard=full":
-        Try("PYTHON=echo launch/gpu_8.sh --preset qwen3_8b --arch flamingo shard=full", "eight GPUs", "--preset qwen3_8b --arch flamingo shard=full"),
-    ".venv/bin/protein-llm pin mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa":
-        Try(".venv/bin/protein-llm inputs mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa", "a hub", "protein2text_qa"),
-    ".venv/bin/uv pip install torch==2.11.0 --index-url ...": Try(".venv/bin/uv pip install torch==2.11.0 --help", "it changes the environment", "--index-url"),
-    ".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p recipe reference":
-        Try(to_here(f".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p recipe reference {SMALL}"), "smoke size"),
-    ".venv/bin/protein-llm ledger --train train.fasta --test test.fasta":
-        Try(there(".venv/bin/protein-llm ledger --train train.fasta --test test.fasta"), "with files of our own", "", (0, 3)),
-    ".venv/bin/protein-llm train --arch mlp manifest=mine":
-        Try(f".venv/bin/protein-llm train --arch mlp manifest={HERE}/mine.json {OWN}", "smoke size, a manifest elsewhere"),
-    ".venv/bin/protein-llm train --arch blind manifest=mine":
-        Try(".venv/bin/protein-llm train --arch blind --help", "as the arm above, whose run is tried"),
-    ".venv/bin/protein-llm evaluate manifest=mine":
-        Try(f".venv/bin/protein-llm evaluate manifest={HERE}/mine.json {OWN}", "no arm `blind` was trained: it must say so", "blind", (1,)),
-    ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/mine.ipynb --log-output -p manifest mine -p arch mlp":
-        Try(to_here(".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/mine.ipynb --log-output "
-                    f"-p manifest {HERE}/mine.json -p arch mlp -p {OWN.replace('=', ' ')}"),
-            "smoke size, a manifest elsewhere"),
+    ".venv/bin/hf download Qwen/Qwen3-8B": Try(
+        ".venv/bin/hf download Qwen/Qwen3-8B --help", "a hub"
+    ),
+    ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/qwen.ipynb -p preset qwen3_8b -p arch flamingo -p shard full": Try(
+        to_here(
+            ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/qwen.ipynb -p preset qwen3_8b -p arch flamingo -p shard full"
+        ),
+        "eight GPUs and a hub: it must name the command that fetches the weights",
+        "hf download Qwen/Qwen3-8B",
+        (1,),
+    ),
+    "launch/gpu_8.sh --preset qwen3_8b --arch flamingo shard=full": Try(
+        "PYTHON=echo launch/gpu_8.sh --preset qwen3_8b --arch flamingo shard=full",
+        "eight GPUs",
+        "--preset qwen3_8b --arch flamingo shard=full",
+    ),
+    ".venv/bin/protein-llm pin mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa": Try(
+        ".venv/bin/protein-llm inputs mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa",
+        "a hub",
+        "protein2text_qa",
+    ),
+    ".venv/bin/uv pip install torch==2.11.0 --index-url ...": Try(
+        ".venv/bin/uv pip install torch==2.11.0 --help", "it changes the environment", "--index-url"
+    ),
+    ".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p recipe reference": Try(
+        to_here(
+            f".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p recipe reference {SMALL}"
+        ),
+        "smoke size",
+    ),
+    ".venv/bin/protein-llm ledger --train train.fasta --test test.fasta": Try(
+        there(".venv/bin/protein-llm ledger --train train.fasta --test test.fasta"),
+        "with files of our own",
+        "",
+        (0, 3),
+    ),
+    ".venv/bin/protein-llm train --arch mlp manifest=mine": Try(
+        f".venv/bin/protein-llm train --arch mlp manifest={HERE}/mine.json {OWN}",
+        "smoke size, a manifest elsewhere",
+    ),
+    ".venv/bin/protein-llm train --arch blind manifest=mine": Try(
+        ".venv/bin/protein-llm train --arch blind --help", "as the arm above, whose run is tried"
+    ),
+    ".venv/bin/protein-llm evaluate manifest=mine": Try(
+        f".venv/bin/protein-llm evaluate manifest={HERE}/mine.json {OWN}",
+        "no arm `blind` was trained: it must say so",
+        "blind",
+        (1,),
+    ),
+    ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/mine.ipynb --log-output -p manifest mine -p arch mlp": Try(
+        to_here(
+            ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/mine.ipynb --log-output "
+            f"-p manifest {HERE}/mine.json -p arch mlp -p {OWN.replace('=', ' ')}"
+        ),
+        "smoke size, a manifest elsewhere",
+    ),
 }
 
 
-def blocks(text, language): return re.findall(rf"(?ms)^```{language}\n(.*?)^```", text)
+def blocks(text, language):
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", text)
 
 
 def commands(text):
     "Commands of a page: lines of its shell blocks without their comments, and code in a sentence that starts as a command does"
-    lines = [re.sub(r"\s+# .*", "", line).strip() for block in blocks(text, "sh") for line in block.splitlines()]
+    lines = [
+        re.sub(r"\s+# .*", "", line).strip()
+        for block in blocks(text, "sh")
+        for line in block.splitlines()
+    ]
     sentences = re.sub(r"(?ms)^```.*?^```", "", text)
     inline = re.findall(r"`((?:\.venv/bin/|launch/)[^`\s]+\s[^`]+|make [^`]+)`", sentences)
-    return list(dict.fromkeys(c for c in lines+inline if c))
+    return list(dict.fromkeys(c for c in lines + inline if c))
 
 
-def protein(rng): return "M"+"".join(rng.choices(list(RESIDUES), list(RESIDUES.values()), k=rng.randint(60, 120)))
+def protein(rng):
+    return "M" + "".join(
+        rng.choices(list(RESIDUES), list(RESIDUES.values()), k=rng.randint(60, 120))
+    )
 
 
-def fasta(path, proteins): path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in proteins.items()))
+def fasta(path, proteins):
+    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in proteins.items()))
 
 
 def write_files(text):
     "The files that the commands name: made-up proteins, and the manifest that README shows, with the folder of the records put in"
-    folder = ROOT/HERE
-    (folder/"my_data").mkdir(parents=True)
+    folder = ROOT / HERE
+    (folder / "my_data").mkdir(parents=True)
     rng = random.Random(0)
     proteins = {f"P{i}": protein(rng) for i in range(60)}
     names = list(proteins)
     answers = {name: rng.choice(["Binds ATP.", "Binds zinc.", "A kinase."]) for name in names}
-    fasta(folder/"train.fasta", {n: proteins[n] for n in names[:40]})
-    fasta(folder/"test.fasta", {n: proteins[n] for n in names[40:]})
-    fasta(folder/"proteins.fasta", {n: proteins[n] for n in names[:2]})
-    told = [dict(protein_id=n, sequence=proteins[n], answer=answers[n], prediction="A kinase.") for n in names[40:]]
-    (folder/"predictions.jsonl").write_text("".join(json.dumps(t)+"\n" for t in told))
-    lines = ["sequence,task,answer,accession", *(f"{proteins[n]},function,{answers[n]},{n}" for n in names)]
-    (folder/"my_data"/"records.csv").write_text("\n".join(lines)+"\n")
+    fasta(folder / "train.fasta", {n: proteins[n] for n in names[:40]})
+    fasta(folder / "test.fasta", {n: proteins[n] for n in names[40:]})
+    fasta(folder / "proteins.fasta", {n: proteins[n] for n in names[:2]})
+    told = [
+        dict(protein_id=n, sequence=proteins[n], answer=answers[n], prediction="A kinase.")
+        for n in names[40:]
+    ]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(t) + "\n" for t in told))
+    lines = [
+        "sequence,task,answer,accession",
+        *(f"{proteins[n]},function,{answers[n]},{n}" for n in names),
+    ]
+    (folder / "my_data" / "records.csv").write_text("\n".join(lines) + "\n")
     manifest = json.loads(blocks(text, "json")[0])
     manifest["origin"]["path"] = f"{HERE}/my_data"
-    (folder/"mine.json").write_text(json.dumps(manifest))
+    (folder / "mine.json").write_text(json.dumps(manifest))
 
 
 def tried(command, how):
     "What is wrong with a command; empty when it does what it should"
     began = time.time()
-    try: done = subprocess.run(how.run, shell=True, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT)
-    except subprocess.TimeoutExpired: return f"{command}\n    {how.run}: not done after {LIMIT} s"
+    try:
+        done = subprocess.run(
+            how.run,
+            shell=True,
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=LIMIT,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{command}\n    {how.run}: not done after {LIMIT} s"
     right = done.returncode in how.codes and how.words in done.stdout
-    print(f"{'ok    ' if right else 'FAILED'} {command}  {time.time()-began:.0f} s{f'  [{how.why}]' if how.why else ''}", flush=True)
+    print(
+        f"{'ok    ' if right else 'FAILED'} {command}  {time.time() - began:.0f} s{f'  [{how.why}]' if how.why else ''}",
+        flush=True,
+    )
     last = "\n".join(done.stdout.strip().splitlines()[-25:])
-    return "" if right else f"{command}\n    {how.run}\n    exit code {done.returncode}, not {how.codes} with {how.words!r}:\n{last}"
+    return (
+        ""
+        if right
+        else f"{command}\n    {how.run}\n    exit code {done.returncode}, not {how.codes} with {how.words!r}:\n{last}"
+    )
 
 
 def python_blocks(text):
@@ -120,22 +225,31 @@ def python_blocks(text):
     found = {}
     for number, block in enumerate(blocks(text, "python"), 1):
         lines = block.replace('"proteins.fasta"', f'"{HERE}/proteins.fasta"')
-        found[f"lines of Python {number}"] = Try(f".venv/bin/python -c {shlex.quote(lines)}", "", "P1\t")
+        found[f"lines of Python {number}"] = Try(
+            f".venv/bin/python -c {shlex.quote(lines)}", "", "P1\t"
+        )
     return found
 
 
 def main():
-    text = (ROOT/"README.md").read_text()
+    text = (ROOT / "README.md").read_text()
     found = commands(text)
     unknown, gone = [c for c in found if c not in TRIES], [c for c in TRIES if c not in found]
-    if unknown: sys.exit(f"README has commands that {Path(__file__).name} does not try: {unknown}")
-    if gone: sys.exit(f"{Path(__file__).name} tries commands that README does not have: {gone}")
+    if unknown:
+        sys.exit(f"README has commands that {Path(__file__).name} does not try: {unknown}")
+    if gone:
+        sys.exit(f"{Path(__file__).name} tries commands that README does not have: {gone}")
     for folder in sorted(set(re.findall(r"\bruns/\w+(?=/\w+\.ipynb)", text))):
-        if not (ROOT/folder).is_dir(): sys.exit(f"{folder}, which README's commands write to, is not there after set-up")
+        if not (ROOT / folder).is_dir():
+            sys.exit(f"{folder}, which README's commands write to, is not there after set-up")
     write_files(text)
-    tries = {c: TRIES[c] for c in sorted(found, key=lambda c: "papermill" not in c)} | python_blocks(text) # the longest first
-    with ThreadPoolExecutor(2) as pool: wrong = list(filter(None, pool.map(tried, tries, tries.values())))
-    if wrong: sys.exit("\n\n".join(wrong))
+    tries = {
+        c: TRIES[c] for c in sorted(found, key=lambda c: "papermill" not in c)
+    } | python_blocks(text)  # the longest first
+    with ThreadPoolExecutor(2) as pool:
+        wrong = list(filter(None, pool.map(tried, tries, tries.values())))
+    if wrong:
+        sys.exit("\n\n".join(wrong))
 
 
 main()

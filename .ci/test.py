@@ -1,14 +1,24 @@
 "All tests: the library notebooks, what is generated from them, and the experiment at smoke size. Started by `make test`."
-import json, os, re, shutil, subprocess, sys, tempfile, time
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from processes import on_stop
-
 ROOT = Path(__file__).resolve().parent.parent
-BIN = ROOT/".venv"/"bin"
-OUT = ROOT/"runs"/"smoke"
-LIMIT = 900 # seconds that one command may take
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from processes import on_stop  # noqa: E402
+
+BIN = ROOT / ".venv" / "bin"
+OUT = ROOT / "runs" / "smoke"
+LIMIT = 900  # seconds that one command may take
 
 ARCHS = ("text", "mlp", "perceiver", "flamingo", "blind")
 # The experiment at smoke size: parameters that the notebooks share. Their hash names the folders, so nothing of the real run is touched.
@@ -18,9 +28,25 @@ EVALUATE = dict(TRAIN, n_generate=2, n_swap=10, draws=50)
 # What each notebook gets; those of one line run two at a time. The first two start from nothing: both need the corpus, one builds it and the other waits.
 CHAIN = [
     {"encode": ("02_encode", SMOKE), "train text": ("03_train", dict(TRAIN, arch="text"))},
-    {"data": ("01_data", SMOKE), **{f"train {arch}": ("03_train", dict(TRAIN, arch=arch)) for arch in ARCHS if arch != "text"}},
+    {
+        "data": ("01_data", SMOKE),
+        **{
+            f"train {arch}": ("03_train", dict(TRAIN, arch=arch))
+            for arch in ARCHS
+            if arch != "text"
+        },
+    },
     {"evaluate": ("04_evaluate", EVALUATE), "own bridge": ("03a_own_bridge", EVALUATE)},
-    {"figures": ("05_figures", dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report")), "evaluate a leaky split, two seeds": ("04_evaluate", dict(EVALUATE, split="exact", n_seeds=2))},
+    {
+        "figures": (
+            "05_figures",
+            dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report"),
+        ),
+        "evaluate a leaky split, two seeds": (
+            "04_evaluate",
+            dict(EVALUATE, split="exact", n_seeds=2),
+        ),
+    },
 ]
 # what takes processes of its own
 SCRIPTS = {
@@ -35,101 +61,205 @@ REFUSED = {
     "a misspelt parameter": ("03_train", dict(step=3), "step"),
     "an unknown arch": ("03_train", dict(arch="mpl"), "unknown arch 'mpl'"),
     "an unknown preset": ("03_train", dict(preset="huge"), "unknown preset 'huge'"),
-    "a licence not accepted": ("02_encode", dict(preset="qwen3_8b"), "accept their licence at https://huggingface.co/biohub/esm3-sm-open-v1"),
-    "a corrupt shipped file": ("01_data", dict(manifest="runs/smoke/corrupt.json"), "human_demo.tar.xz is corrupt"),
+    "a licence not accepted": (
+        "02_encode",
+        dict(preset="qwen3_8b"),
+        "accept their licence at https://huggingface.co/biohub/esm3-sm-open-v1",
+    ),
+    "a corrupt shipped file": (
+        "01_data",
+        dict(manifest="runs/smoke/corrupt.json"),
+        "human_demo.tar.xz is corrupt",
+    ),
 }
 
 
 def run(call, **env):
     "Exit code and output of a command; the output of one that took too long ends by saying so"
-    env = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "JUPYTER_PREFER_ENV_PATH": "1", "HF_HUB_OFFLINE": "1"} | env
-    try: done = subprocess.run([str(c) for c in call], cwd=ROOT, env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT)
-    except subprocess.TimeoutExpired as e: return 124, (e.stdout or b"").decode(errors="replace") + f"\nstopped after {LIMIT} s"
+    env = (
+        os.environ
+        | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "JUPYTER_PREFER_ENV_PATH": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        | env
+    )
+    try:
+        done = subprocess.run(
+            [str(c) for c in call],
+            cwd=ROOT,
+            env=env,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=LIMIT,
+        )
+    except subprocess.TimeoutExpired as e:
+        return 124, (e.stdout or b"").decode(errors="replace") + f"\nstopped after {LIMIT} s"
     return done.returncode, done.stdout
 
 
 class Tally:
     "Counts, and prints one line for each result"
-    def __init__(self): self.passed, self.failed = 0, 0
+
+    def __init__(self):
+        self.passed, self.failed = 0, 0
 
     def add(self, name, error="", seconds=None):
         "A result: `error` is empty, or the output of what failed"
         took = "" if seconds is None else f"  {seconds:.0f} s"
         print(f"{'FAILED' if error else 'ok    '} {name}{took}", flush=True)
-        if error: print("    " + "\n    ".join(error.strip().splitlines()[-60:]), flush=True); self.failed += 1
-        else: self.passed += 1
+        if error:
+            print("    " + "\n    ".join(error.strip().splitlines()[-60:]), flush=True)
+            self.failed += 1
+        else:
+            self.passed += 1
 
 
-def read(path): return json.loads(path.read_text())
+def read(path):
+    return json.loads(path.read_text())
 
 
 def notebooks(folder="."):
     "Notebooks below nbs/, checkpoints aside"
-    return sorted(p for p in (ROOT/"nbs"/folder).rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    return sorted(
+        p for p in (ROOT / "nbs" / folder).rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
+    )
 
 
-def source(cell): return "".join(cell["source"])
+def source(cell):
+    return "".join(cell["source"])
 
 
 def skipped(path):
     "Whether nbdev_test leaves the notebook out: it does in a folder with a file `.notest`"
-    return (path.parent/".notest").exists()
+    return (path.parent / ".notest").exists()
 
 
 def library(tally):
     "Run every library notebook; nbdev_test prints no count, so it is taken here"
     paths = [p for p in notebooks() if not skipped(p) and not p.name.startswith("_")]
     began = time.time()
-    code, out = run([BIN/"nbdev_test", "--n_workers", 2, "--timing"], OMP_NUM_THREADS="1") # two workers: more threads would wait for each other
-    bad = [p for p in paths if code and p.name in out.rpartition("Failed On The Following Notebooks")[2]]
-    if code and not bad: tally.add("nbdev_test", out)
-    for p in paths: tally.add(p.relative_to(ROOT/"nbs").as_posix(), "its error stands below" if p in bad else "")
-    if bad: print(out)
-    print(f"       nbdev_test  {time.time()-began:.0f} s", flush=True)
+    code, out = run(
+        [BIN / "nbdev_test", "--n_workers", 2, "--timing"], OMP_NUM_THREADS="1"
+    )  # two workers: more threads would wait for each other
+    bad = [
+        p
+        for p in paths
+        if code and p.name in out.rpartition("Failed On The Following Notebooks")[2]
+    ]
+    if code and not bad:
+        tally.add("nbdev_test", out)
+    for p in paths:
+        tally.add(
+            p.relative_to(ROOT / "nbs").as_posix(), "its error stands below" if p in bad else ""
+        )
+    if bad:
+        print(out)
+    print(f"       nbdev_test  {time.time() - began:.0f} s", flush=True)
 
 
 def differs(call, folders):
     "Run an nbdev command on a copy of the project; the error names the files that it changes"
     with tempfile.TemporaryDirectory() as d:
-        copy = Path(d)/"project"
+        copy = Path(d) / "project"
         copy.mkdir()
-        for name in ("settings.ini", "setup.py"): shutil.copy(ROOT/name, copy/name)
-        for name in ("nbs", "protein_llm"): shutil.copytree(ROOT/name, copy/name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-        done = subprocess.run([BIN/call], cwd=copy, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(copy)})
-        if done.returncode: return done.stdout
-        names = {p.relative_to(base) for base in (copy, ROOT) for f in folders for p in (base/f).rglob("*")
-                 if p.is_file() and p.suffix in (".py", ".ipynb") and ".ipynb_checkpoints" not in p.parts}
-        bad = sorted(str(n) for n in names if not ((copy/n).exists() and (ROOT/n).exists() and (copy/n).read_bytes() == (ROOT/n).read_bytes()))
+        for name in ("settings.ini", "setup.py"):
+            shutil.copy(ROOT / name, copy / name)
+        for name in ("nbs", "protein_llm"):
+            shutil.copytree(
+                ROOT / name,
+                copy / name,
+                ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
+            )
+        done = subprocess.run(
+            [BIN / call],
+            cwd=copy,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONPATH": str(copy)},
+        )
+        if done.returncode:
+            return done.stdout
+        names = {
+            p.relative_to(base)
+            for base in (copy, ROOT)
+            for f in folders
+            for p in (base / f).rglob("*")
+            if p.is_file() and p.suffix in (".py", ".ipynb") and ".ipynb_checkpoints" not in p.parts
+        }
+        bad = sorted(
+            str(n)
+            for n in names
+            if not (
+                (copy / n).exists()
+                and (ROOT / n).exists()
+                and (copy / n).read_bytes() == (ROOT / n).read_bytes()
+            )
+        )
     return f"{call} changes {', '.join(bad)}: run it and commit the result" if bad else ""
 
 
 def form(path):
     "What is wrong with the form of one notebook"
     nb, wrong = read(path), []
-    if nb["metadata"].get("kernelspec", {}).get("name") != "python3": wrong.append("kernelspec is not python3: papermill cannot start it")
+    if nb["metadata"].get("kernelspec", {}).get("name") != "python3":
+        wrong.append("kernelspec is not python3: papermill cannot start it")
     outputs = json.dumps([c.get("outputs", []) for c in nb["cells"]])
-    places = {str(ROOT), str(Path.home()), sys.prefix} | set(re.findall(r"(?<![\w./:-])/(?:root|home|tmp|Users|private|var)/\w+", outputs))
-    wrong += [f"an output holds the path {p}" for p in sorted(places) if len(p) > 1 and p in outputs]
-    if any("skip_exec" in source(c) for c in nb["cells"][:1]): wrong.append("its first cell is raw front matter, which a visitor sees")
-    if path.parent == ROOT/"nbs" and re.match(r"\d\d[a-z]?_", path.name):
+    places = {str(ROOT), str(Path.home()), sys.prefix} | set(
+        re.findall(r"(?<![\w./:-])/(?:root|home|tmp|Users|private|var)/\w+", outputs)
+    )
+    wrong += [
+        f"an output holds the path {p}" for p in sorted(places) if len(p) > 1 and p in outputs
+    ]
+    if any("skip_exec" in source(c) for c in nb["cells"][:1]):
+        wrong.append("its first cell is raw front matter, which a visitor sees")
+    if path.parent == ROOT / "nbs" and re.match(r"\d\d[a-z]?_", path.name):
         count = sum("parameters" in c["metadata"].get("tags", []) for c in nb["cells"])
-        if count != 1: wrong.append(f"{count} cells are tagged `parameters`, not one")
-        if not skipped(path): wrong.append("nbs/.notest is missing: nbdev_test would run it")
-        if any(c.get("outputs") for c in nb["cells"]): wrong.append("a run notebook holds outputs")
+        if count != 1:
+            wrong.append(f"{count} cells are tagged `parameters`, not one")
+        if not skipped(path):
+            wrong.append("nbs/.notest is missing: nbdev_test would run it")
+        if any(c.get("outputs") for c in nb["cells"]):
+            wrong.append("a run notebook holds outputs")
     return "\n".join(f"{path.name}: {w}" for w in wrong)
 
 
 def kernel():
     "The kernel that papermill and JupyterLab start must be the one of .venv"
-    code, out = run([BIN/"jupyter", "kernelspec", "list", "--json"])
-    found = json.loads(out[out.index("{"):])["kernelspecs"].get("python3", {}).get("resource_dir", "none") if not code else out
-    return "" if Path(found).is_relative_to(ROOT/".venv") else f"the kernel python3 is {found}, not the one of .venv"
+    code, out = run([BIN / "jupyter", "kernelspec", "list", "--json"])
+    found = (
+        json.loads(out[out.index("{") :])["kernelspecs"]
+        .get("python3", {})
+        .get("resource_dir", "none")
+        if not code
+        else out
+    )
+    return (
+        ""
+        if Path(found).is_relative_to(ROOT / ".venv")
+        else f"the kernel python3 is {found}, not the one of .venv"
+    )
 
 
 def papermill(name, label, parameters):
     "Exit code and output of one run notebook"
     given = [w for k, v in parameters.items() for w in ("-p", k, v)]
-    return run([BIN/"papermill", ROOT/"nbs"/f"{name}.ipynb", OUT/"notebooks"/f"{label.replace(' ', '-')}.ipynb", "--no-progress-bar", "--start-timeout", 600, "--log-output", *given])
+    return run(
+        [
+            BIN / "papermill",
+            ROOT / "nbs" / f"{name}.ipynb",
+            OUT / "notebooks" / f"{label.replace(' ', '-')}.ipynb",
+            "--no-progress-bar",
+            "--start-timeout",
+            600,
+            "--log-output",
+            *given,
+        ]
+    )
 
 
 def refused(case):
@@ -137,44 +267,57 @@ def refused(case):
     label, (name, parameters, words) = case
     began = time.time()
     code, out = papermill(name, label, parameters)
-    if code == 1 and words in out: return label, "", time.time()-began
-    return label, f"{out}\nexpected exit code 1 and {words!r}; the exit code was {code}", time.time()-began
+    if code == 1 and words in out:
+        return label, "", time.time() - began
+    return (
+        label,
+        f"{out}\nexpected exit code 1 and {words!r}; the exit code was {code}",
+        time.time() - began,
+    )
 
 
 def script(case):
     "Name, error and seconds of a script beside this one"
     label, name = case
     began = time.time()
-    code, out = run([BIN/"python", ROOT/".ci"/name], OMP_NUM_THREADS="1")
-    return label, out if code else "", time.time()-began
+    code, out = run([BIN / "python", ROOT / ".ci" / name], OMP_NUM_THREADS="1")
+    return label, out if code else "", time.time() - began
 
 
 def corrupt():
     "A manifest whose shipped file was cut short"
-    manifest = read(ROOT/"data_manifests"/"demo.json") | dict(name="corrupt") # a name of its own: what is unpacked already is not asked for again
-    whole = ROOT/manifest["origin"]["path"]
-    (OUT/whole.name).write_bytes(whole.read_bytes()[:100_000])
+    manifest = read(ROOT / "data_manifests" / "demo.json") | dict(
+        name="corrupt"
+    )  # a name of its own: what is unpacked already is not asked for again
+    whole = ROOT / manifest["origin"]["path"]
+    (OUT / whole.name).write_bytes(whole.read_bytes()[:100_000])
     manifest["origin"]["path"] = f"runs/smoke/{whole.name}"
-    (OUT/"corrupt.json").write_text(json.dumps(manifest))
+    (OUT / "corrupt.json").write_text(json.dumps(manifest))
 
 
 def chain(tally):
     "The experiment at smoke size, from a clean folder, and the inputs that must be refused"
     shutil.rmtree(OUT, ignore_errors=True)
-    (OUT/"notebooks").mkdir(parents=True)
+    (OUT / "notebooks").mkdir(parents=True)
+
     def one(item):
         label, (name, parameters) = item
         began = time.time()
         code, out = papermill(name, label, parameters)
-        return label, out if code else "", time.time()-began
+        return label, out if code else "", time.time() - began
+
     with ThreadPoolExecutor(2) as pool:
         for line in CHAIN:
             results = list(pool.map(one, line.items()))
-            for label, error, seconds in results: tally.add(f"papermill: {label}", error, seconds)
-            if any(error for _, error, _ in results): return # what follows needs it
-        for label, error, seconds in pool.map(script, SCRIPTS.items()): tally.add(label, error, seconds)
+            for label, error, seconds in results:
+                tally.add(f"papermill: {label}", error, seconds)
+            if any(error for _, error, _ in results):
+                return  # what follows needs it
+        for label, error, seconds in pool.map(script, SCRIPTS.items()):
+            tally.add(label, error, seconds)
         corrupt()
-        for label, error, seconds in pool.map(refused, REFUSED.items()): tally.add(f"refused: {label}", error, seconds)
+        for label, error, seconds in pool.map(refused, REFUSED.items()):
+            tally.add(f"refused: {label}", error, seconds)
 
 
 def main():
@@ -183,12 +326,14 @@ def main():
     library(tally)
     tally.add("nbdev_export changes nothing", differs("nbdev_export", ["protein_llm"]))
     tally.add("nbdev_clean changes nothing", differs("nbdev_clean", ["nbs"]))
-    same = run([BIN/"python", ROOT/".ci"/"readme.py", "--check"])
+    same = run([BIN / "python", ROOT / "scripts" / "readme.py", "--check"])
     tally.add("README.md is what nbs/index.ipynb gives", "" if same[0] == 0 else same[1])
     tally.add("the notebooks' form", "\n".join(filter(None, map(form, notebooks()))))
     tally.add("the kernel is .venv's", kernel())
     chain(tally)
-    print(f"\n{time.time()-began:.0f} s\n{tally.passed} passed, {tally.failed} failed", flush=True)
+    print(
+        f"\n{time.time() - began:.0f} s\n{tally.passed} passed, {tally.failed} failed", flush=True
+    )
     sys.exit(1 if tally.failed else 0)
 
 

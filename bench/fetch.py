@@ -17,7 +17,15 @@ copy a record over the fastest of the Dataset's formats, and `*_arrow`, the same
 The ratio grows with the records: the peer's time goes with their tokens, while ours has some forty NumPy calls a batch, whatever its size, of about a microsecond each. Records of the demo's 41 tokens
 stay far below the bar for that reason, and batches of 16 do. The quick bars are those of the full run, as the ratio hardly depends on how many records there are.
 """
-import argparse, fnmatch, glob, json, os, sys, tempfile, time
+
+import argparse
+import fnmatch
+import glob
+import json
+import os
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,67 +33,102 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 BARS = dict(text=50.0, bridge=50.0)
 QUICK_BARS = dict(text=50.0, bridge=50.0)
-ARMS = dict(text=("text", 2), bridge=("mlp", 5)) # an arm, and how often the text of a record is repeated
-COPIES,QUICK_COPIES = 25,2
-SIZES,CHECKED,ROUNDS,BATCHES = {"": 64, "_16": 16},20,5,30
+ARMS = dict(
+    text=("text", 2), bridge=("mlp", 5)
+)  # an arm, and how often the text of a record is repeated
+COPIES, QUICK_COPIES = 25, 2
+SIZES, CHECKED, ROUNDS, BATCHES = {"": 64, "_16": 16}, 20, 5, 30
 
 
 def copy_store(store, out, copies, times):
     "A token store with every record `copies` times, under names of their own; its prompt and its answer stand `times` in a row"
     import polars as pl
+
     from protein_llm.text.prompts import write_index
+
     out.mkdir(parents=True)
-    start,places,answer,end = store.cuts[:,:1],store.cuts[:,1:-2],store.cuts[:,-2:-1],store.cuts[:,-1:]
-    lengths = times*np.hstack([answer-start, end-answer]) # prompt, answer [R, 2]
-    ends = 1+lengths.ravel().cumsum().reshape(-1, 2)
-    begin = ends[:,:1]-lengths[:,:1]
-    cuts = np.hstack([begin, places-start+begin, ends])
-    ids = np.concatenate([store.ids[:1], *(np.tile(store.ids[a:b], times) for s,*_,m,e in store.cuts.tolist() for a,b in ((s, m), (m, e)))])
-    n,names = len(ids)-1,store.record_ids.to_pylist()
-    np.concatenate([ids[:1], np.tile(ids[1:], copies)]).tofile(out/"ids.bin")
-    write_index(out, (pl.Series([f"{r}.{c}" for r in names]) for c in range(copies)), pl.Series(store.protein_ids.to_pylist()), np.tile(store.proteins, (copies, 1)),
-        np.concatenate([cuts+c*n for c in range(copies)]), dict(layout=store.manifest["layout"], llm=store.manifest["llm"]))
+    start, places, answer, end = (
+        store.cuts[:, :1],
+        store.cuts[:, 1:-2],
+        store.cuts[:, -2:-1],
+        store.cuts[:, -1:],
+    )
+    lengths = times * np.hstack([answer - start, end - answer])  # prompt, answer [R, 2]
+    ends = 1 + lengths.ravel().cumsum().reshape(-1, 2)
+    begin = ends[:, :1] - lengths[:, :1]
+    cuts = np.hstack([begin, places - start + begin, ends])
+    ids = np.concatenate(
+        [
+            store.ids[:1],
+            *(
+                np.tile(store.ids[a:b], times)
+                for s, *_, m, e in store.cuts.tolist()
+                for a, b in ((s, m), (m, e))
+            ),
+        ]
+    )
+    n, names = len(ids) - 1, store.record_ids.to_pylist()
+    np.concatenate([ids[:1], np.tile(ids[1:], copies)]).tofile(out / "ids.bin")
+    write_index(
+        out,
+        (pl.Series([f"{r}.{c}" for r in names]) for c in range(copies)),
+        pl.Series(store.protein_ids.to_pylist()),
+        np.tile(store.proteins, (copies, 1)),
+        np.concatenate([cuts + c * n for c in range(copies)]),
+        dict(layout=store.manifest["layout"], llm=store.manifest["llm"]),
+    )
 
 
 def on_disk(store, folder):
     "The same records as a Dataset, written and opened as its manual says"
     import datasets
+
     datasets.disable_progress_bars()
-    features = datasets.Features({c: datasets.List(datasets.Value("int32")) for c in ("input_ids", "labels")})
+    features = datasets.Features(
+        {c: datasets.List(datasets.Value("int32")) for c in ("input_ids", "labels")}
+    )
+
     def rows():
-        for start,*_,answer,end in store.cuts.tolist():
+        for start, *_, answer, end in store.cuts.tolist():
             ids = store.ids[start:end]
             yield dict(input_ids=ids, labels=np.where(np.arange(start, end) < answer, -100, ids))
-    datasets.Dataset.from_generator(rows, features=features, cache_dir=str(folder/"cache")).save_to_disk(folder/"dataset")
-    return datasets.load_from_disk(folder/"dataset")
+
+    datasets.Dataset.from_generator(
+        rows, features=features, cache_dir=str(folder / "cache")
+    ).save_to_disk(folder / "dataset")
+    return datasets.load_from_disk(folder / "dataset")
 
 
 def touch(store, data):
     "Have the system map every page of both sides' files"
-    for array in (store.ids, store.cuts, store.proteins): array.max()
+    for array in (store.ids, store.cuts, store.proteins):
+        array.max()
     for column in data.data.columns:
         for chunk in column.chunks:
             for buffer in chunk.buffers():
-                if buffer is not None: np.frombuffer(buffer, np.uint8).max()
+                if buffer is not None:
+                    np.frombuffer(buffer, np.uint8).max()
 
 
 # ---------------------------------------------------------------- ways to a batch: a list of positions -> `input_ids` and `labels`
 
+
 def tuned(rows, pad):
     "A pad collator by hand; NumPy buffers, because small torch calls cost more"
     import torch
+
     x = np.full((len(rows), max(len(r["input_ids"]) for r in rows)), pad)
     y = np.full_like(x, -100)
-    for i,r in enumerate(rows):
+    for i, r in enumerate(rows):
         n = len(r["input_ids"])
-        x[i,:n],y[i,:n] = r["input_ids"],r["labels"]
+        x[i, :n], y[i, :n] = r["input_ids"], r["labels"]
     return torch.from_numpy(x), torch.from_numpy(y)
 
 
 def arrow_rows(table):
     "The rows of a raw table, cut out of its columns"
     columns = {n: table[n].combine_chunks() for n in table.column_names}
-    cut = {n: np.split(c.values.to_numpy(), c.offsets.to_numpy()[1:-1]) for n,c in columns.items()}
+    cut = {n: np.split(c.values.to_numpy(), c.offsets.to_numpy()[1:-1]) for n, c in columns.items()}
     return [dict(zip(cut, r)) for r in zip(*cut.values())]
 
 
@@ -93,14 +136,17 @@ def peers(data, tokenizer):
     "The library's collator (`bar_*`), and collators by hand"
     import torch
     from transformers import DataCollatorForSeq2Seq
+
     formats = dict(plain=data, numpy=data.with_format("numpy"), torch=data.with_format("torch"))
-    found,pad,raw = {},tokenizer.pad_token_id,data.with_format("arrow")
-    for name,d in formats.items():
+    found, pad, raw = {}, tokenizer.pad_token_id, data.with_format("arrow")
+    for name, d in formats.items():
         for kind in ("pt", "np"):
             collator = DataCollatorForSeq2Seq(tokenizer, return_tensors=kind)
+
             def read(batch, d=d, collator=collator):
                 b = collator(d.__getitems__(batch))
                 return torch.as_tensor(b["input_ids"]), torch.as_tensor(b["labels"])
+
             found[f"bar_{name}_{kind}"] = read
         found[f"tuned_{name}"] = lambda batch, d=d: tuned(d.__getitems__(batch), pad)
     return found | dict(arrow=lambda batch: tuned(arrow_rows(raw[batch]), pad))
@@ -109,28 +155,41 @@ def peers(data, tokenizer):
 def ours(store):
     "Batches by `collate`"
     from protein_llm.text.packing import collate
+
     def read(batch):
         b = collate([[i] for i in batch], store, None)
         return b.input_ids, b.labels
+
     return dict(ours=read)
 
 
 # ---------------------------------------------------------------- comparison
 
+
 def times_of(ways, n, size):
     "CPU seconds a batch of each way, the minimum of the rounds; asserts first that all give the same tensors"
     import torch
-    order = np.random.default_rng(0).permutation(n)[:(CHECKED+ROUNDS*BATCHES)*size].reshape(-1, size).tolist()
+
+    order = (
+        np.random.default_rng(0)
+        .permutation(n)[: (CHECKED + ROUNDS * BATCHES) * size]
+        .reshape(-1, size)
+        .tolist()
+    )
     for batch in order[:CHECKED]:
         expected = ways["ours"](batch)
-        for way,read in ways.items():
-            for a,b in zip(expected, read(batch)): assert a.dtype == b.dtype == torch.int64 and torch.equal(a, b), f"{way} gives other tensors"
+        for way, read in ways.items():
+            for a, b in zip(expected, read(batch)):
+                assert a.dtype == b.dtype == torch.int64 and torch.equal(a, b), (
+                    f"{way} gives other tensors"
+                )
     best = dict.fromkeys(ways, float("inf"))
     for k in range(CHECKED, len(order), BATCHES):
-        for way,read in ways.items():
+        for way, read in ways.items():
             start = time.process_time()
-            for batch in order[k:k+BATCHES]: read(batch)
-            best[way] = min(best[way], (time.process_time()-start)/BATCHES)
+            for batch in order[k : k + BATCHES]:
+                read(batch)
+            best[way] = min(best[way], (time.process_time() - start) / BATCHES)
     return best
 
 
@@ -139,18 +198,29 @@ def compare(arch, times, folder, copies, sizes):
     from protein_llm.config import from_preset
     from protein_llm.runs.prepare import RunData
     from protein_llm.text.prompts import TokenStore
+
     run = RunData(from_preset("tiny", arch=arch))
-    copy_store(run.tokens, folder/"tokens", copies, times)
-    store = TokenStore(folder/"tokens")
-    data = on_disk(store, folder/"datasets")
+    copy_store(run.tokens, folder / "tokens", copies, times)
+    store = TokenStore(folder / "tokens")
+    data = on_disk(store, folder / "datasets")
     touch(store, data)
-    ways,figures = ours(store) | peers(data, run.tokenizer),{}
-    for suffix,size in sizes.items():
+    ways, figures = ours(store) | peers(data, run.tokenizer), {}
+    for suffix, size in sizes.items():
         best = times_of(ways, len(store), size)
         groups = dict(bar="bar_*", pt="bar_*_pt", tuned="tuned_*", arrow="arrow")
-        fastest = {kind: min(fnmatch.filter(best, pattern), key=best.get) for kind,pattern in groups.items()}
-        print(f"{arch}: {len(store):,} records of {store.manifest['tokens']/len(store):.0f} tokens, {size} a batch; CPU microseconds a batch: " + ", ".join(f"{w} {1e6*s:,.0f}" for w,s in best.items()), flush=True)
-        figures |= {("" if kind == "bar" else f"_{kind}")+suffix: best[w]/best["ours"] for kind,w in fastest.items()}
+        fastest = {
+            kind: min(fnmatch.filter(best, pattern), key=best.get)
+            for kind, pattern in groups.items()
+        }
+        print(
+            f"{arch}: {len(store):,} records of {store.manifest['tokens'] / len(store):.0f} tokens, {size} a batch; CPU microseconds a batch: "
+            + ", ".join(f"{w} {1e6 * s:,.0f}" for w, s in best.items()),
+            flush=True,
+        )
+        figures |= {
+            ("" if kind == "bar" else f"_{kind}") + suffix: best[w] / best["ours"]
+            for kind, w in fastest.items()
+        }
     return figures
 
 
@@ -158,22 +228,33 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer records")
     quick = parser.parse_args().quick
-    site = glob.glob(str(ROOT/".venv-bench"/"lib"/"python3*"/"site-packages"))
-    if not site: sys.exit("no .venv-bench: run `make bench-env` first")
-    sys.path.append(site[0]) # for `datasets`; what both environments hold has the same version
-    figures,bars = {},QUICK_BARS if quick else BARS
+    site = glob.glob(str(ROOT / ".venv-bench" / "lib" / "python3*" / "site-packages"))
+    if not site:
+        sys.exit("no .venv-bench: run `make bench-env` first")
+    sys.path.append(site[0])  # for `datasets`; what both environments hold has the same version
+    figures, bars = {}, QUICK_BARS if quick else BARS
     with tempfile.TemporaryDirectory() as d:
         os.environ |= dict(HF_DATASETS_OFFLINE="1", HF_HOME=d)
         import torch
+
         torch.set_num_threads(2)
         copies = QUICK_COPIES if quick else COPIES
-        for name,(arch,repeats) in ARMS.items():
-            figures |= {name+k: v for k,v in compare(arch, repeats, Path(d)/name, copies, SIZES).items()}
-            figures |= {f"{name}_demo{k}": v for k,v in compare(arch, 1, Path(d)/f"{name}-demo", QUICK_COPIES, {"": 64}).items()}
-    figures = {k: float(f"{v:.3g}") for k,v in figures.items()}
-    ok = all(figures[k] >= bar for k,bar in bars.items())
+        for name, (arch, repeats) in ARMS.items():
+            figures |= {
+                name + k: v
+                for k, v in compare(arch, repeats, Path(d) / name, copies, SIZES).items()
+            }
+            figures |= {
+                f"{name}_demo{k}": v
+                for k, v in compare(
+                    arch, 1, Path(d) / f"{name}-demo", QUICK_COPIES, {"": 64}
+                ).items()
+            }
+    figures = {k: float(f"{v:.3g}") for k, v in figures.items()}
+    ok = all(figures[k] >= bar for k, bar in bars.items())
     print(json.dumps(dict(bench="fetch", figures=figures, bars=bars, ok=ok)))
     sys.exit(0 if ok else 1)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

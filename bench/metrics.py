@@ -13,42 +13,65 @@ interval over these draws. The full run scores all 1,000 draws anew, the quick o
 
 Both sides of a ratio run in this process, in turns; the minimum of three rounds of CPU time counts (for `bootstrap`, one round of the peer).
 """
-import argparse, json, resource, subprocess, sys, time
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
 
 import numpy as np
 
 BARS = dict(rouge_l=25.0, bootstrap=100.0, whole_seconds=180.0, whole_gb=2.0)
 QUICK_BARS = dict(rouge_l=20.0, bootstrap=80.0, whole_seconds=60.0, whole_gb=1.5)
 AT_MOST = ("whole_seconds", "whole_gb")
-PAIRS,QUICK_PAIRS = 20_000,2_000
-RECORDS,QUICK_RECORDS,AGAIN,QUICK_AGAIN,DRAWS = 1_000,500,1_000,40,1_000
-WHOLE,QUICK_WHOLE = 100_000,10_000
+PAIRS, QUICK_PAIRS = 20_000, 2_000
+RECORDS, QUICK_RECORDS, AGAIN, QUICK_AGAIN, DRAWS = 1_000, 500, 1_000, 40, 1_000
+WHOLE, QUICK_WHOLE = 100_000, 10_000
 ROUNDS = 3
 
 
 def answers():
     "Real answers of the demo"
     from protein_llm.data.manifest import fetch
-    folder = fetch("demo")/"mol_instructions"
-    return [r["output"] for name in ("general_function", "protein_function", "domain_motif", "catalytic_activity") for r in json.loads((folder/f"{name}.json").read_text())]
+
+    folder = fetch("demo") / "mol_instructions"
+    return [
+        r["output"]
+        for name in ("general_function", "protein_function", "domain_motif", "catalytic_activity")
+        for r in json.loads((folder / f"{name}.json").read_text())
+    ]
 
 
 def draw(n, seed=0):
     "Predictions and references as the head of this file states them"
-    rng,pool = np.random.default_rng(seed),answers()
+    rng, pool = np.random.default_rng(seed), answers()
+
     def text():
-        words,length = [],int(rng.integers(5, 76))
-        while len(words) < length: words += pool[rng.integers(len(pool))].split()
+        words, length = [], int(rng.integers(5, 76))
+        while len(words) < length:
+            words += pool[rng.integers(len(pool))].split()
         return " ".join(words[:length])
+
     def mixed(a, b):
-        a,b = ([w[i:i+3] for i in range(0, len(w), 3)] for w in (a.split(), b.split()))
-        return " ".join(w for c in a for w in (b[int(rng.integers(len(b)))] if rng.random() < 1/3 else c))
+        a, b = ([w[i : i + 3] for i in range(0, len(w), 3)] for w in (a.split(), b.split()))
+        return " ".join(
+            w for c in a for w in (b[int(rng.integers(len(b)))] if rng.random() < 1 / 3 else c)
+        )
+
     references = [text() for _ in range(n)]
-    kinds,other = rng.choice(4, n, p=[.05, .45, .45, .05]),rng.permutation(n)
-    return [(t, mixed(t, references[o]), references[o], "")[k] for t,k,o in zip(references, kinds, other)], references
+    kinds, other = rng.choice(4, n, p=[0.05, 0.45, 0.45, 0.05]), rng.permutation(n)
+    return [
+        (t, mixed(t, references[o]), references[o], "")[k]
+        for t, k, o in zip(references, kinds, other)
+    ], references
 
 
-def gigabytes(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**30 if sys.platform == "darwin" else 2**20)
+def gigabytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**30 if sys.platform == "darwin" else 2**20
+    )
 
 
 def cpu(f, rounds=ROUNDS):
@@ -57,67 +80,115 @@ def cpu(f, rounds=ROUNDS):
     for _ in range(rounds):
         start = time.process_time()
         f()
-        best = min(best, time.process_time()-start)
+        best = min(best, time.process_time() - start)
     return best
 
 
 def compare_rouge(n):
     "Ratio of ROUGE-L; asserts that both agree"
-    from protein_llm.scoring.metrics import rouge_l
     from rouge_score.rouge_scorer import RougeScorer
-    (p,r),scorer = draw(n),RougeScorer(["rougeL"])
-    def peer(): return [scorer.score(y, x)["rougeL"].fmeasure for x,y in zip(p, r)]
-    error = np.abs(np.array(peer())-rouge_l(p, r)).max()
+
+    from protein_llm.scoring.metrics import rouge_l
+
+    (p, r), scorer = draw(n), RougeScorer(["rougeL"])
+
+    def peer():
+        return [scorer.score(y, x)["rougeL"].fmeasure for x, y in zip(p, r)]
+
+    error = np.abs(np.array(peer()) - rouge_l(p, r)).max()
     assert error <= 1e-9, f"ROUGE-L differs by {error:.1e}"
-    theirs,ours = np.min([(cpu(peer, 1), cpu(lambda: rouge_l(p, r), 1)) for _ in range(ROUNDS)], axis=0)
-    print(f"ROUGE-L of {n:,} pairs: rouge-score {theirs:.2f} s, ours {ours:.3f} s, within {error:.1e}")
-    return dict(rouge_l=theirs/ours)
+    theirs, ours = np.min(
+        [(cpu(peer, 1), cpu(lambda: rouge_l(p, r), 1)) for _ in range(ROUNDS)], axis=0
+    )
+    print(
+        f"ROUGE-L of {n:,} pairs: rouge-score {theirs:.2f} s, ours {ours:.3f} s, within {error:.1e}"
+    )
+    return dict(rouge_l=theirs / ours)
 
 
 def compare_bootstrap(n, again):
     "Ratio of intervals; asserts that both agree on every draw that is scored anew"
-    from protein_llm.scoring.metrics import bleu, bleu_from_statistics, bleu_statistics, bootstrap, ratio, rouge_l
-    (p,r),clusters = draw(n, 1),np.arange(n)*2//5
-    names = clusters.max()+1
+    from protein_llm.scoring.metrics import (
+        bleu,
+        bleu_from_statistics,
+        bleu_statistics,
+        bootstrap,
+        ratio,
+        rouge_l,
+    )
+
+    (p, r), clusters = draw(n, 1), np.arange(n) * 2 // 5
+    names = clusters.max() + 1
     members = [np.flatnonzero(clusters == c) for c in range(names)]
+
     def ours(draws=DRAWS):
-        sums = bleu_statistics(p, r),np.stack([rouge_l(p, r), np.ones(n)], 1)
-        return sums, [bootstrap(s, clusters, f, draws) for s,f in zip(sums, (bleu_from_statistics, ratio))]
-    weights = np.random.default_rng(0).multinomial(names, np.full(names, 1/names), size=again) # those of `bootstrap`
+        sums = bleu_statistics(p, r), np.stack([rouge_l(p, r), np.ones(n)], 1)
+        return sums, [
+            bootstrap(s, clusters, f, draws) for s, f in zip(sums, (bleu_from_statistics, ratio))
+        ]
+
+    weights = np.random.default_rng(0).multinomial(
+        names, np.full(names, 1 / names), size=again
+    )  # those of `bootstrap`
+
     def peer():
         out = []
         for w in weights:
             drawn = np.concatenate([members[c] for c in range(names) for _ in range(w[c])])
-            x,y = [p[i] for i in drawn],[r[i] for i in drawn]
+            x, y = [p[i] for i in drawn], [r[i] for i in drawn]
             out.append((bleu(x, y)[0], rouge_l(x, y).mean()))
         return np.array(out)
+
     start = time.process_time()
     scores = peer()
-    theirs = (time.process_time()-start)*DRAWS/again
-    (bleu_sums,rouge_sums),intervals = ours(again)
-    total = lambda s: weights@np.stack([np.bincount(clusters, c) for c in s.T], 1)
-    error = np.abs(scores-np.stack([bleu_from_statistics(total(bleu_sums)), ratio(total(rouge_sums))], 1)).max()
-    error = max(error, np.abs(np.percentile(scores, [2.5, 97.5], axis=0).T-[i[1:] for i in intervals]).max())
+    theirs = (time.process_time() - start) * DRAWS / again
+    (bleu_sums, rouge_sums), intervals = ours(again)
+    total = lambda s: weights @ np.stack([np.bincount(clusters, c) for c in s.T], 1)
+    error = np.abs(
+        scores - np.stack([bleu_from_statistics(total(bleu_sums)), ratio(total(rouge_sums))], 1)
+    ).max()
+    error = max(
+        error,
+        np.abs(np.percentile(scores, [2.5, 97.5], axis=0).T - [i[1:] for i in intervals]).max(),
+    )
     assert error <= 1e-9, f"drawn sums and drawn records differ by {error:.1e}"
     seconds = cpu(ours)
-    print(f"{DRAWS:,} draws of {names:,} clusters, {n:,} records: scored anew {theirs:.1f} s ({again:,} draws timed), ours {seconds:.3f} s, within {error:.1e}")
-    return dict(bootstrap=theirs/seconds)
+    print(
+        f"{DRAWS:,} draws of {names:,} clusters, {n:,} records: scored anew {theirs:.1f} s ({again:,} draws timed), ours {seconds:.3f} s, within {error:.1e}"
+    )
+    return dict(bootstrap=theirs / seconds)
 
 
 def whole(n):
     "A whole evaluation (called in a process of its own)"
-    p,r = draw(n, 2)
+    p, r = draw(n, 2)
     rng = np.random.default_rng(3)
-    proteins,bins = rng.integers(n//5, size=n),rng.choice(["0-20", "20-30", "30-40", "40-60", "60-100"], n)
-    clusters = proteins*2//5
-    before,start,cpu_start = gigabytes(),time.perf_counter(),time.process_time()
+    proteins, bins = (
+        rng.integers(n // 5, size=n),
+        rng.choice(["0-20", "20-30", "30-40", "40-60", "60-100"], n),
+    )
+    clusters = proteins * 2 // 5
+    before, start, cpu_start = gigabytes(), time.perf_counter(), time.process_time()
     took = {}
+
     def lap(name):
         nonlocal start
-        took[name],start = time.perf_counter()-start,time.perf_counter()
-    import pandas as pd
-    from protein_llm.scoring.entities import ENTITY_COUNTS, EntityDictionary, entity_scores, entity_statistics, known_entities
-    from protein_llm.scoring.metrics import BLEU_COLUMNS, bleu_from_statistics, score_table, text_scores
+        took[name], start = time.perf_counter() - start, time.perf_counter()
+
+    from protein_llm.scoring.entities import (
+        ENTITY_COUNTS,
+        EntityDictionary,
+        entity_scores,
+        entity_statistics,
+        known_entities,
+    )
+    from protein_llm.scoring.metrics import (
+        BLEU_COLUMNS,
+        bleu_from_statistics,
+        score_table,
+        text_scores,
+    )
+
     dictionary = EntityDictionary()
     lap("dictionary")
     table = text_scores(p, r)
@@ -126,31 +197,75 @@ def whole(n):
     lap("known")
     table[list(ENTITY_COUNTS)] = entity_statistics(p, r, dictionary, [known[i] for i in proteins])
     lap("entities")
-    scores = {c: ([c], None) for c in ("exact_match", "rouge_1", "rouge_2", "rouge_l", "meteor_exact_stem")} | dict(bleu=(BLEU_COLUMNS, bleu_from_statistics)) | {
-        k: (ENTITY_COUNTS, lambda sums,k=k: entity_scores(sums)[k]) for k in ("precision", "recall", "f1", "hallucination_rate")}
+    scores = (
+        {
+            c: ([c], None)
+            for c in ("exact_match", "rouge_1", "rouge_2", "rouge_l", "meteor_exact_stem")
+        }
+        | dict(bleu=(BLEU_COLUMNS, bleu_from_statistics))
+        | {
+            k: (ENTITY_COUNTS, lambda sums, k=k: entity_scores(sums)[k])
+            for k in ("precision", "recall", "f1", "hallucination_rate")
+        }
+    )
     out = score_table(table, clusters, scores, by=bins, draws=DRAWS)
     lap("intervals")
-    assert len(out) == 6*len(scores) and np.isfinite(out[["value", "low", "high"]]).all(axis=None) and (out.low <= out.high).all()
+    assert (
+        len(out) == 6 * len(scores)
+        and np.isfinite(out[["value", "low", "high"]]).all(axis=None)
+        and (out.low <= out.high).all()
+    )
     print(out[out.group == "all"].drop(columns="group").round(4).to_string(index=False))
-    print(json.dumps(dict(whole_seconds=sum(took.values()), whole_cpu=time.process_time()-cpu_start, whole_gb=gigabytes(), before_gb=before, took=took)))
+    print(
+        json.dumps(
+            dict(
+                whole_seconds=sum(took.values()),
+                whole_cpu=time.process_time() - cpu_start,
+                whole_gb=gigabytes(),
+                before_gb=before,
+                took=took,
+            )
+        )
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer pairs and draws, smaller bars")
-    parser.add_argument("--whole", type=int, help="evaluate so many pairs, and print seconds and peak memory")
+    parser.add_argument(
+        "--whole", type=int, help="evaluate so many pairs, and print seconds and peak memory"
+    )
     args = parser.parse_args()
-    if args.whole: return whole(args.whole)
-    pairs,records,again,n,bars = (QUICK_PAIRS, QUICK_RECORDS, QUICK_AGAIN, QUICK_WHOLE, QUICK_BARS) if args.quick else (PAIRS, RECORDS, AGAIN, WHOLE, BARS)
-    alone = subprocess.run([sys.executable, __file__, "--whole", str(n)], check=True, stdout=subprocess.PIPE, text=True).stdout # first, while this process is small: a child starts with its parent's peak
-    *shown,last = alone.splitlines()
+    if args.whole:
+        return whole(args.whole)
+    pairs, records, again, n, bars = (
+        (QUICK_PAIRS, QUICK_RECORDS, QUICK_AGAIN, QUICK_WHOLE, QUICK_BARS)
+        if args.quick
+        else (PAIRS, RECORDS, AGAIN, WHOLE, BARS)
+    )
+    alone = subprocess.run(
+        [sys.executable, __file__, "--whole", str(n)], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout  # first, while this process is small: a child starts with its parent's peak
+    *shown, last = alone.splitlines()
     figures = json.loads(last)
     print("\n".join(shown))
-    print(f"{n:,} pairs: {figures['whole_seconds']:.1f} s, CPU {figures['whole_cpu']:.1f} s ({', '.join(f'{k} {v:.1f}' for k,v in figures.pop('took').items())}), peak {figures['whole_gb']:.2f} GB, {figures.pop('before_gb'):.2f} GB of it the pairs")
+    print(
+        f"{n:,} pairs: {figures['whole_seconds']:.1f} s, CPU {figures['whole_cpu']:.1f} s ({', '.join(f'{k} {v:.1f}' for k, v in figures.pop('took').items())}), peak {figures['whole_gb']:.2f} GB, {figures.pop('before_gb'):.2f} GB of it the pairs"
+    )
     figures |= compare_rouge(pairs) | compare_bootstrap(records, again)
-    ok = all(figures[k] <= bar if k in AT_MOST else figures[k] >= bar for k,bar in bars.items())
-    print(json.dumps(dict(bench="metrics", figures={k: float(f"{v:.3g}") for k,v in figures.items()}, bars=bars, ok=ok)))
+    ok = all(figures[k] <= bar if k in AT_MOST else figures[k] >= bar for k, bar in bars.items())
+    print(
+        json.dumps(
+            dict(
+                bench="metrics",
+                figures={k: float(f"{v:.3g}") for k, v in figures.items()},
+                bars=bars,
+                ok=ok,
+            )
+        )
+    )
     sys.exit(0 if ok else 1)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -8,127 +8,178 @@ __all__ = ['repo_root', 'run_folder', 'write_atomic', 'require_new_folder', 'wri
            'check_parameters', 'plain_errors', 'set_seed']
 
 # %% ../nbs/api/00_core.ipynb #8d6c2a18
-import fcntl, hashlib, json, linecache, os, random, re, shutil
+import fcntl
+import hashlib
+import json
+import linecache
+import os
+import random
+import re
+import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
 # %% ../nbs/api/00_core.ipynb #3618993f
-def repo_root()->Path: # Folder of `settings.ini`
+def repo_root() -> Path:  # Folder of `settings.ini`
     "The project's root: the nearest folder with a `settings.ini`, from the working folder or from this file upwards"
     for start in (Path.cwd(), Path(__file__).parent if "__file__" in globals() else Path.cwd()):
         for folder in (start, *start.parents):
-            if (folder/"settings.ini").exists() and (folder/"protein_llm").is_dir(): return folder
+            if (folder / "settings.ini").exists() and (folder / "protein_llm").is_dir():
+                return folder
     raise FileNotFoundError(f"no settings.ini above {Path.cwd()}: run from a clone of protein_llm")
 
 # %% ../nbs/api/00_core.ipynb #aef34242
 def run_folder(
-    name:str, # Name of the run, or `shared`
-)->Path: # `runs/<name>`, made when absent
+    name: str,  # Name of the run, or `shared`
+) -> Path:  # `runs/<name>`, made when absent
     "Folder of a run. Raises `ValueError` on a name that would leave `runs/`"
-    if not name or name.startswith(".") or "/" in name or "\\" in name: raise ValueError(f"a run's name is one plain word, got {name!r}")
-    folder = repo_root()/"runs"/name
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise ValueError(f"a run's name is one plain word, got {name!r}")
+    folder = repo_root() / "runs" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 # %% ../nbs/api/00_core.ipynb #4063e9f6
 @contextmanager
 def write_atomic(
-    path:Path|str, # The file that shall exist whole or not at all
-)->Iterator[Path]: # Temporary path in the same folder, to write to
+    path: Path | str,  # The file that shall exist whole or not at all
+) -> Iterator[Path]:  # Temporary path in the same folder, to write to
     "Write to a temporary name and rename it at the end; on an error the target stays as it was"
-    path = Path(os.path.realpath(path)) # a link stays one
+    path = Path(os.path.realpath(path))  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield tmp
         os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
 
 # %% ../nbs/api/00_core.ipynb #9d21c7e4
 def require_new_folder(
-    folder:Path|str, # An output folder that a user names
-)->Path: # The same, as an absolute path
+    folder: Path | str,  # An output folder that a user names
+) -> Path:  # The same, as an absolute path
     "Raise `FileExistsError` unless a folder is absent or empty and no link, `NotADirectoryError` or `PermissionError` where none can be written"
     folder = Path(folder).expanduser().absolute()
-    if folder.is_symlink(): raise FileExistsError(f"{folder} is a link: give a new folder")
+    if folder.is_symlink():
+        raise FileExistsError(f"{folder} is a link: give a new folder")
     if folder.is_dir():
         found = sorted(p.name for p in folder.iterdir())
-        if found: raise FileExistsError(f"{folder} is not empty ({', '.join(found[:3])}): give a new folder; nothing in it was touched")
+        if found:
+            raise FileExistsError(
+                f"{folder} is not empty ({', '.join(found[:3])}): give a new folder; nothing in it was touched"
+            )
     parent = next(p for p in (folder, *folder.parents) if p.exists() or p.is_symlink())
-    if not parent.is_dir(): raise NotADirectoryError(f"{parent} is a file: give another folder")
-    if not os.access(parent, os.W_OK | os.X_OK): raise PermissionError(f"{parent} cannot be written to: give another folder")
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{parent} is a file: give another folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{parent} cannot be written to: give another folder")
     return folder
 
 # %% ../nbs/api/00_core.ipynb #47235cc5
 def write_json(
-    path:Path|str, # Target
-    obj, # A dataclass or anything that json takes; paths are written as text
-)->Path: # The target
+    path: Path | str,  # Target
+    obj,  # A dataclass or anything that json takes; paths are written as text
+) -> Path:  # The target
     "Write `obj` as JSON, whole or not at all"
-    with write_atomic(path) as tmp: tmp.write_text(json.dumps(asdict(obj) if is_dataclass(obj) else obj, indent=1, default=str)+"\n")
+    with write_atomic(path) as tmp:
+        tmp.write_text(
+            json.dumps(asdict(obj) if is_dataclass(obj) else obj, indent=1, default=str) + "\n"
+        )
     return Path(path)
 
 # %% ../nbs/api/00_core.ipynb #32bd3342
 def read_json(
-    path:Path|str, # A JSON file
+    path: Path | str,  # A JSON file
 ):
     "Read a JSON file. Raises `ValueError` that names the file when it is not valid JSON"
-    try: return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as e: raise ValueError(f"{path}: not valid JSON ({e})") from e
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{path}: not valid JSON ({e})") from e
 
 # %% ../nbs/api/00_core.ipynb #9eaa835e
 def sha256_file(
-    path:Path|str, # A file
-)->str: # 64 hexadecimal digits
+    path: Path | str,  # A file
+) -> str:  # 64 hexadecimal digits
     "SHA-256 of a file, read in blocks"
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../nbs/api/00_core.ipynb #8f2d6b13
-_WRITTEN = ".written.json" # SHA-256 of each file of a folder that `write_folder` wrote
+_WRITTEN = ".written.json"  # SHA-256 of each file of a folder that `write_folder` wrote
 
-def _files_below(folder:Path)->list: return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir() or p.is_symlink())
 
+def _files_below(folder: Path) -> list:
+    return sorted(
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if not p.is_dir() or p.is_symlink()
+    )
+
+# %% ../nbs/api/00_core.ipynb #666fa48c
 def changed_files(
-    folder:Path, # A folder
-    but:tuple=(), # Beginnings of names that are not compared
-)->dict|None: # What is wrong, by file: `was not written here`, `is gone` or `was changed since`; None where nothing says what was written
+    folder: Path,  # A folder
+    but: tuple = (),  # Beginnings of names that are not compared
+) -> (
+    dict | None
+):  # What is wrong, by file: `was not written here`, `is gone` or `was changed since`; None where nothing says what was written
     "Compare a folder with what `write_folder` wrote there"
-    if not (folder/_WRITTEN).is_file(): return None
-    written = {name: sha256 for name,sha256 in read_json(folder/_WRITTEN).items() if not name.startswith(but)}
+    if not (folder / _WRITTEN).is_file():
+        return None
+    written = {
+        name: sha256
+        for name, sha256 in read_json(folder / _WRITTEN).items()
+        if not name.startswith(but)
+    }
     found = {name for name in _files_below(folder) if name != _WRITTEN and not name.startswith(but)}
     wrong = dict.fromkeys(sorted(found - written.keys()), "was not written here")
-    for name,sha256 in written.items():
-        if name not in found: wrong[name] = "is gone"
-        elif sha256_file(folder/name) != sha256: wrong[name] = "was changed since"
+    for name, sha256 in written.items():
+        if name not in found:
+            wrong[name] = "is gone"
+        elif sha256_file(folder / name) != sha256:
+            wrong[name] = "was changed since"
     return wrong
 
+# %% ../nbs/api/00_core.ipynb #cf68e803
 def require_own_folder(
-    folder:Path, # A folder that shall be replaced
+    folder: Path,  # A folder that shall be replaced
 ):
     "Raise `FileExistsError` unless a folder is absent, or holds nothing but what `write_folder` wrote there"
-    if folder.is_symlink(): raise FileExistsError(f"{folder} is a link: give the folder that it leads to")
-    if not folder.exists(): return
-    if not folder.is_dir(): raise FileExistsError(f"{folder} is no folder: give another name")
+    if folder.is_symlink():
+        raise FileExistsError(f"{folder} is a link: give the folder that it leads to")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is no folder: give another name")
     wrong = changed_files(folder)
-    if wrong is None: wrong = dict.fromkeys(_files_below(folder), "was not written here")
-    others = [f"{name}, which {why}" for name,why in wrong.items() if why != "is gone"]
-    if others: raise FileExistsError(f"{folder} holds {others[0]}: give another folder, or move it away; nothing was touched")
+    if wrong is None:
+        wrong = dict.fromkeys(_files_below(folder), "was not written here")
+    others = [f"{name}, which {why}" for name, why in wrong.items() if why != "is gone"]
+    if others:
+        raise FileExistsError(
+            f"{folder} holds {others[0]}: give another folder, or move it away; nothing was touched"
+        )
 
 # %% ../nbs/api/00_core.ipynb #11f298af
-def _swap(new:Path, path:Path, old:Path):
+def _swap(new: Path, path: Path, old: Path):
     "Put `new` in the place of `path`; when that fails, `path` is as it was"
-    if path.exists(): os.replace(path, old)
-    try: os.replace(new, path)
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(new, path)
     except OSError:
-        if old.exists(): os.replace(old, path)
+        if old.exists():
+            os.replace(old, path)
         raise
 
+# %% ../nbs/api/00_core.ipynb #6f947c59
 @contextmanager
 def write_folder(
-    path:Path|str, # The folder that shall exist whole or not at all; replaced when it was written here and holds nothing else
-)->Iterator[Path]: # Temporary folder beside it, to write into
+    path: Path
+    | str,  # The folder that shall exist whole or not at all; replaced when it was written here and holds nothing else
+) -> Iterator[Path]:  # Temporary folder beside it, to write into
     "Write a folder under a temporary name and rename it at the end; on an error the target stays as it was. Raises `FileExistsError`"
     path = Path(path).absolute()
     require_own_folder(path)
@@ -138,17 +189,18 @@ def write_folder(
     new.mkdir(parents=True)
     try:
         yield new
-        write_json(new/_WRITTEN, {name: sha256_file(new/name) for name in _files_below(new)})
+        write_json(new / _WRITTEN, {name: sha256_file(new / name) for name in _files_below(new)})
         require_own_folder(path)
         _swap(new, path, old)
     finally:
-        for rest in (new, old): shutil.rmtree(rest, ignore_errors=True)
+        for rest in (new, old):
+            shutil.rmtree(rest, ignore_errors=True)
 
 # %% ../nbs/api/00_core.ipynb #3703359c
 def digest(
-    *parts, # Dataclasses or anything that json takes
-    n:int=12, # Hexadecimal digits to keep
-)->str: # The first `n` digits of the SHA-256 of the parts' JSON
+    *parts,  # Dataclasses or anything that json takes
+    n: int = 12,  # Hexadecimal digits to keep
+) -> str:  # The first `n` digits of the SHA-256 of the parts' JSON
     "A short name for a configuration: equal values, equal name"
     plain = [asdict(p) if is_dataclass(p) else p for p in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:n]
@@ -156,50 +208,58 @@ def digest(
 # %% ../nbs/api/00_core.ipynb #e326b442
 @contextmanager
 def file_lock(
-    path:Path|str, # The lock file; it holds who has it
-    say:Callable[[str],None]=print, # Told once when the lock is taken by another
-)->Iterator[None]:
+    path: Path | str,  # The lock file; it holds who has it
+    say: Callable[[str], None] = print,  # Told once when the lock is taken by another
+) -> Iterator[None]:
     "Hold an exclusive lock; freed by the system even when the process is killed"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             f.seek(0)
             say(f"waiting for {path.name}, held by {f.read().strip() or 'another process'}")
             fcntl.flock(f, fcntl.LOCK_EX)
-        f.seek(0); f.truncate(); f.write(f"process {os.getpid()}"); f.flush()
+        f.seek(0)
+        f.truncate()
+        f.write(f"process {os.getpid()}")
+        f.flush()
         yield
 
 # %% ../nbs/api/00_core.ipynb #0f577739
 def ensure_stage(
-    folder:Path|str, # Where the stage's files shall be
-    build:Callable[[Path],None], # Writes all files of the stage into the folder that it is given
-    last:str="manifest.json", # The file whose presence says that the stage is complete
-    say:Callable[[str],None]=print, # Told when another process is building
-)->Path: # `folder`, complete
+    folder: Path | str,  # Where the stage's files shall be
+    build: Callable[[Path], None],  # Writes all files of the stage into the folder that it is given
+    last: str = "manifest.json",  # The file whose presence says that the stage is complete
+    say: Callable[[str], None] = print,  # Told when another process is building
+) -> Path:  # `folder`, complete
     "Build a stage once, in a temporary folder that is renamed when complete. Raises `FileExistsError` where other files lie there, `RuntimeError` if `build` did not write `last`"
     folder = Path(folder).absolute()
-    if (folder/last).exists(): return folder
+    if (folder / last).exists():
+        return folder
     require_new_folder(folder)
-    with file_lock(folder.parent/f".{folder.name}.lock", say):
-        if (folder/last).exists(): return folder
-        tmp = folder.parent/f".{folder.name}.tmp"
-        shutil.rmtree(tmp, ignore_errors=True) # of a process that was killed
+    with file_lock(folder.parent / f".{folder.name}.lock", say):
+        if (folder / last).exists():
+            return folder
+        tmp = folder.parent / f".{folder.name}.tmp"
+        shutil.rmtree(tmp, ignore_errors=True)  # of a process that was killed
         tmp.mkdir(parents=True)
         try:
             build(tmp)
-            if not (tmp/last).exists(): raise RuntimeError(f"{folder.name}: the stage ended without writing {last}")
+            if not (tmp / last).exists():
+                raise RuntimeError(f"{folder.name}: the stage ended without writing {last}")
             require_new_folder(folder)
             os.replace(tmp, folder)
-        finally: shutil.rmtree(tmp, ignore_errors=True)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
 # %% ../nbs/api/00_core.ipynb #32be7a60
 def in_parts(
-    table, # A Polars `LazyFrame`, or anything with `slice` and `collect`
-    size:int=100_000, # Rows at once
-): # Tables of so many rows, in order; none is empty
+    table,  # A Polars `LazyFrame`, or anything with `slice` and `collect`
+    size: int = 100_000,  # Rows at once
+):  # Tables of so many rows, in order; none is empty
     "Read a lazy table a part at a time"
     at = 0
     while n := len(part := table.slice(at, size).collect()):
@@ -208,16 +268,25 @@ def in_parts(
 
 # %% ../nbs/api/00_core.ipynb #c1702a47
 _TYPES = dict(int=(int,), float=(float, int), str=(str,), bool=(bool,))
-_EXAMPLES = dict(int="a whole number", float="a number (write 1.0e-4, not 1e-4, in YAML)", str="text", bool="True or False")
+_EXAMPLES = dict(
+    int="a whole number",
+    float="a number (write 1.0e-4, not 1e-4, in YAML)",
+    str="text",
+    bool="True or False",
+)
 
-def _check_type(name:str, value, kind:str):
+
+def _check_type(name: str, value, kind: str):
     "Raise `ValueError` on a value of another type"
     if isinstance(value, bool) and kind != "bool" or not isinstance(value, _TYPES[kind]):
-        raise ValueError(f"parameter {name} is {value!r}, not of type {kind}: give {_EXAMPLES[kind]}")
+        raise ValueError(
+            f"parameter {name} is {value!r}, not of type {kind}: give {_EXAMPLES[kind]}"
+        )
 
+# %% ../nbs/api/00_core.ipynb #5e20d0b0
 def check_parameters(
-    cells:list, # Sources of the cells that ran so far: IPython's `In`
-    values:dict, # The notebook's variables: `globals()`
+    cells: list,  # Sources of the cells that ran so far: IPython's `In`
+    values: dict,  # The notebook's variables: `globals()`
 ):
     "Raise `ValueError` on a parameter that is not declared, or whose value is not of its declared type (None is allowed where it is the default)"
     source = next(c for c in cells if "# type:" in c)
@@ -225,34 +294,46 @@ def check_parameters(
     may_be_none = set(re.findall(r"(?m)^(\w+) = None\b", source))
     injected = "\n".join(c for c in cells if c.startswith("# Parameters"))
     for name in re.findall(r"(?m)^(\w+) = ", injected):
-        if name not in declared: raise ValueError(f"unknown parameter {name!r}: choose from {', '.join(declared)}")
-    for name,kind in declared.items():
-        if values[name] is None and name in may_be_none: continue
+        if name not in declared:
+            raise ValueError(f"unknown parameter {name!r}: choose from {', '.join(declared)}")
+    for name, kind in declared.items():
+        if values[name] is None and name in may_be_none:
+            continue
         _check_type(name, values[name], kind)
 
 # %% ../nbs/api/00_core.ipynb #ba9c3782
-def _refused_here(tb)->bool:
+def _refused_here(tb) -> bool:
     "Whether a traceback ends in a `raise` of this package"
-    while tb.tb_next: tb = tb.tb_next
+    while tb.tb_next:
+        tb = tb.tb_next
     code = tb.tb_frame
     own = code.f_globals.get("__name__", "").startswith("protein_llm.")
     return own and "raise " in linecache.getline(code.f_code.co_filename, tb.tb_lineno)
 
+
 def _show_error(shell, kind, error, tb, tb_offset=None):
     "IPython's handler: `kind: message` for what this package raises, the usual traceback for all else"
-    if _refused_here(tb): error._render_traceback_ = lambda: [f"{kind.__name__}: {error}"]
+    if _refused_here(tb):
+        error._render_traceback_ = lambda: [f"{kind.__name__}: {error}"]
     shell.showtraceback((kind, error, tb), tb_offset=tb_offset)
-    error.__dict__.pop("_render_traceback_", None) # `%tb` shows all of it
+    error.__dict__.pop("_render_traceback_", None)  # `%tb` shows all of it
+
 
 def plain_errors():
     "In IPython, show what this package raises as one sentence; `%tb` still shows where it comes from"
     from IPython import get_ipython
-    if get_ipython(): get_ipython().set_custom_exc((Exception,), _show_error)
+
+    if get_ipython():
+        get_ipython().set_custom_exc((Exception,), _show_error)
 
 # %% ../nbs/api/00_core.ipynb #7b9d6c6d
 def set_seed(
-    seed:int, # Seed of python, numpy and torch
+    seed: int,  # Seed of python, numpy and torch
 ):
     "Seed python, numpy and torch"
-    import numpy as np, torch
-    random.seed(seed); np.random.seed(seed); torch.manual_seed(seed)
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

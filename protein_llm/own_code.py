@@ -6,7 +6,10 @@
 __all__ = ['code_files', 'import_anew']
 
 # %% ../nbs/api/03_own_code.ipynb #b9435827
-import ast, importlib, sys, sysconfig
+import ast
+import importlib
+import sys
+import sysconfig
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -15,71 +18,89 @@ from .config import bridge_file
 # %% ../nbs/api/03_own_code.ipynb #8630cc3e
 _PACKAGE = "protein_llm"
 
-def _imports(path:Path, module:str)->set:
+
+def _imports(path: Path, module: str) -> set:
     "Full names of the modules that a file may import. Raises `ValueError` where it is no Python"
-    try: tree = ast.parse(path.read_bytes(), filename=path.name)
-    except SyntaxError as e: raise ValueError(f"{path}, line {e.lineno}: {e.msg}: mend the file") from None
+    try:
+        tree = ast.parse(path.read_bytes(), filename=path.name)
+    except SyntaxError as e:
+        raise ValueError(f"{path}, line {e.lineno}: {e.msg}: mend the file") from None
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import): names |= {alias.name for alias in node.names}
-        if not isinstance(node, ast.ImportFrom): continue
-        above = package.split(".")[:len(package.split("."))-node.level+1] if node.level else []
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
         base = ".".join([*above, *([node.module] if node.module else [])])
         names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return names - {""}
 
 # %% ../nbs/api/03_own_code.ipynb #4c16796b
-def _find(module:str)->dict:
+def _find(module: str) -> dict:
     "Files of a module and of the packages that it lies in, by full name; only those that are there"
-    files,where,name = {},None,""
+    files, where, name = {}, None, ""
     for part in module.split("."):
         name = f"{name}.{part}" if name else part
         spec = PathFinder.find_spec(name, where)
-        if spec is None: break
-        if spec.has_location: files[name] = Path(spec.origin).resolve()
+        if spec is None:
+            break
+        if spec.has_location:
+            files[name] = Path(spec.origin).resolve()
         where = spec.submodule_search_locations
-        if where is None: break
+        if where is None:
+            break
     return files
 
-def _is_own(module:str, file:Path)->bool:
+
+def _is_own(module: str, file: Path) -> bool:
     "Whether a module is the user's: neither the standard library's, nor installed, nor of this package"
-    if file.suffix != ".py" or module.split(".")[0] == _PACKAGE: return False
-    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    if file.suffix != ".py" or module.split(".")[0] == _PACKAGE:
+        return False
+    installed = {
+        Path(sysconfig.get_path(kind)).resolve()
+        for kind in ("stdlib", "platstdlib", "purelib", "platlib")
+    }
     return not any(file.is_relative_to(folder) for folder in installed)
 
 # %% ../nbs/api/03_own_code.ipynb #f576320a
 def code_files(
-    arch:str, # Import path of a bridge, `module:Class`
-)->dict: # Path of each file by the module's full name, the bridge's own first
+    arch: str,  # Import path of a bridge, `module:Class`
+) -> dict:  # Path of each file by the module's full name, the bridge's own first
     "All of the user's files that a bridge is made of. Raises `ValueError` that names one that is missing or no Python"
     module = arch.split(":")[0]
-    found,todo = {module: bridge_file(arch)},[module]
+    found, todo = {module: bridge_file(arch)}, [module]
     while todo:
         at = todo.pop()
         for name in sorted(_imports(found[at], at)):
-            new = {m: f for m,f in _find(name).items() if m not in found and _is_own(m, f)}
+            new = {m: f for m, f in _find(name).items() if m not in found and _is_own(m, f)}
             found |= new
             todo += new
     return {module: found.pop(module)} | dict(sorted(found.items()))
 
 # %% ../nbs/api/03_own_code.ipynb #611720ce
 def import_anew(
-    arch:str, # Import path of a bridge, `module:Class`
-): # The module, as its files are now
+    arch: str,  # Import path of a bridge, `module:Class`
+):  # The module, as its files are now
     "Import a bridge's module with all its own files as they are now. Raises `ValueError` that names a missing module"
     importlib.invalidate_caches()
     files = code_files(arch)
-    named = {name for module,file in files.items() for name in _imports(file, module)}
-    for name in {*files, *named}: # a file that is gone by now may still be loaded
+    named = {name for module, file in files.items() for name in _imports(file, module)}
+    for name in {*files, *named}:  # a file that is gone by now may still be loaded
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and _is_own(name, Path(file).resolve()): del sys.modules[name]
+        if file and _is_own(name, Path(file).resolve()):
+            del sys.modules[name]
     module = arch.split(":")[0]
-    try: return importlib.import_module(module)
+    try:
+        return importlib.import_module(module)
     except ModuleNotFoundError as e:
-        raise ValueError(f"arch {arch!r}: {_importer(files, e.name)} imports {e.name}, which is neither installed "
-            f"nor a file {e.name.replace('.', '/')}.py beside it: write that file, or correct the import") from e
+        raise ValueError(
+            f"arch {arch!r}: {_importer(files, e.name)} imports {e.name}, which is neither installed "
+            f"nor a file {e.name.replace('.', '/')}.py beside it: write that file, or correct the import"
+        ) from e
 
-def _importer(files:dict, missing:str)->str:
+
+def _importer(files: dict, missing: str) -> str:
     "The file that imports a missing module"
-    return next((f.name for m,f in files.items() if missing in _imports(f, m)), "one of its files")
+    return next((f.name for m, f in files.items() if missing in _imports(f, m)), "one of its files")

@@ -6,53 +6,73 @@
 __all__ = ['BARS', 'shows_bars', 'progress', 'say_stage']
 
 # %% ../nbs/api/01_progress.ipynb #d4e2cae3
-import os, sys, time
+import os
+import sys
+import time
 
 from tqdm import tqdm
 
 # %% ../nbs/api/01_progress.ipynb #194fc604
-BARS = "PROTEIN_LLM_BARS" # tells a started process whether bars can be drawn where its output is shown
+BARS = "PROTEIN_LLM_BARS"  # tells a started process whether bars can be drawn where its output is shown
 
-def shows_bars()->bool:
+
+def shows_bars() -> bool:
     "Whether a line can be drawn anew where the output is shown"
-    if BARS in os.environ: return os.environ[BARS] == "1"
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ # Jupyter's server names its kernels' notebook
+    if BARS in os.environ:
+        return os.environ[BARS] == "1"
+    return (
+        sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+    )  # Jupyter's server names its kernels' notebook
 
 # %% ../nbs/api/01_progress.ipynb #0689c289
 class _Lines:
     "A file for `tqdm` that gets a line for each time the bar is drawn"
+
     def __init__(self, file):
         self.file = file
         self.last = ""
 
     def write(self, text):
         line = text.strip()
-        if line and line != self.last: self.file.write(line+"\n")
-        if line: self.last = line
+        if line and line != self.last:
+            self.file.write(line + "\n")
+        if line:
+            self.last = line
 
-    def flush(self): self.file.flush()
+    def flush(self):
+        self.file.flush()
 
+# %% ../nbs/api/01_progress.ipynb #0424bb22
 _LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} gone, {remaining} left{postfix}"
 
+
 def progress(
-    total:int, # Of what there is to do
-    desc:str, # What is done
-    unit:str, # In which unit, the plural
-    initial:int=0, # So much was done before
-    disable:bool=False, # Show nothing
-    every:float=10., # Seconds between lines
-    scale:bool=False, # Numbers as 12.3k
-)->tqdm: # To `update`, and to close
+    total: int,  # Of what there is to do
+    desc: str,  # What is done
+    unit: str,  # In which unit, the plural
+    initial: int = 0,  # So much was done before
+    disable: bool = False,  # Show nothing
+    every: float = 10.0,  # Seconds between lines
+    scale: bool = False,  # Numbers as 12.3k
+) -> tqdm:  # To `update`, and to close
     "A `tqdm` bar, or its lines"
     kind = dict(total=total, desc=desc, initial=initial, disable=disable, unit_scale=scale)
-    if shows_bars(): return tqdm(unit=f" {unit}", mininterval=1, **kind)
-    return tqdm(unit=unit, mininterval=every, maxinterval=every, file=_Lines(sys.stderr), bar_format=_LINE, **kind)
+    if shows_bars():
+        return tqdm(unit=f" {unit}", mininterval=1, **kind)
+    return tqdm(
+        unit=unit,
+        mininterval=every,
+        maxinterval=every,
+        file=_Lines(sys.stderr),
+        bar_format=_LINE,
+        **kind,
+    )
 
 # %% ../nbs/api/01_progress.ipynb #8c88c240
 def say_stage(
-    text:str, # What begins
-    since:float|None=None, # When all began, as `time.time` gives it
+    text: str,  # What begins
+    since: float | None = None,  # When all began, as `time.time` gives it
 ):
     "Print what begins, with the time gone so far"
-    seconds = 0 if since is None else int(time.time()-since)
-    print(f"[{seconds//60}:{seconds%60:02d}] {text}", file=sys.stderr, flush=True)
+    seconds = 0 if since is None else int(time.time() - since)
+    print(f"[{seconds // 60}:{seconds % 60:02d}] {text}", file=sys.stderr, flush=True)

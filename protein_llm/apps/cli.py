@@ -7,14 +7,25 @@ __all__ = ['USE', 'main', 'train', 'next_calls', 'next_text', 'evaluate', 'audit
            'runs']
 
 # %% ../../nbs/api/apps/01_cli.ipynb #77e7273d
-import shlex, sys
+import shlex
+import sys
 from datetime import datetime
 from pathlib import Path
 
 import click
 
 from .. import __version__
-from ..config import ARCHS, PRESETS, SHIPPED, RunConfig, bridge_file, changes_of, from_preset, read_changes, smoke_text
+from protein_llm.config import (
+    ARCHS,
+    PRESETS,
+    SHIPPED,
+    RunConfig,
+    bridge_file,
+    changes_of,
+    from_preset,
+    read_changes,
+    smoke_text,
+)
 from ..core import read_json, repo_root, require_new_folder
 from ..data.manifest import load_manifest
 
@@ -25,16 +36,27 @@ exit codes: 0  done; nothing leaks
             1  an input cannot be used (the sentence says why)
             2  the call is wrong"""
 
+
 class _Command(click.Group):
     "A group of commands in the order in which they are written; what the package refuses is a sentence"
-    def list_commands(self, ctx): return list(self.commands)
+
+    def list_commands(self, ctx):
+        return list(self.commands)
 
     def invoke(self, ctx):
-        try: return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort, BrokenPipeError): raise # click's own, and a reader that left
-        except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as e: raise click.ClickException(str(e)) from e
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own, and a reader that left
+        except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as e:
+            raise click.ClickException(str(e)) from e
 
-@click.group(cls=_Command, epilog=_CODES, context_settings=dict(help_option_names=["-h", "--help"], max_content_width=110))
+# %% ../../nbs/api/apps/01_cli.ipynb #e8b5d7fc
+@click.group(
+    cls=_Command,
+    epilog=_CODES,
+    context_settings=dict(help_option_names=["-h", "--help"], max_content_width=110),
+)
 @click.version_option(__version__, prog_name="protein-llm")
 def main():
     """Let a language model read proteins, and find out whether it really does.
@@ -47,27 +69,41 @@ def main():
 def _need_files(*paths):
     "Raise `FileNotFoundError` or `IsADirectoryError` for the first path that is given and is no file"
     for path in filter(None, paths):
-        if Path(path).is_dir(): raise IsADirectoryError(f"{path} is a folder: give a file")
-        if not Path(path).exists(): raise FileNotFoundError(f"{path}: there is no such file")
+        if Path(path).is_dir():
+            raise IsADirectoryError(f"{path} is a folder: give a file")
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path}: there is no such file")
 
-def _configured(preset:str, arch:str, words:tuple)->RunConfig:
+# %% ../../nbs/api/apps/01_cli.ipynb #05fbb8e4
+def _configured(preset: str, arch: str, words: tuple) -> RunConfig:
     "The run that a command line asks for. Raises `click.UsageError` on a name or value that cannot be, `ValueError` on a missing input"
-    if ":" in arch: sys.path.insert(0, str(Path.cwd())) # where a bridge of one's own may lie, as with `python -m`
-    try: cfg = from_preset(preset, arch, **read_changes(words))
-    except ValueError as e: raise click.UsageError(str(e)) from e
+    if ":" in arch:
+        sys.path.insert(
+            0, str(Path.cwd())
+        )  # where a bridge of one's own may lie, as with `python -m`
+    try:
+        cfg = from_preset(preset, arch, **read_changes(words))
+    except ValueError as e:
+        raise click.UsageError(str(e)) from e
     load_manifest(cfg.data.manifest)
-    if ":" in arch: bridge_file(arch)
-    if cfg.data.manifest not in SHIPPED: _look_at_own_files(cfg.data.manifest)
+    if ":" in arch:
+        bridge_file(arch)
+    if cfg.data.manifest not in SHIPPED:
+        _look_at_own_files(cfg.data.manifest)
     return cfg
 
-def _look_at_own_files(manifest:str):
+# %% ../../nbs/api/apps/01_cli.ipynb #4a4a2720
+def _look_at_own_files(manifest: str):
     "Read the first records of a user's own files, which needs a second: a training would find out after a minute. Raises what the reader raises"
     from protein_llm.data.manifest import fetch
     from protein_llm.data.sources import read_source
-    described,root = load_manifest(manifest),fetch(manifest)
-    for entry in described["sources"]: next(read_source(entry, root, named=tuple(described["files"])))
 
-def _saved(path:str)->RunConfig:
+    described, root = load_manifest(manifest), fetch(manifest)
+    for entry in described["sources"]:
+        next(read_source(entry, root, named=tuple(described["files"])))
+
+
+def _saved(path: str) -> RunConfig:
     "The run of a `config.json`"
     _need_files(path)
     return RunConfig.load(path)
@@ -77,11 +113,23 @@ def _preset_options(f):
     "Options and arguments that say which run is meant"
     f = click.argument("changes", nargs=-1, metavar="[NAME=VALUE]...")(f)
     names = ", ".join(PRESETS)
-    return click.option("--preset", default="tiny", show_default=True, metavar="NAME", help=f"Named configuration: {names}.")(f)
+    return click.option(
+        "--preset",
+        default="tiny",
+        show_default=True,
+        metavar="NAME",
+        help=f"Named configuration: {names}.",
+    )(f)
 
+# %% ../../nbs/api/apps/01_cli.ipynb #ad03ae6a
 @main.command()
-@click.option("--arch", default="mlp", show_default=True, metavar="ARM",
-    help=f"How the model meets the protein: {', '.join(ARCHS)}, or module:Class for a bridge of your own.")
+@click.option(
+    "--arch",
+    default="mlp",
+    show_default=True,
+    metavar="ARM",
+    help=f"How the model meets the protein: {', '.join(ARCHS)}, or module:Class for a bridge of your own.",
+)
 @_preset_options
 def train(preset, arch, changes):
     """Train one arm, or go on with a training that was stopped.
@@ -99,6 +147,7 @@ def train(preset, arch, changes):
     cfg = _saved(changes[0]) if is_saved else _configured(preset, arch, changes)
     click.echo(f"{cfg}\n")
     from protein_llm.runs.parallel import ensure_trained
+
     folder = ensure_trained(cfg)
     click.echo(next_text(folder, cfg))
 
@@ -113,61 +162,116 @@ batch = processor(["What does this protein do at the molecular level?"]*len(prot
 answers, _ = model.generate(batch)
 for protein, answer in zip(proteins, processor.decode(answers)): print(protein.id, answer, sep="\\t")"""
 
-def _as_text(value)->str:
-    "A field's value as a word of a command line"
-    if not isinstance(value, tuple): return shlex.quote(str(value))
-    return shlex.quote(",".join(f"{v[0]}={v[1]}" if isinstance(v, tuple) else str(v) for v in value))
 
-_SHARED = ("steps", "seed", "processes", "shard", "lora_r", "n_tokens", "manifest", "n_proteins", "n_test_clusters",
-    "n_valid_clusters", "split", "n_generate", "n_swap", "draws", "random_control") # parameters of 04_evaluate
+def _as_text(value) -> str:
+    "A field's value as a word of a command line"
+    if not isinstance(value, tuple):
+        return shlex.quote(str(value))
+    return shlex.quote(
+        ",".join(f"{v[0]}={v[1]}" if isinstance(v, tuple) else str(v) for v in value)
+    )
+
+# %% ../../nbs/api/apps/01_cli.ipynb #288debd4
+_SHARED = (
+    "steps",
+    "seed",
+    "processes",
+    "shard",
+    "lora_r",
+    "n_tokens",
+    "manifest",
+    "n_proteins",
+    "n_test_clusters",
+    "n_valid_clusters",
+    "split",
+    "n_generate",
+    "n_swap",
+    "draws",
+    "random_control",
+)  # parameters of 04_evaluate
+
 
 def next_calls(
-    cfg:RunConfig, # A trained run
-)->list: # Lines
+    cfg: RunConfig,  # A trained run
+) -> list:  # Lines
     "The commands that compare a run with other arms and with what needs no language model"
-    changes = {name: _as_text(here) for name,_,here in changes_of(cfg) if here is not None and name != "track"}
+    changes = {
+        name: _as_text(here)
+        for name, _, here in changes_of(cfg)
+        if here is not None and name != "track"
+    }
     arm = f" --arch {cfg.model.arch}" if ":" in cfg.model.arch else ""
-    words = [f"--preset {cfg.preset}{arm}", *(f"{name}={value}" for name,value in changes.items())]
-    lines = ["compare it with the other arms that are trained (blind has to be):", f"    .venv/bin/protein-llm evaluate {' '.join(words)}"]
-    if arm or not set(changes) <= set(_SHARED): return lines
-    given = [f"-p {name} {value}" for name,value in dict(preset=cfg.preset, **changes).items()]
-    return [*lines, "or train the other arms first, where they are not:",
-        f"    .venv/bin/papermill nbs/04_evaluate.ipynb runs/notebooks/04_evaluate.ipynb {' '.join(given)}"]
+    words = [f"--preset {cfg.preset}{arm}", *(f"{name}={value}" for name, value in changes.items())]
+    lines = [
+        "compare it with the other arms that are trained (blind has to be):",
+        f"    .venv/bin/protein-llm evaluate {' '.join(words)}",
+    ]
+    if arm or not set(changes) <= set(_SHARED):
+        return lines
+    given = [f"-p {name} {value}" for name, value in dict(preset=cfg.preset, **changes).items()]
+    return [
+        *lines,
+        "or train the other arms first, where they are not:",
+        f"    .venv/bin/papermill nbs/04_evaluate.ipynb runs/notebooks/04_evaluate.ipynb {' '.join(given)}",
+    ]
 
 # %% ../../nbs/api/apps/01_cli.ipynb #19e5c694
 def next_text(
-    folder:Path, # A trained run's folder
-    cfg:RunConfig, # The run
-)->str: # Lines for a terminal
+    folder: Path,  # A trained run's folder
+    cfg: RunConfig,  # The run
+) -> str:  # Lines for a terminal
     "Where a trained model lies, how to ask it about the proteins of a FASTA file, and what to run next"
     root = repo_root()
-    model = (folder/"model").relative_to(root) if folder.is_relative_to(root) else folder/"model"
-    lines = [f"the model: {model}", *filter(None, [smoke_text(cfg)]), "", "ask it about the proteins of a FASTA file, in Python:", ""]
+    model = (
+        (folder / "model").relative_to(root) if folder.is_relative_to(root) else folder / "model"
+    )
+    lines = [
+        f"the model: {model}",
+        *filter(None, [smoke_text(cfg)]),
+        "",
+        "ask it about the proteins of a FASTA file, in Python:",
+        "",
+    ]
     lines += [f"    {line}".rstrip() for line in USE.format(model=model).splitlines()]
     return "\n".join([*lines, "", *next_calls(cfg)])
 
 # %% ../../nbs/api/apps/01_cli.ipynb #7ac72b27
-def _trained(cfgs:list)->tuple[list, list]:
+def _trained(cfgs: list) -> tuple[list, list]:
     "Runs that are trained, and those that are not"
     from protein_llm.runs.parallel import run_name
-    done = [(repo_root()/"runs"/run_name(c)/"trained.json").exists() for c in cfgs]
-    return [c for c,d in zip(cfgs, done) if d], [c for c,d in zip(cfgs, done) if not d]
 
-def _compared(cfgs:list)->str:
+    done = [(repo_root() / "runs" / run_name(c) / "trained.json").exists() for c in cfgs]
+    return [c for c, d in zip(cfgs, done) if d], [c for c, d in zip(cfgs, done) if not d]
+
+# %% ../../nbs/api/apps/01_cli.ipynb #f5efebb6
+def _compared(cfgs: list) -> str:
     "The table of some trained runs and what their cards claim, for a terminal"
     import pandas as pd
-    from protein_llm.reporting.card import compare_cards, comparison_table, run_card
+
     from protein_llm.evaluation.evaluate import compare_runs
-    table = pd.read_parquet(compare_runs(cfgs)/"comparison.parquet")
+    from protein_llm.reporting.card import compare_cards, comparison_table, run_card
+
+    table = pd.read_parquet(compare_runs(cfgs) / "comparison.parquet")
     losses = table[table.metric.str.match("loss|bits|gap")]
     folders = [run_card(c, losses[losses.system == c.model.arch]) for c in cfgs]
-    scores,_ = compare_cards(folders, cfgs[0].evaluation.draws)
+    scores, _ = compare_cards(folders, cfgs[0].evaluation.draws)
     lines = [comparison_table(scores).to_string(index=False), ""]
-    for folder in folders: lines += [*read_json(folder/"card.json")["claims"], f"    {folder.relative_to(repo_root())}/card.html"]
+    for folder in folders:
+        lines += [
+            *read_json(folder / "card.json")["claims"],
+            f"    {folder.relative_to(repo_root())}/card.html",
+        ]
     return "\n".join(lines)
 
+# %% ../../nbs/api/apps/01_cli.ipynb #cf7787b0
 @main.command()
-@click.option("--arch", "archs", multiple=True, metavar="ARM", help="Arm to evaluate; may be repeated. All that are trained when not given.")
+@click.option(
+    "--arch",
+    "archs",
+    multiple=True,
+    metavar="ARM",
+    help="Arm to evaluate; may be repeated. All that are trained when not given.",
+)
 @_preset_options
 def evaluate(preset, archs, changes):
     """Compare trained arms on held-out proteins.
@@ -180,26 +284,56 @@ def evaluate(preset, archs, changes):
     protein-llm evaluate --arch mlp --arch text steps=100
     """
     asked = tuple(dict.fromkeys((*archs, "blind"))) if archs else ARCHS
-    cfgs,missing = _trained([_configured(preset, arch, changes) for arch in asked])
+    cfgs, missing = _trained([_configured(preset, arch, changes) for arch in asked])
     lacking = ", ".join(c.model.arch for c in missing)
     needed = missing if archs else [c for c in missing if c.model.arch == "blind"]
     if needed or len(cfgs) < 2:
-        call = " ".join(["protein-llm train", f"--preset {preset}", f"--arch {(needed or missing)[0].model.arch}", *changes])
-        raise ValueError(f"not trained with these settings: {lacking}: run {call}; `protein-llm runs` lists what is trained, and with how many steps")
-    if missing: click.echo(f"left out, because not trained: {lacking}")
+        call = " ".join(
+            [
+                "protein-llm train",
+                f"--preset {preset}",
+                f"--arch {(needed or missing)[0].model.arch}",
+                *changes,
+            ]
+        )
+        raise ValueError(
+            f"not trained with these settings: {lacking}: run {call}; `protein-llm runs` lists what is trained, and with how many steps"
+        )
+    if missing:
+        click.echo(f"left out, because not trained: {lacking}")
     click.echo(_compared(cfgs))
 
 # %% ../../nbs/api/apps/01_cli.ipynb #24ac6220
 @main.command()
 @click.argument("predictions")
-@click.option("--train", required=True, metavar="FILE",
-    help="What was trained on: FASTA, or CSV, TSV, JSON lines with protein_id, sequence and, for baselines, answer and task.")
-@click.option("--valid", metavar="FILE", help="Likewise, with answers: the best baseline is chosen there.")
-@click.option("--test", metavar="FILE", help="The declared test set: predictions must be of exactly its proteins.")
+@click.option(
+    "--train",
+    required=True,
+    metavar="FILE",
+    help="What was trained on: FASTA, or CSV, TSV, JSON lines with protein_id, sequence and, for baselines, answer and task.",
+)
+@click.option(
+    "--valid", metavar="FILE", help="Likewise, with answers: the best baseline is chosen there."
+)
+@click.option(
+    "--test",
+    metavar="FILE",
+    help="The declared test set: predictions must be of exactly its proteins.",
+)
 @click.option("--blind", metavar="FILE", help="The same records answered without the protein.")
-@click.option("--name", default="", metavar="TEXT", help="The system's name; the file's when not given.")
-@click.option("--draws", type=click.IntRange(min=1), default=1_000, show_default=True, help="Bootstrap draws of the intervals.")
-@click.option("--out", default="audit", show_default=True, metavar="FOLDER", help="A new folder for the card.")
+@click.option(
+    "--name", default="", metavar="TEXT", help="The system's name; the file's when not given."
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    default=1_000,
+    show_default=True,
+    help="Bootstrap draws of the intervals.",
+)
+@click.option(
+    "--out", default="audit", show_default=True, metavar="FOLDER", help="A new folder for the card."
+)
 def audit(predictions, train, valid, test, blind, name, draws, out):
     """The result card of any model's predictions.
 
@@ -212,9 +346,13 @@ def audit(predictions, train, valid, test, blind, name, draws, out):
     """
     _need_files(predictions, train, valid, test, blind)
     folder = require_new_folder(out)
-    from protein_llm.reporting.audit import audit as make_audit, audit_text
-    card = read_json(make_audit(predictions, train, folder, valid, test, blind, name, draws)/"card.json")
-    click.echo(f"{audit_text(card)}\n{folder/'card.html'}")
+    from protein_llm.reporting.audit import audit as make_audit
+    from protein_llm.reporting.audit import audit_text
+
+    card = read_json(
+        make_audit(predictions, train, folder, valid, test, blind, name, draws) / "card.json"
+    )
+    click.echo(f"{audit_text(card)}\n{folder / 'card.html'}")
     sys.exit(3 if card["leaks"] else 0)
 
 # %% ../../nbs/api/apps/01_cli.ipynb #fdee61fb
@@ -223,14 +361,46 @@ def audit(predictions, train, valid, test, blind, name, draws, out):
 @click.option("--valid", metavar="FILE", help="The validation set.")
 @click.option("--test", metavar="FILE", help="The test set.")
 @click.option("--set", multiple=True, metavar="NAME=FILE", help="One more set; may be repeated.")
-@click.option("--trained", multiple=True, metavar="NAME", help="A set that was trained on besides train; may be repeated.")
-@click.option("--corpus", metavar="PRESET", help="Take train, valid and test from the corpus of a preset.")
-@click.option("--encoder", metavar="NAME", help="The encoder, for what is on record of its pretraining.")
+@click.option(
+    "--trained",
+    multiple=True,
+    metavar="NAME",
+    help="A set that was trained on besides train; may be repeated.",
+)
+@click.option(
+    "--corpus", metavar="PRESET", help="Take train, valid and test from the corpus of a preset."
+)
+@click.option(
+    "--encoder", metavar="NAME", help="The encoder, for what is on record of its pretraining."
+)
 @click.option("--llm", metavar="NAME", help="The language model, likewise.")
-@click.option("--min-seq-id", type=click.FloatRange(0, 1, min_open=True), default=.3, show_default=True, help="Identity of neighbours.")
-@click.option("--coverage", type=click.FloatRange(0, 1, min_open=True), default=.8, show_default=True, help="Share that an alignment must cover.")
-@click.option("--tolerance", multiple=True, metavar="KIND=SHARE", help="Largest share that is no leak; may be repeated.")
-@click.option("--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Ids to name in a row.")
+@click.option(
+    "--min-seq-id",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.3,
+    show_default=True,
+    help="Identity of neighbours.",
+)
+@click.option(
+    "--coverage",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.8,
+    show_default=True,
+    help="Share that an alignment must cover.",
+)
+@click.option(
+    "--tolerance",
+    multiple=True,
+    metavar="KIND=SHARE",
+    help="Largest share that is no leak; may be repeated.",
+)
+@click.option(
+    "--examples",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Ids to name in a row.",
+)
 @click.option("--json", metavar="FILE", help="Write the ledger here too.")
 def ledger(**given):
     """What held-out sets share with what was trained on.
@@ -242,27 +412,37 @@ def ledger(**given):
     protein-llm ledger --corpus tiny
     """
     more = [pair.partition("=") for pair in given["set"]]
-    for name,_,path in more:
-        if not (name and path): raise click.UsageError(f"--set {name!r}: write NAME=FILE")
-    files = [given[side] for side in ("train", "valid", "test")] + [path for _,_,path in more]
-    if given["corpus"] and given["corpus"] not in PRESETS: raise click.UsageError(f"unknown preset {given['corpus']!r}: choose from {', '.join(PRESETS)}")
-    if not given["corpus"] and len(list(filter(None, files))) < 2: raise click.UsageError("give --train and --test, or --corpus")
+    for name, _, path in more:
+        if not (name and path):
+            raise click.UsageError(f"--set {name!r}: write NAME=FILE")
+    files = [given[side] for side in ("train", "valid", "test")] + [path for _, _, path in more]
+    if given["corpus"] and given["corpus"] not in PRESETS:
+        raise click.UsageError(
+            f"unknown preset {given['corpus']!r}: choose from {', '.join(PRESETS)}"
+        )
+    if not given["corpus"] and len(list(filter(None, files))) < 2:
+        raise click.UsageError("give --train and --test, or --corpus")
     _need_files(*files)
     from protein_llm.data.ledger import main as run
+
     run(_words(given))
 
-def _words(given:dict)->list:
+# %% ../../nbs/api/apps/01_cli.ipynb #2219c336
+def _words(given: dict) -> list:
     "Options as words of a command line; those without a value are left out"
     words = []
-    for name,value in given.items():
+    for name, value in given.items():
         for one in value if isinstance(value, tuple) else (value,):
-            if one is not None: words += [f"--{name.replace('_', '-')}", str(one)]
+            if one is not None:
+                words += [f"--{name.replace('_', '-')}", str(one)]
     return words
 
 # %% ../../nbs/api/apps/01_cli.ipynb #70afda22
-def _inputs(command:str, names:tuple, *more):
+def _inputs(command: str, names: tuple, *more):
     from protein_llm.data.manifest import main as run
+
     run([command, *names, *more])
+
 
 @main.command()
 @click.argument("names", nargs=-1)
@@ -270,11 +450,13 @@ def inputs(names):
     "List the inputs with their licences."
     _inputs("list", names)
 
+
 @main.command()
 @click.argument("names", nargs=-1, required=True)
 def fetch(names):
     "Fetch inputs, by names or paths of manifests."
     _inputs("fetch", names)
+
 
 @main.command()
 @click.argument("names", nargs=-1, required=True)
@@ -282,45 +464,77 @@ def verify(names):
     "Compare fetched inputs with their SHA-256."
     _inputs("verify", names)
 
+# %% ../../nbs/api/apps/01_cli.ipynb #3ca1c4fb
 @main.command()
 @click.argument("names", nargs=-1, required=True)
-@click.option("--revision", metavar="COMMIT", help="Branch, tag or commit of a data set of the hub; the current one when not given.")
+@click.option(
+    "--revision",
+    metavar="COMMIT",
+    help="Branch, tag or commit of a data set of the hub; the current one when not given.",
+)
 def pin(names, revision):
     "Record what is current in manifests: revision and SHA-256."
     _inputs("pin", names, *(["--revision", revision] if revision else []))
 
 # %% ../../nbs/api/apps/01_cli.ipynb #852bb519
-def _run_row(folder:Path)->dict:
+def _run_row(folder: Path) -> dict:
     "What `protein-llm runs` says of a folder with a `config.json`"
     from protein_llm.runs.parallel import run_state
-    try: run,cfg = run_state(folder), RunConfig.load(folder/"config.json")
-    except ValueError: return dict(run=folder.name, arm="?", steps="?", data="?", started="?", state="of another version", result="")
-    measured = [read_json(p)["loss"] for p in sorted(folder.glob("evaluation-*/card.json"), key=lambda p: p.stat().st_mtime)]
+
+    try:
+        run, cfg = run_state(folder), RunConfig.load(folder / "config.json")
+    except ValueError:
+        return dict(
+            run=folder.name,
+            arm="?",
+            steps="?",
+            data="?",
+            started="?",
+            state="of another version",
+            result="",
+        )
+    measured = [
+        read_json(p)["loss"]
+        for p in sorted(folder.glob("evaluation-*/card.json"), key=lambda p: p.stat().st_mtime)
+    ]
     losses = dict(validation=run["loss"], test=measured[-1] if measured else None)
-    results = [f"{name} {loss:.3f}" for name,loss in losses.items() if loss is not None]
+    results = [f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None]
     smoke = " (smoke)" if run["state"] == "trained" and smoke_text(cfg) else ""
     error = [str(run["error"]).splitlines()[0][:80]] if run["state"] == "failed" else []
-    return dict(run=run["name"], arm=run["arch"], steps=f"{run['steps_done']:,}/{run['steps']:,}",
-        data=f"{Path(run['manifest']).stem}, {cfg.data.split}", started=f"{datetime.fromtimestamp(run['started']):%Y-%m-%d %H:%M}",
-        state=run["state"]+smoke, result=", ".join(results+error))
+    return dict(
+        run=run["name"],
+        arm=run["arch"],
+        steps=f"{run['steps_done']:,}/{run['steps']:,}",
+        data=f"{Path(run['manifest']).stem}, {cfg.data.split}",
+        started=f"{datetime.fromtimestamp(run['started']):%Y-%m-%d %H:%M}",
+        state=run["state"] + smoke,
+        result=", ".join(results + error),
+    )
 
-def _table_text(rows:list)->list:
+# %% ../../nbs/api/apps/01_cli.ipynb #7ac1f9e4
+def _table_text(rows: list) -> list:
     "Lines of aligned columns, the keys of the first row on top"
     columns = {name: [name, *(row[name] for row in rows)] for name in rows[0]}
     widths = [max(map(len, cells)) for cells in columns.values()]
-    return ["  ".join(cell.ljust(w) for cell,w in zip(cells, widths)).rstrip() for cells in zip(*columns.values())]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(cells, widths)).rstrip()
+        for cells in zip(*columns.values())
+    ]
 
 # %% ../../nbs/api/apps/01_cli.ipynb #1fc0fc2f
 @main.command()
 def runs():
     "List the trainings in runs/, their states and results."
-    folder = repo_root()/"runs"
+    folder = repo_root() / "runs"
     found = sorted(folder.glob("*/config.json"), key=lambda p: p.stat().st_mtime)
-    if not found: return click.echo(f"no training lies in {folder}: start one with protein-llm train")
+    if not found:
+        return click.echo(f"no training lies in {folder}: start one with protein-llm train")
     rows = [_run_row(p.parent) for p in found]
     lines = _table_text(rows)
-    if any(row["state"].startswith(("stopped", "failed")) for row in rows): lines += ["", "one that stopped goes on with: protein-llm train runs/NAME/config.json"]
+    if any(row["state"].startswith(("stopped", "failed")) for row in rows):
+        lines += ["", "one that stopped goes on with: protein-llm train runs/NAME/config.json"]
     click.echo("\n".join(lines))
 
 # %% ../../nbs/api/apps/01_cli.ipynb #31295648
-if __name__ == "__main__" and "__file__" in globals(): main(prog_name="protein-llm") # a notebook has no __file__
+if __name__ == "__main__" and "__file__" in globals():
+    main(prog_name="protein-llm")  # a notebook has no __file__

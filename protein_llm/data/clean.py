@@ -10,10 +10,12 @@ __all__ = ['TASKS_TABLE', 'TEMPLATES', 'OWN_TEMPLATES', 'RULES', 'VERSION', 'wan
            'assemble', 'build_records']
 
 # %% ../../nbs/api/data/04_clean.ipynb #86d78114
-import hashlib, re, shutil
+import hashlib
+import re
+import shutil
 from collections import Counter, deque
-from dataclasses import dataclass, field
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from math import ceil
 from pathlib import Path
@@ -23,85 +25,223 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..config import DataConfig, MEMORY_TASKS, OWN_TASK
+from ..config import MEMORY_TASKS, OWN_TASK, DataConfig
 from ..core import digest, ensure_stage, run_folder, write_json
 from .manifest import fetch, identity, load_manifest
 from .readers import HOW_TO_MEND, looks_odd, says_nothing, why_not_protein
-from .sources import OWN_FORMATS, Batch, read_source, _ahead
+from .sources import OWN_FORMATS, Batch, _ahead, read_source
 
 # %% ../../nbs/api/data/04_clean.ipynb #a225d029
-TASKS_TABLE = dict( # task: style, what the answer says
+TASKS_TABLE = dict(  # task: style, what the answer says
     name=("template", "The protein's recommended name, normalised to the family"),
     protein_function=("paragraph", "What the protein does at the molecular level"),
-    function=("paragraph", "What the protein does and which processes it serves (UniProt's FUNCTION comment)"),
+    function=(
+        "paragraph",
+        "What the protein does and which processes it serves (UniProt's FUNCTION comment)",
+    ),
     location=("structured", "Where in the cell, or outside of it, the protein is found"),
     family=("structured", "The family that the protein belongs to, by sequence similarity"),
     domain_motif=("structured", "Domains, repeats and motifs that the sequence contains"),
-    catalytic_activity=("structured", "The reaction that the enzyme catalyses, with its EC number where the source gives it"),
+    catalytic_activity=(
+        "structured",
+        "The reaction that the enzyme catalyses, with its EC number where the source gives it",
+    ),
     subunit=("paragraph", "What the protein assembles with: complexes and quaternary structure"),
     qa=("qa", "The answer to a question of the source's own"),
     general_function=("paragraph", "A summary of what the protein does and where"),
-    description=("paragraph", "All that the source says of the protein: name, function, location, relatives"),
+    description=(
+        "paragraph",
+        "All that the source says of the protein: name, function, location, relatives",
+    ),
     ptm=("paragraph", "How the protein is modified after translation"),
     tissue=("paragraph", "In which tissues the protein or its transcript is found"),
     induction=("paragraph", "What raises or lowers the protein's level"),
     disease=("paragraph", "Diseases that variants of the protein are involved in"),
     gene=("template", "The gene's symbol; not learnable from a sequence beyond memorising it"),
-    organism=("template", "The species; not learnable from a sequence beyond memorising it"))
+    organism=("template", "The species; not learnable from a sequence beyond memorising it"),
+)
+
 
 def wanted_tasks(
-    cfg:DataConfig, # Tasks and recipe
-)->list: # Names of tasks, sorted
+    cfg: DataConfig,  # Tasks and recipe
+) -> list:  # Names of tasks, sorted
     "The tasks to keep; the `reference` recipe has genes and organisms among them"
     return sorted({*cfg.tasks, *(MEMORY_TASKS if cfg.recipe == "reference" else ())})
 
+# %% ../../nbs/api/data/04_clean.ipynb #b667b960
 def own_tasks(
-    cfg:DataConfig, # Tasks
-)->list: # Names that are not in the table, sorted; where there is none, every task that own records name is kept
+    cfg: DataConfig,  # Tasks
+) -> list:  # Names that are not in the table, sorted; where there is none, every task that own records name is kept
     "The tasks of a user's own that the configuration names"
     return sorted({*cfg.tasks} - {*TASKS_TABLE})
 
 # %% ../../nbs/api/data/04_clean.ipynb #012c8335
 TEMPLATES = dict(
-    name=("What is this protein called?", "Name this protein.", "Give the recommended name of this protein.", "Which name does this protein carry?", "How is this protein named?", "State the name of the protein."),
-    protein_function=("Which molecular functions does this protein have?", "List the molecular functions of this protein.", "What does this protein do at the molecular level?", "Name the activities of this protein.", "Which activities are known of this protein?", "Describe the molecular function of the protein."),
-    function=("What is this protein involved in?", "Describe the function of this protein.", "Which processes does this protein serve?", "What role does this protein play in the cell?", "Explain what this protein is for.", "State the function of the protein."),
-    location=("Where in the cell is this protein found?", "Give the subcellular location of this protein.", "In which compartment does this protein act?", "Where is this protein located?", "Name the cellular components that hold this protein.", "State where the protein resides."),
-    family=("Which family does this protein belong to?", "Name the family of this protein.", "To which protein family is this sequence related?", "Classify this protein by family.", "Which relatives does this protein have?", "State the protein's family."),
-    domain_motif=("Which domains does this protein contain?", "List the domains and motifs of this protein.", "What domains are found in this sequence?", "Name the conserved regions of this protein.", "Which motifs does this protein carry?", "State the protein's domains."),
-    catalytic_activity=("Which reaction does this protein catalyse?", "Give the EC number and reaction of this enzyme.", "What reaction does this enzyme carry out?", "Describe the catalytic activity of this protein.", "Write the reaction of this enzyme.", "State what the enzyme converts."),
-    subunit=("Which complex is this protein part of?", "Describe the subunit structure of this protein.", "What does this protein assemble with?", "Name the complexes that hold this protein.", "In which assemblies does this protein take part?", "State the protein's quaternary structure."),
-    general_function=("Summarise this protein.", "Give a short summary of this protein.", "In one sentence, what is this protein?", "What kind of protein is this?", "Tell briefly what this protein does and where.", "Characterise the protein in one sentence."),
-    description=("Describe this protein.", "Write a description of this protein.", "What is known about this protein?", "Give an overview of this protein.", "Write a paragraph about this protein.", "Report what is known of the protein."),
-    ptm=("How is this protein modified?", "Which modifications does this protein carry?", "Describe the post-translational modifications of this protein.", "What happens to this protein after translation?", "List the modified sites of this protein.", "State the protein's modifications."),
-    tissue=("In which tissues is this protein found?", "Where in the body is this protein expressed?", "Describe the tissue specificity of this protein.", "Name the tissues that make this protein.", "Which organs express this protein?", "State where the protein is expressed."),
-    induction=("What induces this protein?", "Which conditions raise the level of this protein?", "Describe how this protein is induced.", "When is this protein made?", "What regulates the expression of this protein?", "State what induces the protein."),
-    disease=("Which diseases involve this protein?", "Name the diseases linked to this protein.", "What disorders come from defects of this protein?", "Describe the role of this protein in disease.", "In which diseases does this protein matter?", "State the protein's disease associations."),
-    gene=("Which gene encodes this protein?", "Name the gene of this protein.", "Give the gene symbol.", "What is the gene called?", "From which gene does this protein come?", "State the gene."),
-    organism=("Which organism does this protein come from?", "Name the species of this protein.", "What is the source organism?", "Whose protein is this?", "From which species is this sequence?", "State the organism."))
+    name=(
+        "What is this protein called?",
+        "Name this protein.",
+        "Give the recommended name of this protein.",
+        "Which name does this protein carry?",
+        "How is this protein named?",
+        "State the name of the protein.",
+    ),
+    protein_function=(
+        "Which molecular functions does this protein have?",
+        "List the molecular functions of this protein.",
+        "What does this protein do at the molecular level?",
+        "Name the activities of this protein.",
+        "Which activities are known of this protein?",
+        "Describe the molecular function of the protein.",
+    ),
+    function=(
+        "What is this protein involved in?",
+        "Describe the function of this protein.",
+        "Which processes does this protein serve?",
+        "What role does this protein play in the cell?",
+        "Explain what this protein is for.",
+        "State the function of the protein.",
+    ),
+    location=(
+        "Where in the cell is this protein found?",
+        "Give the subcellular location of this protein.",
+        "In which compartment does this protein act?",
+        "Where is this protein located?",
+        "Name the cellular components that hold this protein.",
+        "State where the protein resides.",
+    ),
+    family=(
+        "Which family does this protein belong to?",
+        "Name the family of this protein.",
+        "To which protein family is this sequence related?",
+        "Classify this protein by family.",
+        "Which relatives does this protein have?",
+        "State the protein's family.",
+    ),
+    domain_motif=(
+        "Which domains does this protein contain?",
+        "List the domains and motifs of this protein.",
+        "What domains are found in this sequence?",
+        "Name the conserved regions of this protein.",
+        "Which motifs does this protein carry?",
+        "State the protein's domains.",
+    ),
+    catalytic_activity=(
+        "Which reaction does this protein catalyse?",
+        "Give the EC number and reaction of this enzyme.",
+        "What reaction does this enzyme carry out?",
+        "Describe the catalytic activity of this protein.",
+        "Write the reaction of this enzyme.",
+        "State what the enzyme converts.",
+    ),
+    subunit=(
+        "Which complex is this protein part of?",
+        "Describe the subunit structure of this protein.",
+        "What does this protein assemble with?",
+        "Name the complexes that hold this protein.",
+        "In which assemblies does this protein take part?",
+        "State the protein's quaternary structure.",
+    ),
+    general_function=(
+        "Summarise this protein.",
+        "Give a short summary of this protein.",
+        "In one sentence, what is this protein?",
+        "What kind of protein is this?",
+        "Tell briefly what this protein does and where.",
+        "Characterise the protein in one sentence.",
+    ),
+    description=(
+        "Describe this protein.",
+        "Write a description of this protein.",
+        "What is known about this protein?",
+        "Give an overview of this protein.",
+        "Write a paragraph about this protein.",
+        "Report what is known of the protein.",
+    ),
+    ptm=(
+        "How is this protein modified?",
+        "Which modifications does this protein carry?",
+        "Describe the post-translational modifications of this protein.",
+        "What happens to this protein after translation?",
+        "List the modified sites of this protein.",
+        "State the protein's modifications.",
+    ),
+    tissue=(
+        "In which tissues is this protein found?",
+        "Where in the body is this protein expressed?",
+        "Describe the tissue specificity of this protein.",
+        "Name the tissues that make this protein.",
+        "Which organs express this protein?",
+        "State where the protein is expressed.",
+    ),
+    induction=(
+        "What induces this protein?",
+        "Which conditions raise the level of this protein?",
+        "Describe how this protein is induced.",
+        "When is this protein made?",
+        "What regulates the expression of this protein?",
+        "State what induces the protein.",
+    ),
+    disease=(
+        "Which diseases involve this protein?",
+        "Name the diseases linked to this protein.",
+        "What disorders come from defects of this protein?",
+        "Describe the role of this protein in disease.",
+        "In which diseases does this protein matter?",
+        "State the protein's disease associations.",
+    ),
+    gene=(
+        "Which gene encodes this protein?",
+        "Name the gene of this protein.",
+        "Give the gene symbol.",
+        "What is the gene called?",
+        "From which gene does this protein come?",
+        "State the gene.",
+    ),
+    organism=(
+        "Which organism does this protein come from?",
+        "Name the species of this protein.",
+        "What is the source organism?",
+        "Whose protein is this?",
+        "From which species is this sequence?",
+        "State the organism.",
+    ),
+)
 
-OWN_TEMPLATES = ("What is the {task} of this protein?", "Give the {task} of this protein.", "State the {task} of the protein.",
-    "Describe the {task} of this protein.", "What is known of this protein's {task}?", "Which {task} does this protein have?") # a task of a user's own, with spaces for its _
+OWN_TEMPLATES = (
+    "What is the {task} of this protein?",
+    "Give the {task} of this protein.",
+    "State the {task} of the protein.",
+    "Describe the {task} of this protein.",
+    "What is known of this protein's {task}?",
+    "Which {task} does this protein have?",
+)  # a task of a user's own, with spaces for its _
 
 # %% ../../nbs/api/data/04_clean.ipynb #73fc7278
-_UNTIDY = r"\{ECO|\{PubMed|\(PubMed:|\[MIM:|[^\S ]| [\s.;,]|^ | $" # a text without any of these stays as it is
+_UNTIDY = r"\{ECO|\{PubMed|\(PubMed:|\[MIM:|[^\S ]| [\s.;,]|^ | $"  # a text without any of these stays as it is
 _TAGS = r"\s*\{(?:ECO|PubMed)[^{}]*\}|\s*\((?:PubMed:\d+(?:, )?)+\)|\s*\[MIM:\d+\]"
 
+
 def without_tags(
-    text:pl.Expr, # A source's texts
-)->pl.Expr:
+    text: pl.Expr,  # A source's texts
+) -> pl.Expr:
     "Strip evidence codes and literature references"
     return text.str.replace_all(_TAGS, "")
 
-def tidy(
-    text:pl.Expr, # Texts
-)->pl.Expr:
-    "White space becomes one space, none before a full stop, semicolon or comma, none at the ends"
-    return text.str.replace_all(r"[^\S ]\s*| \s+", " ").str.replace_many([" .", " ;", " ,"], [".", ";", ","]).str.strip_chars()
 
+def tidy(
+    text: pl.Expr,  # Texts
+) -> pl.Expr:
+    "White space becomes one space, none before a full stop, semicolon or comma, none at the ends"
+    return (
+        text.str.replace_all(r"[^\S ]\s*| \s+", " ")
+        .str.replace_many([" .", " ;", " ,"], [".", ";", ","])
+        .str.strip_chars()
+    )
+
+# %% ../../nbs/api/data/04_clean.ipynb #51909439
 def clean_answer(
-    text:str, # A source's text
-)->str: # The text without evidence tags, PubMed ids and needless space
+    text: str,  # A source's text
+) -> str:  # The text without evidence tags, PubMed ids and needless space
     "The rules for one text"
     return pl.select(tidy(without_tags(pl.lit(text)))).item()
 
@@ -109,20 +249,27 @@ def clean_answer(
 _GREEK = "(?i:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega)"
 _MEMBER = rf"\S*\d\S*|,*(?:[A-Z]{{1,2}}|[IVX]+|{_GREEK}(?:[/-]{_GREEK})*),*"
 
+
 def to_family(
-    name:pl.Expr, # Recommended names
-)->pl.Expr:
+    name: pl.Expr,  # Recommended names
+) -> pl.Expr:
     "Drop trailing member labels: numbers, single letters, Roman numerals, Greek letters, mitochondrial and the like"
-    return name.str.strip_chars().str.replace(", (?:mitochondrial|chloroplastic)$", "").str.replace(rf"(?:\s+(?:{_MEMBER}))+$", "").str.strip_chars_end(",")
+    return (
+        name.str.strip_chars()
+        .str.replace(", (?:mitochondrial|chloroplastic)$", "")
+        .str.replace(rf"(?:\s+(?:{_MEMBER}))+$", "")
+        .str.strip_chars_end(",")
+    )
+
 
 def family_name(
-    name:str, # Recommended name, `Olfactory receptor 10H1`
-)->str: # Without the member's own label, `Olfactory receptor`
+    name: str,  # Recommended name, `Olfactory receptor 10H1`
+) -> str:  # Without the member's own label, `Olfactory receptor`
     "The rule for one name"
     return pl.select(to_family(pl.lit(name))).item()
 
 # %% ../../nbs/api/data/04_clean.ipynb #8004f450
-RULES = dict( # in the order in which they apply: kind, what is left out
+RULES = dict(  # in the order in which they apply: kind, what is left out
     unreadable=("damage", "the entry lacks what a record needs"),
     unknown_task=("damage", "unknown task"),
     task_off=("choice", "task is off"),
@@ -134,414 +281,737 @@ RULES = dict( # in the order in which they apply: kind, what is left out
     no_question=("damage", "a question and answer without the question"),
     empty_answer=("damage", "empty answer, or a word such as nan in its place"),
     duplicate=("merge", "the source states it before: same protein, task, question and answer"),
-    restated=("merge", "another source states it: same protein, task, question and answer"))
+    restated=("merge", "another source states it: same protein, task, question and answer"),
+)
+
 
 def rule_words(
-    cfg:DataConfig, # Limits
-)->dict: # What each rule leaves out, with the limits that hold
+    cfg: DataConfig,  # Limits
+) -> dict:  # What each rule leaves out, with the limits that hold
     "The rules in words"
-    return {rule: words.format(min_residues=cfg.min_residues, max_residues=cfg.max_residues) for rule,(_,words) in RULES.items()}
+    return {
+        rule: words.format(min_residues=cfg.min_residues, max_residues=cfg.max_residues)
+        for rule, (_, words) in RULES.items()
+    }
 
 # %% ../../nbs/api/data/04_clean.ipynb #0a3c58b4
 _STRANGE = "[^A-IK-Za-ik-z]"
-_SIGNS = {"-": "a gap of an alignment", ".": "a gap of an alignment", "*": "a stop inside of the sequence", ">": "the start of a header", "|": "part of a header"}
+_SIGNS = {
+    "-": "a gap of an alignment",
+    ".": "a gap of an alignment",
+    "*": "a stop inside of the sequence",
+    ">": "the start of a header",
+    "|": "part of a header",
+}
+
 
 def clean_sequence(
-    text:str, # Residues as a source writes them
-)->str: # Upper case, no white space, no closing `*`
+    text: str,  # Residues as a source writes them
+) -> str:  # Upper case, no white space, no closing `*`
     "Repair what is only notation. Raises `ValueError` that names the first letter that is no residue"
     seq = re.sub(r"\s+", "", text).removesuffix("*")
     strange = re.search(_STRANGE, seq)
-    if not strange: return seq.upper()
+    if not strange:
+        return seq.upper()
     sign = _SIGNS.get(strange[0])
-    raise ValueError(f"{strange[0]!r} at residue {strange.start()+1} is no amino acid{sign and f', but {sign}' or ''}")
+    raise ValueError(
+        f"{strange[0]!r} at residue {strange.start() + 1} is no amino acid{sign and f', but {sign}' or ''}"
+    )
 
 # %% ../../nbs/api/data/04_clean.ipynb #c01d3fed
-def _strange(sequences:pl.Series)->pl.Series:
+def _strange(sequences: pl.Series) -> pl.Series:
     "Whether a sequence holds anything but capital letters of residues"
-    _,ends,text = sequences.to_arrow().buffers()
-    text,found = np.frombuffer(text, np.uint8),np.zeros(len(sequences), bool)
-    found[np.searchsorted(np.frombuffer(ends, np.int64), np.flatnonzero((text-np.uint8(65) > 25) | (text == 74)), "right")-1] = True
+    _, ends, text = sequences.to_arrow().buffers()
+    text, found = np.frombuffer(text, np.uint8), np.zeros(len(sequences), bool)
+    found[
+        np.searchsorted(
+            np.frombuffer(ends, np.int64),
+            np.flatnonzero((text - np.uint8(65) > 25) | (text == 74)),
+            "right",
+        )
+        - 1
+    ] = True
     return pl.Series("strange", found)
 
-def _mend(t:pl.DataFrame, which:pl.Expr, **columns:pl.Expr)->pl.DataFrame:
+
+def _mend(t: pl.DataFrame, which: pl.Expr, **columns: pl.Expr) -> pl.DataFrame:
     "`t` with these columns where `which` holds; a `when` would work out every row"
     at = t.select(pl.arg_where(which)).to_series()
-    if at.is_empty(): return t
+    if at.is_empty():
+        return t
     some = t[at].select(**columns)
     return t.with_columns(t[c].scatter(at, some[c]) for c in columns)
 
-def _not_protein(rows:pl.DataFrame)->pl.Series:
+# %% ../../nbs/api/data/04_clean.ipynb #c3d5c28e
+def _not_protein(rows: pl.DataFrame) -> pl.Series:
     "Whether `why_not_protein` has a reason, asked where a look says that it may"
     at = rows.select(pl.arg_where(pl.col("strange") | looks_odd(pl.col("sequence")))).to_series()
     found = at.filter(why_not_protein(rows["sequence"].gather(at)).is_not_null())
     return pl.repeat(False, len(rows), eager=True).alias("not_protein").scatter(found, True)
 
+# %% ../../nbs/api/data/04_clean.ipynb #f622ab48
 def clean_rows(
-    rows:pl.DataFrame, # `rows` of a `Batch`
-    cfg:DataConfig, # Limits of length
-)->pl.DataFrame: # The rows with the repaired sequence, its 64-bit `key`, and `rule`: null, or the one that leaves the row out
+    rows: pl.DataFrame,  # `rows` of a `Batch`
+    cfg: DataConfig,  # Limits of length
+) -> pl.DataFrame:  # The rows with the repaired sequence, its 64-bit `key`, and `rule`: null, or the one that leaves the row out
     "Repair and judge sequences"
     s = pl.col("sequence")
     bare = s.str.replace_all(r"\s+", "").str.strip_suffix("*")
     strange = bare.str.contains(_STRANGE)
     rows = rows.with_columns(_strange(rows["sequence"]))
     rows = rows.with_columns(_not_protein(rows))
-    rows = _mend(rows, pl.col("strange"), strange=strange, sequence=pl.when(strange).then(bare).otherwise(bare.str.to_uppercase()))
-    lost = (pl.col("strange") & s.str.contains("\ufffd", literal=True)) | pl.any_horizontal(pl.col("accession", "question").str.contains("\ufffd", literal=True))
+    rows = _mend(
+        rows,
+        pl.col("strange"),
+        strange=strange,
+        sequence=pl.when(strange).then(bare).otherwise(bare.str.to_uppercase()),
+    )
+    lost = (pl.col("strange") & s.str.contains("\ufffd", literal=True)) | pl.any_horizontal(
+        pl.col("accession", "question").str.contains("\ufffd", literal=True)
+    )
     size = s.str.len_bytes()
-    rule = pl.when(lost).then(pl.lit("not_utf8")).when("strange").then(pl.lit("bad_residue")).when("not_protein").then(pl.lit("not_protein")).when(size < cfg.min_residues).then(pl.lit("too_short")).when(size > cfg.max_residues).then(pl.lit("too_long"))
-    return rows.with_columns(rule.alias("rule"), s.hash(0).alias("key")).drop("strange", "not_protein")
+    rule = (
+        pl.when(lost)
+        .then(pl.lit("not_utf8"))
+        .when("strange")
+        .then(pl.lit("bad_residue"))
+        .when("not_protein")
+        .then(pl.lit("not_protein"))
+        .when(size < cfg.min_residues)
+        .then(pl.lit("too_short"))
+        .when(size > cfg.max_residues)
+        .then(pl.lit("too_long"))
+    )
+    return rows.with_columns(rule.alias("rule"), s.hash(0).alias("key")).drop(
+        "strange", "not_protein"
+    )
 
 # %% ../../nbs/api/data/04_clean.ipynb #45a65d7d
-def _tasks(cfg:DataConfig, own:bool)->tuple[pl.Expr, pl.Expr]:
+def _tasks(cfg: DataConfig, own: bool) -> tuple[pl.Expr, pl.Expr]:
     "Whether a record's task is one, and whether it is wanted; own records may name tasks of their own"
-    task,wanted = pl.col("task"),pl.col("task").is_in(wanted_tasks(cfg))
+    task, wanted = pl.col("task"), pl.col("task").is_in(wanted_tasks(cfg))
     known = task.is_in(list(TASKS_TABLE))
-    if not own: return known, wanted
+    if not own:
+        return known, wanted
     called = ~known & task.str.contains(f"^{OWN_TASK}$")
     return known | called, wanted if own_tasks(cfg) else wanted | called
 
-def _nothing(texts:pl.DataFrame)->pl.Series:
+# %% ../../nbs/api/data/04_clean.ipynb #731e04d9
+def _nothing(texts: pl.DataFrame) -> pl.Series:
     "Whether an answer is empty or `says_nothing`, asked where a look says that it may; a gene may be called nan"
     answer = pl.col("answer")
-    look = (answer.str.len_bytes() < 14) | answer.str.contains(r"^[\[({<]|^torch|^tensor|^n?p?\.?array")
+    look = (answer.str.len_bytes() < 14) | answer.str.contains(
+        r"^[\[({<]|^torch|^tensor|^n?p?\.?array"
+    )
     at = texts.select(pl.arg_where(look & (pl.col("task") != "gene"))).to_series()
-    found = at.filter(texts["answer"].gather(at).to_frame().select((answer == "") | says_nothing(answer)).to_series())
+    found = at.filter(
+        texts["answer"]
+        .gather(at)
+        .to_frame()
+        .select((answer == "") | says_nothing(answer))
+        .to_series()
+    )
     return (texts["answer"] == "").alias("nothing").scatter(found, True)
 
+# %% ../../nbs/api/data/04_clean.ipynb #dccd7ca0
 def clean_batch(
-    b:Batch, # Entries of a source
-    cfg:DataConfig, # Limits, tasks, recipe
-)->pl.DataFrame: # A row a text: those of `clean_rows`, `task`, the cleaned `answer`, and `rule`: null where the record is kept
+    b: Batch,  # Entries of a source
+    cfg: DataConfig,  # Limits, tasks, recipe
+) -> pl.DataFrame:  # A row a text: those of `clean_rows`, `task`, the cleaned `answer`, and `rule`: null where the record is kept
     "Repair and judge the records of a batch"
     texts = b.texts.hstack(clean_rows(b.rows, cfg)[b.texts["at"]])
     answer = pl.col("answer")
-    if cfg.recipe == "leakfree": texts = _mend(texts, pl.col("task") == "name", answer=to_family(answer))
-    texts = _mend(texts, answer.str.contains(_UNTIDY), answer=tidy(without_tags(answer) if cfg.recipe == "leakfree" else answer)) # a look is quicker than the rules
+    if cfg.recipe == "leakfree":
+        texts = _mend(texts, pl.col("task") == "name", answer=to_family(answer))
+    texts = _mend(
+        texts,
+        answer.str.contains(_UNTIDY),
+        answer=tidy(without_tags(answer) if cfg.recipe == "leakfree" else answer),
+    )  # a look is quicker than the rules
     texts = texts.with_columns(_nothing(texts))
     lost = answer.str.contains("\ufffd", literal=True)
-    known,wanted = _tasks(cfg, b.own)
-    rule = (pl.when(~known).then(pl.lit("unknown_task")).when(~wanted).then(pl.lit("task_off"))
-        .when(pl.col("rule").is_not_null()).then("rule").when(lost).then(pl.lit("not_utf8"))
-        .when((pl.col("task") == "qa") & (pl.col("question") == "")).then(pl.lit("no_question")).when("nothing").then(pl.lit("empty_answer")))
+    known, wanted = _tasks(cfg, b.own)
+    rule = (
+        pl.when(~known)
+        .then(pl.lit("unknown_task"))
+        .when(~wanted)
+        .then(pl.lit("task_off"))
+        .when(pl.col("rule").is_not_null())
+        .then("rule")
+        .when(lost)
+        .then(pl.lit("not_utf8"))
+        .when((pl.col("task") == "qa") & (pl.col("question") == ""))
+        .then(pl.lit("no_question"))
+        .when("nothing")
+        .then(pl.lit("empty_answer"))
+    )
     return texts.with_columns(rule.alias("rule")).drop("nothing")
 
 # %% ../../nbs/api/data/04_clean.ipynb #6a3bc746
 @dataclass
 class Intake:
     "What the first pass gathers"
-    cfg:DataConfig # Rules
-    scratch:Path # Folder for files of kept records (`0.record`, `1.record`, ..), of new proteins (`0.sequence`, ..) and their accessions (`0.accession`, ..)
-    parts:int = 0 # Number of files of each kind
-    origins:list = field(default_factory=list) # `(source, file)` of the sources' files; records hold the index
-    pending:list = field(default_factory=list) # Tables of kept records that no file holds yet
-    counts:Counter = field(default_factory=Counter) # Records by source, task and rule; the rule is empty for those that are kept
-    refused:list = field(default_factory=list) # Tables of what goes into `rejected.parquet`
-    met:dict = field(default_factory=lambda: dict.fromkeys(("sequence", "accession"), pl.DataFrame(schema=dict(key=pl.UInt64)))) # Keys of the proteins whose sequence or accession a file holds
+
+    cfg: DataConfig  # Rules
+    scratch: Path  # Folder for files of kept records (`0.record`, `1.record`, ..), of new proteins (`0.sequence`, ..) and their accessions (`0.accession`, ..)
+    parts: int = 0  # Number of files of each kind
+    origins: list = field(
+        default_factory=list
+    )  # `(source, file)` of the sources' files; records hold the index
+    pending: list = field(default_factory=list)  # Tables of kept records that no file holds yet
+    counts: Counter = field(
+        default_factory=Counter
+    )  # Records by source, task and rule; the rule is empty for those that are kept
+    refused: list = field(default_factory=list)  # Tables of what goes into `rejected.parquet`
+    met: dict = field(
+        default_factory=lambda: dict.fromkeys(
+            ("sequence", "accession"), pl.DataFrame(schema=dict(key=pl.UInt64))
+        )
+    )  # Keys of the proteins whose sequence or accession a file holds
 
     @property
-    def kept(self)->int: return sum(n for (_,_,rule),n in self.counts.items() if not rule)
+    def kept(self) -> int:
+        return sum(n for (_, _, rule), n in self.counts.items() if not rule)
 
-_REFUSED = dict(source=pl.String, file=pl.String, row=pl.Int64, task=pl.String, rule=pl.String, reason=pl.String)
+# %% ../../nbs/api/data/04_clean.ipynb #787521b4
+_REFUSED = dict(
+    source=pl.String, file=pl.String, row=pl.Int64, task=pl.String, rule=pl.String, reason=pl.String
+)
 
-def _reason(task:str, rule:str, sequence:str, why:str, words:dict)->str:
+
+def _reason(task: str, rule: str, sequence: str, why: str, words: dict) -> str:
     "Why a record is left out, in words"
-    if rule == "unknown_task": return f"unknown task {task[:40]!r}: choose from {', '.join(TASKS_TABLE)}; in records of your own it may also be a name in letters, digits and _"
-    if rule == "not_protein": return f"not a protein but {why} ({sequence[:20]}): {HOW_TO_MEND[why]}"
-    if rule != "bad_residue": return words[rule]
-    try: clean_sequence(sequence)
-    except ValueError as e: return f"bad residue: {e}"
-    raise AssertionError(f"{sequence[:60]} was refused and is a sequence") # the two forms of the rule differ
+    if rule == "unknown_task":
+        return f"unknown task {task[:40]!r}: choose from {', '.join(TASKS_TABLE)}; in records of your own it may also be a name in letters, digits and _"
+    if rule == "not_protein":
+        return f"not a protein but {why} ({sequence[:20]}): {HOW_TO_MEND[why]}"
+    if rule != "bad_residue":
+        return words[rule]
+    try:
+        clean_sequence(sequence)
+    except ValueError as e:
+        return f"bad residue: {e}"
+    raise AssertionError(
+        f"{sequence[:60]} was refused and is a sequence"
+    )  # the two forms of the rule differ
 
 # %% ../../nbs/api/data/04_clean.ipynb #73c09977
-def _put_down(intake:Intake):
+def _put_down(intake: Intake):
     "Write the pending records into a file, and the sequences that are new, and the first accession of each"
-    if not intake.pending: return
+    if not intake.pending:
+        return
     texts = pl.concat(intake.pending, rechunk=False)
-    texts.drop(*intake.met).write_ipc(intake.scratch/f"{intake.parts}.record")
-    for column,met in intake.met.items():
-        some = texts.select("key", column).filter(pl.col(column) != "").unique("key", keep="first", maintain_order=True)
+    texts.drop(*intake.met).write_ipc(intake.scratch / f"{intake.parts}.record")
+    for column, met in intake.met.items():
+        some = (
+            texts.select("key", column)
+            .filter(pl.col(column) != "")
+            .unique("key", keep="first", maintain_order=True)
+        )
         new = some.join(met, on="key", how="anti", maintain_order="left")
-        new.write_ipc(intake.scratch/f"{intake.parts}.{column}")
+        new.write_ipc(intake.scratch / f"{intake.parts}.{column}")
         intake.met[column] = pl.concat([met, new[["key"]]])
-    intake.parts,intake.pending = intake.parts+1,[]
+    intake.parts, intake.pending = intake.parts + 1, []
 
+# %% ../../nbs/api/data/04_clean.ipynb #9b994d62
 def take_in(
-    intake:Intake, # The pass so far; it is changed
-    b:Batch, # The next batch
-    texts:pl.DataFrame, # What `clean_batch` made of it
+    intake: Intake,  # The pass so far; it is changed
+    b: Batch,  # The next batch
+    texts: pl.DataFrame,  # What `clean_batch` made of it
 ):
     "Count, and put the kept records into a file: one for each 200,000 or so"
-    if (b.source, b.file) not in intake.origins: intake.origins.append((b.source, b.file))
-    for task,rule,n in texts.group_by("task", "rule").len().rows(): intake.counts[b.source, task, rule or ""] += n
-    if b.bad: intake.counts[b.source, "", "unreadable"] += len(b.bad)
-    out = texts.filter(pl.col("rule").is_not_null() & (pl.col("rule") != "task_off")).select("row", "task", "rule", "sequence").rows()
+    if (b.source, b.file) not in intake.origins:
+        intake.origins.append((b.source, b.file))
+    for task, rule, n in texts.group_by("task", "rule").len().rows():
+        intake.counts[b.source, task, rule or ""] += n
+    if b.bad:
+        intake.counts[b.source, "", "unreadable"] += len(b.bad)
+    out = (
+        texts.filter(pl.col("rule").is_not_null() & (pl.col("rule") != "task_off"))
+        .select("row", "task", "rule", "sequence")
+        .rows()
+    )
     words = rule_words(intake.cfg)
-    strange = b.rows.filter(pl.col("row").is_in([row for row,_,rule,_ in out if rule == "not_protein"]))
+    strange = b.rows.filter(
+        pl.col("row").is_in([row for row, _, rule, _ in out if rule == "not_protein"])
+    )
     whys = dict(zip(strange["row"], why_not_protein(strange["sequence"])))
-    rows = [(row, "", "unreadable", why) for row,why in b.bad]
-    rows += [(row, task, rule, _reason(task, rule, sequence, whys.get(row), words)) for row,task,rule,sequence in out]
-    intake.refused.append(pl.DataFrame([(b.source, b.file, *r) for r in rows], schema=_REFUSED, orient="row"))
+    rows = [(row, "", "unreadable", why) for row, why in b.bad]
+    rows += [
+        (row, task, rule, _reason(task, rule, sequence, whys.get(row), words))
+        for row, task, rule, sequence in out
+    ]
+    intake.refused.append(
+        pl.DataFrame([(b.source, b.file, *r) for r in rows], schema=_REFUSED, orient="row")
+    )
     kept = texts.filter(pl.col("rule").is_null())
     origin = pl.lit(intake.origins.index((b.source, b.file)), dtype=pl.UInt16).alias("origin")
-    intake.pending.append(kept.select("key", "task", "answer", "question", "official", "row", origin, *intake.met))
-    if sum(map(len, intake.pending)) > 200_000: _put_down(intake)
+    intake.pending.append(
+        kept.select("key", "task", "answer", "question", "official", "row", origin, *intake.met)
+    )
+    if sum(map(len, intake.pending)) > 200_000:
+        _put_down(intake)
 
 # %% ../../nbs/api/data/04_clean.ipynb #a6032fea
 def check_rejects(
-    source:str, # Name of the source that was read
-    intake:Intake, # The pass so far
+    source: str,  # Name of the source that was read
+    intake: Intake,  # The pass so far
 ):
     "Raise `ValueError` when too large a share of a source is damaged; names the worst rule and three examples"
     met = Counter()
-    for (s,_,rule),n in intake.counts.items(): met[rule] += n * (s == source)
-    damaged = {r: n for r,n in met.items() if r and RULES[r][0] == "damage"}
+    for (s, _, rule), n in intake.counts.items():
+        met[rule] += n * (s == source)
+    damaged = {r: n for r, n in met.items() if r and RULES[r][0] == "damage"}
     wanted = sum(damaged.values()) + met[""]
-    if sum(damaged.values()) <= intake.cfg.max_rejects*wanted: return
+    if sum(damaged.values()) <= intake.cfg.max_rejects * wanted:
+        return
     worst = max(damaged, key=damaged.get)
-    some = [r for f in intake.refused for r in f.filter((pl.col("source") == source) & (pl.col("rule") == worst)).head(3).rows(named=True)][:3]
-    raise ValueError(f"{source}: {sum(damaged.values()):,} of {wanted:,} records are damaged, more than max_rejects={intake.cfg.max_rejects:g} allows. Most by the rule {worst}: "
+    some = [
+        r
+        for f in intake.refused
+        for r in f.filter((pl.col("source") == source) & (pl.col("rule") == worst))
+        .head(3)
+        .rows(named=True)
+    ][:3]
+    raise ValueError(
+        f"{source}: {sum(damaged.values()):,} of {wanted:,} records are damaged, more than max_rejects={intake.cfg.max_rejects:g} allows. Most by the rule {worst}: "
         + "; ".join(f"{r['file']}, record {r['row']}: {r['reason']}" for r in some)
-        + f". Mend the file, or leave these records out with max_rejects={ceil(1000*sum(damaged.values())/wanted)/1000:g}")
+        + f". Mend the file, or leave these records out with max_rejects={ceil(1000 * sum(damaged.values()) / wanted) / 1000:g}"
+    )
 
 # %% ../../nbs/api/data/04_clean.ipynb #ab42f2bd
 def _behind(work, items):
     "`work` on each item, in order, in one thread behind the caller's"
     deque(_ahead(work, items, threads=1), maxlen=0)
 
-def _one_sequence_each(known:dict, b:Batch, texts:pl.DataFrame):
+
+def _one_sequence_each(known: dict, b: Batch, texts: pl.DataFrame):
     "Raise `ValueError` when an accession of a user's own file stands for two sequences; `known` is filled"
     kept = texts.filter(pl.col("rule").is_null() & (pl.col("accession") != ""))
     named = kept.unique(["accession", "sequence"], maintain_order=True)
-    for row,accession,sequence in named.select("row", "accession", "sequence").iter_rows():
+    for row, accession, sequence in named.select("row", "accession", "sequence").iter_rows():
         if known.setdefault(accession, sequence) != sequence:
-            raise ValueError(f"{b.file}, record {row}: {accession!r} has another sequence above: give each protein an accession of its own")
+            raise ValueError(
+                f"{b.file}, record {row}: {accession!r} has another sequence above: give each protein an accession of its own"
+            )
 
+# %% ../../nbs/api/data/04_clean.ipynb #0824281d
 def read_and_clean(
-    sources:list, # Entries of a manifest: source, format, path
-    root:Path|str, # Folder that holds them
-    cfg:DataConfig, # Rules
-    scratch:Path|str, # Folder for the kept records
-    named:tuple|None=None, # As in `read_source`
-)->Intake:
+    sources: list,  # Entries of a manifest: source, format, path
+    root: Path | str,  # Folder that holds them
+    cfg: DataConfig,  # Rules
+    scratch: Path | str,  # Folder for the kept records
+    named: tuple | None = None,  # As in `read_source`
+) -> Intake:
     "The first pass. Raises what the readers raise, and `ValueError` on too many damaged records or a task that none has"
     intake = Intake(cfg, Path(scratch))
     for entry in sources:
         known = {} if entry["format"] in OWN_FORMATS else None
-        for b,texts in read_source(entry, root, lambda b: (b, clean_batch(b, cfg)), named):
-            if known is not None: _one_sequence_each(known, b, texts)
+        for b, texts in read_source(entry, root, lambda b: (b, clean_batch(b, cfg)), named):
+            if known is not None:
+                _one_sequence_each(known, b, texts)
             take_in(intake, b, texts)
         check_rejects(entry["source"], intake)
     _put_down(intake)
-    met = {task for _,task,_ in intake.counts}
+    met = {task for _, task, _ in intake.counts}
     lost = [task for task in own_tasks(cfg) if task not in met]
-    if lost: raise ValueError(f"tasks: no record has task {lost[0]!r}: choose from {', '.join(sorted(met - {''}))}")
-    if not intake.kept: raise ValueError(f"no record passed the rules: {dict(list(intake.counts.items())[:5])}")
+    if lost:
+        raise ValueError(
+            f"tasks: no record has task {lost[0]!r}: choose from {', '.join(sorted(met - {''}))}"
+        )
+    if not intake.kept:
+        raise ValueError(f"no record passed the rules: {dict(list(intake.counts.items())[:5])}")
     return intake
 
 # %% ../../nbs/api/data/04_clean.ipynb #95ad3f66
 def name_proteins(
-    intake:Intake, # The first pass
-)->pl.DataFrame: # `key, protein_id, sequence, length`, sorted by `protein_id`
+    intake: Intake,  # The first pass
+) -> pl.DataFrame:  # `key, protein_id, sequence, length`, sorted by `protein_id`
     "Name every distinct sequence"
-    read = lambda column: pl.concat([pl.read_ipc(intake.scratch/f"{i}.{column}") for i in range(intake.parts)])
+    read = lambda column: pl.concat(
+        [pl.read_ipc(intake.scratch / f"{i}.{column}") for i in range(intake.parts)]
+    )
     named = read("accession").unique("accession", keep="first", maintain_order=True)
     table = read("sequence").join(named, on="key", how="left", maintain_order="left")
-    hashed = ["seq-"+hashlib.sha256(s.encode()).hexdigest()[:12] for s in table.filter(pl.col("accession").is_null())["sequence"]]
-    other = table.filter(pl.col("accession").is_null()).with_columns(pl.Series("accession", hashed, dtype=pl.String))
-    table = pl.concat([table.filter(pl.col("accession").is_not_null()), other]).rename(dict(accession="protein_id"))
+    hashed = [
+        "seq-" + hashlib.sha256(s.encode()).hexdigest()[:12]
+        for s in table.filter(pl.col("accession").is_null())["sequence"]
+    ]
+    other = table.filter(pl.col("accession").is_null()).with_columns(
+        pl.Series("accession", hashed, dtype=pl.String)
+    )
+    table = pl.concat([table.filter(pl.col("accession").is_not_null()), other]).rename(
+        dict(accession="protein_id")
+    )
     twice = table["protein_id"].is_duplicated()
-    if twice.any(): raise ValueError(f"two sequences are called {table.filter(twice)['protein_id'][0]}: give them accessions of their own")
-    return table.select("key", "protein_id", "sequence", pl.col("sequence").str.len_bytes().cast(pl.Int64).alias("length")).sort("protein_id")
+    if twice.any():
+        raise ValueError(
+            f"two sequences are called {table.filter(twice)['protein_id'][0]}: give them accessions of their own"
+        )
+    return table.select(
+        "key",
+        "protein_id",
+        "sequence",
+        pl.col("sequence").str.len_bytes().cast(pl.Int64).alias("length"),
+    ).sort("protein_id")
 
 # %% ../../nbs/api/data/04_clean.ipynb #09644cc9
 def record_ids(
-    keys:pl.Series, # Protein id, task, question and answer, joined by tabs
-)->pl.Series: # The first 64 bits of each one's SHA-256
+    keys: pl.Series,  # Protein id, task, question and answer, joined by tabs
+) -> pl.Series:  # The first 64 bits of each one's SHA-256
     "Ids of records, as numbers"
     hashed = b"".join([hashlib.sha256(k).digest()[:8] for k in keys.cast(pl.Binary).to_list()])
     return pl.Series("record_id", np.frombuffer(hashed, ">u8").astype(np.uint64))
 
+
 def hex_ids(
-    ids:pl.Series, # What `record_ids` gives
-)->pl.Series: # 16 hexadecimal digits each
+    ids: pl.Series,  # What `record_ids` gives
+) -> pl.Series:  # 16 hexadecimal digits each
     "Ids as they stand in files"
-    digits,ends = ids.to_numpy().astype(">u8").tobytes().hex().encode(),np.arange(0, 16*len(ids)+1, 16)
-    return pl.Series(ids.name, pa.LargeStringArray.from_buffers(len(ids), pa.py_buffer(ends), pa.py_buffer(digits)))
+    digits, ends = (
+        ids.to_numpy().astype(">u8").tobytes().hex().encode(),
+        np.arange(0, 16 * len(ids) + 1, 16),
+    )
+    return pl.Series(
+        ids.name,
+        pa.LargeStringArray.from_buffers(len(ids), pa.py_buffer(ends), pa.py_buffer(digits)),
+    )
 
 # %% ../../nbs/api/data/04_clean.ipynb #e81a37b5
 def give_ids(
-    parts:int, # Number of files of the first pass
-    ids:pl.DataFrame, # `key, protein_id`
-    scratch:Path|str, # Folder of these files; `0.stated` to `15.stated` are written into it
+    parts: int,  # Number of files of the first pass
+    ids: pl.DataFrame,  # `key, protein_id`
+    scratch: Path | str,  # Folder of these files; `0.stated` to `15.stated` are written into it
 ):
     "The second pass: give protein and record ids, and sort the records into 16 files"
+
     def named(i):
-        path = Path(scratch)/f"{i}.record"
+        path = Path(scratch) / f"{i}.record"
         part = pl.read_ipc(path).join(ids, on="key", how="left", maintain_order="left").drop("key")
         path.unlink()
-        return part, part.select(pl.concat_str("protein_id", "task", "question", "answer", separator="\t")).to_series()
-    tables = (part.with_columns(record_ids(keys)) for part,keys in _ahead(named, range(parts), threads=1)) # hashing holds Python's lock: the rest goes beside it
+        return part, part.select(
+            pl.concat_str("protein_id", "task", "question", "answer", separator="\t")
+        ).to_series()
+
+    tables = (
+        part.with_columns(record_ids(keys)) for part, keys in _ahead(named, range(parts), threads=1)
+    )  # hashing holds Python's lock: the rest goes beside it
     first = next(tables)
     with ExitStack() as stack:
-        files = [stack.enter_context(pa.ipc.new_stream(Path(scratch)/f"{digit}.stated", first.head(0).to_arrow().schema)) for digit in range(16)]
+        files = [
+            stack.enter_context(
+                pa.ipc.new_stream(
+                    Path(scratch) / f"{digit}.stated", first.head(0).to_arrow().schema
+                )
+            )
+            for digit in range(16)
+        ]
+
         def put(part):
             part = part.sort(pl.col("record_id") // 2**60, maintain_order=True)
-            table,ends = part.to_arrow(),np.searchsorted(part["record_id"].to_numpy() // 2**60, np.arange(17))
-            for file,start,end in zip(files, ends, ends[1:]): file.write(table[start:end])
+            table, ends = (
+                part.to_arrow(),
+                np.searchsorted(part["record_id"].to_numpy() // 2**60, np.arange(17)),
+            )
+            for file, start, end in zip(files, ends, ends[1:]):
+                file.write(table[start:end])
+
         _behind(put, chain([first], tables))
 
 # %% ../../nbs/api/data/04_clean.ipynb #e335511f
 def merge_records(
-    stated:pl.DataFrame, # `record_id` (a number), `protein_id, task, question, answer, official, row, source, file`, in the order of reading
-    restated:str="once", # `once`; `keep`: one for each source; `all`: no record is removed
-)->tuple[pl.DataFrame, pl.DataFrame]: # Records with `sources`, sorted by id; and `source, task, rule, len`: what was removed
+    stated: pl.DataFrame,  # `record_id` (a number), `protein_id, task, question, answer, official, row, source, file`, in the order of reading
+    restated: str = "once",  # `once`; `keep`: one for each source; `all`: no record is removed
+) -> tuple[
+    pl.DataFrame, pl.DataFrame
+]:  # Records with `sources`, sorted by id; and `source, task, rule, len`: what was removed
     "Keep what is stated several times once"
     again = pl.struct("record_id", "source").is_first_distinct().not_()
     first = pl.col("record_id").is_first_distinct()
-    stated = stated.with_columns(pl.when(first).then(None).when(again).then(pl.lit("duplicate")).otherwise(pl.lit("restated")).alias("rule"))
-    removed = stated.filter(pl.col("rule").is_in(dict(once=["duplicate", "restated"], keep=["duplicate"], all=[])[restated]))
+    stated = stated.with_columns(
+        pl.when(first)
+        .then(None)
+        .when(again)
+        .then(pl.lit("duplicate"))
+        .otherwise(pl.lit("restated"))
+        .alias("rule")
+    )
+    removed = stated.filter(
+        pl.col("rule").is_in(
+            dict(once=["duplicate", "restated"], keep=["duplicate"], all=[])[restated]
+        )
+    )
     if restated == "once":
         several = removed.filter(pl.col("rule") == "restated")["record_id"].unique()
-        sources = stated.filter(pl.col("record_id").is_in(several.implode())).select("record_id", sources="source").unique()
-        sources = sources.sort("record_id", "sources").group_by("record_id", maintain_order=True).agg("sources")
-        kept = stated.filter(pl.col("rule").is_null()).join(sources, on="record_id", how="left").with_columns(pl.coalesce("sources", pl.concat_list("source")))
+        sources = (
+            stated.filter(pl.col("record_id").is_in(several.implode()))
+            .select("record_id", sources="source")
+            .unique()
+        )
+        sources = (
+            sources.sort("record_id", "sources")
+            .group_by("record_id", maintain_order=True)
+            .agg("sources")
+        )
+        kept = (
+            stated.filter(pl.col("rule").is_null())
+            .join(sources, on="record_id", how="left")
+            .with_columns(pl.coalesce("sources", pl.concat_list("source")))
+        )
     else:
-        kept = stated.filter(pl.col("rule").is_null() | (pl.lit(restated == "all")) | (pl.col("rule") == "restated")).with_columns(sources=pl.concat_list("source"))
+        kept = stated.filter(
+            pl.col("rule").is_null() | (pl.lit(restated == "all")) | (pl.col("rule") == "restated")
+        ).with_columns(sources=pl.concat_list("source"))
         nth = pl.int_range(pl.len()).over("record_id")
-        more = record_ids(kept.select(pl.concat_str(hex_ids(kept["record_id"]), pl.lit("#"), nth)).to_series())
-        kept = kept.with_columns(pl.when(nth == 0).then("record_id").otherwise(pl.col("record_id") // 2**32 * 2**32 + more // 2**32))
-    tests = stated.filter(pl.col("official") == "test")["record_id"].unique() # of a statement that was merged away, too
-    kept = kept.with_columns(pl.when(pl.col("record_id").is_in(tests.implode())).then(pl.lit("test")).otherwise("official").alias("official"))
-    return kept.drop("rule").sort("record_id"), removed.group_by("source", "task", "rule").len().sort("source", "task", "rule")
+        more = record_ids(
+            kept.select(pl.concat_str(hex_ids(kept["record_id"]), pl.lit("#"), nth)).to_series()
+        )
+        kept = kept.with_columns(
+            pl.when(nth == 0)
+            .then("record_id")
+            .otherwise(pl.col("record_id") // 2**32 * 2**32 + more // 2**32)
+        )
+    tests = stated.filter(pl.col("official") == "test")[
+        "record_id"
+    ].unique()  # of a statement that was merged away, too
+    kept = kept.with_columns(
+        pl.when(pl.col("record_id").is_in(tests.implode()))
+        .then(pl.lit("test"))
+        .otherwise("official")
+        .alias("official")
+    )
+    return kept.drop("rule").sort("record_id"), removed.group_by(
+        "source", "task", "rule"
+    ).len().sort("source", "task", "rule")
 
 # %% ../../nbs/api/data/04_clean.ipynb #0b036a79
-_SHAPE = dict(record_id=pl.String, protein_ids=pl.List(pl.String), task=pl.String, instruction=pl.String, answer=pl.String, sources=pl.List(pl.String),
-    style=pl.String, file=pl.String, row=pl.Int64, official=pl.String)
+_SHAPE = dict(
+    record_id=pl.String,
+    protein_ids=pl.List(pl.String),
+    task=pl.String,
+    instruction=pl.String,
+    answer=pl.String,
+    sources=pl.List(pl.String),
+    style=pl.String,
+    file=pl.String,
+    row=pl.Int64,
+    official=pl.String,
+)
 _WORDINGS = pl.Series([w for t in TEMPLATES.values() for w in t])
 _STARTS = dict(zip(TEMPLATES, [0, *accumulate(map(len, TEMPLATES.values()))]))
 
-def _own_question(task:pl.Expr, number:pl.Expr)->pl.Expr:
+
+def _own_question(task: pl.Expr, number: pl.Expr) -> pl.Expr:
     "A question for a task of a user's own, where the record has none"
     ask = pl.lit(pl.Series(OWN_TEMPLATES)).gather(number % len(OWN_TEMPLATES))
     return ask.str.replace("{task}", task.str.replace_all("_", " ", literal=True), literal=True)
 
+# %% ../../nbs/api/data/04_clean.ipynb #38f752b2
 def near_keys(
-    records:pl.DataFrame, # `protein_id, task, question, answer`
-    tasks:tuple=tuple(TASKS_TABLE), # All tasks that a record may have
-)->pl.DataFrame: # `task`, and a hash that near-duplicates share
+    records: pl.DataFrame,  # `protein_id, task, question, answer`
+    tasks: tuple = tuple(TASKS_TABLE),  # All tasks that a record may have
+) -> pl.DataFrame:  # `task`, and a hash that near-duplicates share
     "What near-duplicates have in common"
-    bare = pl.col("answer").str.to_lowercase().str.replace_all(" ", "", literal=True).str.replace_all(r"[\s\p{P}]+", "") # the first makes the second quick
-    return records.select(pl.col("task").cast(pl.Enum(tasks)), pl.struct("protein_id", "task", "question", bare.alias("bare")).hash(0).alias("near"))
+    bare = (
+        pl.col("answer")
+        .str.to_lowercase()
+        .str.replace_all(" ", "", literal=True)
+        .str.replace_all(r"[\s\p{P}]+", "")
+    )  # the first makes the second quick
+    return records.select(
+        pl.col("task").cast(pl.Enum(tasks)),
+        pl.struct("protein_id", "task", "question", bare.alias("bare")).hash(0).alias("near"),
+    )
 
+# %% ../../nbs/api/data/04_clean.ipynb #89677d42
 def final_shape(
-    records:pl.DataFrame, # What `merge_records` gave
-)->pl.DataFrame: # Columns of `records.parquet`
+    records: pl.DataFrame,  # What `merge_records` gave
+) -> pl.DataFrame:  # Columns of `records.parquet`
     "Add instruction and style, and bring the columns into their order"
-    task,number = pl.col("task"),pl.col("record_id") // 2**32
-    wording = task.replace_strict(_STARTS, default=0, return_dtype=pl.Int64) + number % task.replace_strict({t: len(w) for t,w in TEMPLATES.items()}, default=1, return_dtype=pl.Int64)
+    task, number = pl.col("task"), pl.col("record_id") // 2**32
+    wording = task.replace_strict(
+        _STARTS, default=0, return_dtype=pl.Int64
+    ) + number % task.replace_strict(
+        {t: len(w) for t, w in TEMPLATES.items()}, default=1, return_dtype=pl.Int64
+    )
     ask = pl.lit(_WORDINGS).gather(wording)
-    shaped = records.with_columns(hex_ids(records["record_id"]), number=number, protein_ids=pl.concat_list("protein_id"), instruction=pl.when(pl.col("question") == "").then(ask).otherwise("question"),
-        style=task.replace_strict({t: d[0] for t,d in TASKS_TABLE.items()}, default="own"))
-    shaped = _mend(shaped, (pl.col("style") == "own") & (pl.col("question") == ""), instruction=_own_question(task, pl.col("number")))
-    return shaped.select(pl.col(k).cast(v) for k,v in _SHAPE.items())
+    shaped = records.with_columns(
+        hex_ids(records["record_id"]),
+        number=number,
+        protein_ids=pl.concat_list("protein_id"),
+        instruction=pl.when(pl.col("question") == "").then(ask).otherwise("question"),
+        style=task.replace_strict({t: d[0] for t, d in TASKS_TABLE.items()}, default="own"),
+    )
+    shaped = _mend(
+        shaped,
+        (pl.col("style") == "own") & (pl.col("question") == ""),
+        instruction=_own_question(task, pl.col("number")),
+    )
+    return shaped.select(pl.col(k).cast(v) for k, v in _SHAPE.items())
 
 # %% ../../nbs/api/data/04_clean.ipynb #70f79ca8
-VERSION = 3 # of the code above: a change of what it keeps or how gets the next number
+VERSION = 3  # of the code above: a change of what it keeps or how gets the next number
+
 
 def records_key(
-    cfg:DataConfig, # Rules
-)->str: # 12 hexadecimal digits
+    cfg: DataConfig,  # Rules
+) -> str:  # 12 hexadecimal digits
     "Name of a set of cleaned records: it changes with the files' content and with all that cleaning depends on, not with the split"
-    rules = [cfg.min_residues, cfg.max_residues, wanted_tasks(cfg), cfg.recipe, cfg.restated, cfg.max_rejects]
-    return digest(identity(cfg.manifest), load_manifest(cfg.manifest)["sources"], rules, TEMPLATES, TASKS_TABLE, OWN_TEMPLATES, VERSION)
+    rules = [
+        cfg.min_residues,
+        cfg.max_residues,
+        wanted_tasks(cfg),
+        cfg.recipe,
+        cfg.restated,
+        cfg.max_rejects,
+    ]
+    return digest(
+        identity(cfg.manifest),
+        load_manifest(cfg.manifest)["sources"],
+        rules,
+        TEMPLATES,
+        TASKS_TABLE,
+        OWN_TEMPLATES,
+        VERSION,
+    )
 
 # %% ../../nbs/api/data/04_clean.ipynb #f82f23a5
 def to_parquet(
-    tables, # Polars tables of the same columns; each becomes a row group
-    path:Path|str, # Target
+    tables,  # Polars tables of the same columns; each becomes a row group
+    path: Path | str,  # Target
 ):
     "Write tables one after another, zstd-compressed; equal tables give equal bytes"
     tables = iter(tables)
     first = next(tables)
     schema = pa.schema([pa.field(f.name, _small(f.type)) for f in first.head(0).to_arrow().schema])
-    few = [n for n in ("task", "instruction", "style", "file", "official", "source", "reason", "split") if n in schema.names] # columns of few values
+    few = [
+        n
+        for n in ("task", "instruction", "style", "file", "official", "source", "reason", "split")
+        if n in schema.names
+    ]  # columns of few values
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=few) as writer:
-        _behind(lambda t: writer.write_table(t.to_arrow().cast(schema), row_group_size=max(1, len(t))), chain([first], tables))
+        _behind(
+            lambda t: writer.write_table(t.to_arrow().cast(schema), row_group_size=max(1, len(t))),
+            chain([first], tables),
+        )
 
-def _small(kind:pa.DataType)->pa.DataType:
+
+def _small(kind: pa.DataType) -> pa.DataType:
     "The type that pandas writes: strings and lists with 32-bit offsets"
-    if pa.types.is_large_list(kind): return pa.list_(_small(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.list_(_small(kind.value_type))
     return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
 
 # %% ../../nbs/api/data/04_clean.ipynb #2df4d2f8
-def _merged(intake:Intake, cfg:DataConfig, scratch:Path, near:list):
+def _merged(intake: Intake, cfg: DataConfig, scratch: Path, near: list):
     "The third pass: records of one digit after another; adds to the counts, and to `near` what near-duplicates share"
-    origins = pl.DataFrame([(i, *o) for i,o in enumerate(intake.origins)], schema=dict(origin=pl.UInt16, source=pl.String, file=pl.String), orient="row")
-    tasks = tuple(dict.fromkeys([*TASKS_TABLE, *sorted(task for _,task,_ in intake.counts if task)]))
+    origins = pl.DataFrame(
+        [(i, *o) for i, o in enumerate(intake.origins)],
+        schema=dict(origin=pl.UInt16, source=pl.String, file=pl.String),
+        orient="row",
+    )
+    tasks = tuple(
+        dict.fromkeys([*TASKS_TABLE, *sorted(task for _, task, _ in intake.counts if task)])
+    )
+
     def merged(digit):
-        stated = pl.read_ipc_stream(scratch/f"{digit}.stated").join(origins, on="origin", how="left", maintain_order="left")
-        (scratch/f"{digit}.stated").unlink()
-        records,removed = merge_records(stated, "all" if cfg.recipe == "reference" else cfg.restated)
+        stated = pl.read_ipc_stream(scratch / f"{digit}.stated").join(
+            origins, on="origin", how="left", maintain_order="left"
+        )
+        (scratch / f"{digit}.stated").unlink()
+        records, removed = merge_records(
+            stated, "all" if cfg.recipe == "reference" else cfg.restated
+        )
         return removed, near_keys(records, tasks), final_shape(records)
-    for removed,keys,records in _ahead(merged, range(16)):
-        for source,task,rule,n in removed.rows():
+
+    for removed, keys, records in _ahead(merged, range(16)):
+        for source, task, rule, n in removed.rows():
             intake.counts[source, task, rule] += n
             intake.counts[source, task, ""] -= n
         near.append(keys)
-        if len(records): yield records
+        if len(records):
+            yield records
 
+# %% ../../nbs/api/data/04_clean.ipynb #638757d2
 def near_duplicates(
-    near:list, # Tables of `near_keys`
-)->dict: # Number of near-duplicates beyond the first, by task
+    near: list,  # Tables of `near_keys`
+) -> dict:  # Number of near-duplicates beyond the first, by task
     "Count near-duplicate answers"
-    table = pl.concat(near).group_by("task").agg((pl.len()-pl.col("near").n_unique()).alias("n")).sort("task")
-    return {task: n for task,n in table.rows() if n}
+    table = (
+        pl.concat(near)
+        .group_by("task")
+        .agg((pl.len() - pl.col("near").n_unique()).alias("n"))
+        .sort("task")
+    )
+    return {task: n for task, n in table.rows() if n}
 
 # %% ../../nbs/api/data/04_clean.ipynb #323d49ea
 def funnel(
-    counts:dict, # Number of records for each source, task and rule; the rule is empty for those that are kept
-)->list: # Dicts of `rule, kind, source, task, came, removed, went`, in the order of the rules
+    counts: dict,  # Number of records for each source, task and rule; the rule is empty for those that are kept
+) -> list:  # Dicts of `rule, kind, source, task, came, removed, went`, in the order of the rules
     "Before and after of each rule, for each source and task"
-    left,table = Counter(),[]
-    for (s,t,_),n in counts.items(): left[s, t] += n
-    for rule,(kind,_) in RULES.items():
-        for s,t in sorted(left):
+    left, table = Counter(), []
+    for (s, t, _), n in counts.items():
+        left[s, t] += n
+    for rule, (kind, _) in RULES.items():
+        for s, t in sorted(left):
             n = counts.get((s, t, rule), 0)
-            table.append(dict(rule=rule, kind=kind, source=s, task=t, came=left[s, t], removed=n, went=left[s, t]-n))
+            table.append(
+                dict(
+                    rule=rule,
+                    kind=kind,
+                    source=s,
+                    task=t,
+                    came=left[s, t],
+                    removed=n,
+                    went=left[s, t] - n,
+                )
+            )
             left[s, t] -= n
     return table
 
 # %% ../../nbs/api/data/04_clean.ipynb #50b81f34
 def assemble(
-    sources:list, # Entries of a manifest: source, format, path
-    root:Path|str, # Folder that holds them
-    cfg:DataConfig, # Rules
-    folder:Path|str, # Where `proteins.parquet` (protein_id, sequence, length), `records.parquet` and `rejected.parquet` are written
-    named:tuple|None=None, # Files of the manifest; None reads all that lie in the sources' folders
-)->dict: # Counts: `rules, funnel, stated, records, proteins, near_duplicates`
+    sources: list,  # Entries of a manifest: source, format, path
+    root: Path | str,  # Folder that holds them
+    cfg: DataConfig,  # Rules
+    folder: Path
+    | str,  # Where `proteins.parquet` (protein_id, sequence, length), `records.parquet` and `rejected.parquet` are written
+    named: tuple
+    | None = None,  # Files of the manifest; None reads all that lie in the sources' folders
+) -> dict:  # Counts: `rules, funnel, stated, records, proteins, near_duplicates`
     "The three passes. Raises `ValueError` or `FileNotFoundError` on bad input, with file and place"
-    scratch,near = Path(folder)/"scratch",[]
+    scratch, near = Path(folder) / "scratch", []
     scratch.mkdir()
     intake = read_and_clean(sources, root, cfg, scratch, named)
-    stated,proteins = intake.kept,name_proteins(intake)
-    to_parquet([pl.concat(intake.refused).drop("rule")], Path(folder)/"rejected.parquet")
-    to_parquet([proteins.drop("key")], Path(folder)/"proteins.parquet")
-    proteins = proteins[["key", "protein_id"]] # lets go of the sequences
+    stated, proteins = intake.kept, name_proteins(intake)
+    to_parquet([pl.concat(intake.refused).drop("rule")], Path(folder) / "rejected.parquet")
+    to_parquet([proteins.drop("key")], Path(folder) / "proteins.parquet")
+    proteins = proteins[["key", "protein_id"]]  # lets go of the sequences
     give_ids(intake.parts, proteins, scratch)
-    to_parquet(_merged(intake, cfg, scratch, near), Path(folder)/"records.parquet")
+    to_parquet(_merged(intake, cfg, scratch, near), Path(folder) / "records.parquet")
     shutil.rmtree(scratch)
-    return dict(rules=rule_words(cfg), funnel=funnel(intake.counts), stated=stated, records=intake.kept, proteins=len(proteins), near_duplicates=near_duplicates(near))
+    return dict(
+        rules=rule_words(cfg),
+        funnel=funnel(intake.counts),
+        stated=stated,
+        records=intake.kept,
+        proteins=len(proteins),
+        near_duplicates=near_duplicates(near),
+    )
 
 # %% ../../nbs/api/data/04_clean.ipynb #fa194353
 def build_records(
-    cfg:DataConfig, # Manifest and rules; what concerns the split is not used
-)->Path: # Folder with what `assemble` writes and `manifest.json`
+    cfg: DataConfig,  # Manifest and rules; what concerns the split is not used
+) -> Path:  # Folder with what `assemble` writes and `manifest.json`
     "Read, clean and merge the sources of a manifest once. Raises what `assemble` raises"
     key = records_key(cfg)
+
     def build(folder):
         manifest = load_manifest(cfg.manifest)
-        made = assemble(manifest["sources"], fetch(cfg.manifest), cfg, folder, tuple(manifest["files"]))
-        write_json(folder/"manifest.json", dict(key=key, recipe=cfg.recipe) | made)
-    return ensure_stage(run_folder("shared")/f"records-{key}", build)
+        made = assemble(
+            manifest["sources"], fetch(cfg.manifest), cfg, folder, tuple(manifest["files"])
+        )
+        write_json(folder / "manifest.json", dict(key=key, recipe=cfg.recipe) | made)
+
+    return ensure_stage(run_folder("shared") / f"records-{key}", build)

@@ -9,174 +9,296 @@ __all__ = ['VERSION', 'LEFT_OUT', 'reserved_proteins', 'shared_clusters', 'exclu
            'build_corpus', 'check_sides', 'Corpus', 'publish_split', 'check_published']
 
 # %% ../../nbs/api/data/07_corpus.ipynb #67c64333
-import gzip, hashlib, json, shutil, zlib
+import gzip
+import hashlib
+import json
+import shutil
+import zlib
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import polars as pl
-import pyarrow as pa, pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from ..config import LEAKY, SIZES, DataConfig
+from protein_llm.core import (
+    digest,
+    ensure_stage,
+    in_parts,
+    read_json,
+    repo_root,
+    run_folder,
+    sha256_file,
+    write_atomic,
+    write_json,
+)
 from .clean import build_records, records_key, rule_words, to_parquet
-from ..config import DataConfig, LEAKY, SIZES
-from ..core import digest, ensure_stage, in_parts, read_json, repo_root, run_folder, sha256_file, write_atomic, write_json
 from .manifest import fetch, load_manifest
 from .sets import first_dates, pfam_families, read_set
-from protein_llm.data.split import (assign_splits, check_split, cluster_proteins, clusters_near, drop_leaks, family_groups, first_of_each, free_groups, nested_subset,
-    split_rows, _rank)
+from protein_llm.data.split import (
+    _rank,
+    assign_splits,
+    check_split,
+    cluster_proteins,
+    clusters_near,
+    drop_leaks,
+    family_groups,
+    first_of_each,
+    free_groups,
+    nested_subset,
+    split_rows,
+)
 
 # %% ../../nbs/api/data/07_corpus.ipynb #36390e74
 def reserved_proteins(
-    llm:str="tiny_lm", # Language model
-)->dict: # Sequence of each protein that the language model saw in its pretraining, by id; empty where that is not known
+    llm: str = "tiny_lm",  # Language model
+) -> dict:  # Sequence of each protein that the language model saw in its pretraining, by id; empty where that is not known
     "Proteins that the shipped language model was pretrained on. Raises `ValueError` when list and sequences part"
-    if llm != "tiny_lm": return {}
-    with gzip.open(fetch(llm)/"pretraining_proteins.fasta.gz", "rt") as f: lines = f.read().split()
-    seen = {name[1:]: seq for name,seq in zip(lines[::2], lines[1::2])}
-    if sorted(seen) != load_manifest(llm)["pretraining"]["proteins"]: raise ValueError(f"{llm}: the proteins of its manifest and of its FASTA file differ: restore assets/{llm}")
+    if llm != "tiny_lm":
+        return {}
+    with gzip.open(fetch(llm) / "pretraining_proteins.fasta.gz", "rt") as f:
+        lines = f.read().split()
+    seen = {name[1:]: seq for name, seq in zip(lines[::2], lines[1::2])}
+    if sorted(seen) != load_manifest(llm)["pretraining"]["proteins"]:
+        raise ValueError(
+            f"{llm}: the proteins of its manifest and of its FASTA file differ: restore assets/{llm}"
+        )
     return seen
 
 # %% ../../nbs/api/data/07_corpus.ipynb #ec82e7c2
-_CLUSTERS = 2 # raise it when the same proteins get other clusters
+_CLUSTERS = 2  # raise it when the same proteins get other clusters
+
 
 def shared_clusters(
-    proteins:pd.DataFrame, # `protein_id`, `sequence`
-    cfg:DataConfig, # Identity and coverage
-)->pd.Series: # Cluster of each protein, by `protein_id`
+    proteins: pd.DataFrame,  # `protein_id`, `sequence`
+    cfg: DataConfig,  # Identity and coverage
+) -> pd.Series:  # Cluster of each protein, by `protein_id`
     "Cluster once for each set of sequences, identity and coverage"
     named = hashlib.sha256()
-    for p,s in zip(proteins.protein_id, proteins.sequence): named.update(f"{p} {s}\n".encode()) # one after the other: there may be hundreds of megabytes
+    for p, s in zip(proteins.protein_id, proteins.sequence):
+        named.update(
+            f"{p} {s}\n".encode()
+        )  # one after the other: there may be hundreds of megabytes
     key = digest(_CLUSTERS, named.hexdigest(), cfg.min_seq_id, cfg.coverage)
+
     def build(folder):
-        cluster_proteins(proteins, cfg.min_seq_id, cfg.coverage).rename("cluster").reset_index().to_parquet(folder/"clusters.parquet")
-        write_json(folder/"manifest.json", dict(proteins=len(proteins), min_seq_id=cfg.min_seq_id, coverage=cfg.coverage))
-    folder = ensure_stage(run_folder("shared")/f"clusters-{key}", build)
-    return pd.read_parquet(folder/"clusters.parquet").set_index("protein_id").cluster
+        cluster_proteins(proteins, cfg.min_seq_id, cfg.coverage).rename(
+            "cluster"
+        ).reset_index().to_parquet(folder / "clusters.parquet")
+        write_json(
+            folder / "manifest.json",
+            dict(proteins=len(proteins), min_seq_id=cfg.min_seq_id, coverage=cfg.coverage),
+        )
+
+    folder = ensure_stage(run_folder("shared") / f"clusters-{key}", build)
+    return pd.read_parquet(folder / "clusters.parquet").set_index("protein_id").cluster
 
 # %% ../../nbs/api/data/07_corpus.ipynb #e4e46194
 def exclude_paths(
-    cfg:DataConfig, # `exclude`: files of the manifest, paths from the repository, or absolute ones
-)->list: # Where they are
+    cfg: DataConfig,  # `exclude`: files of the manifest, paths from the repository, or absolute ones
+) -> list:  # Where they are
     "Files of proteins that go to no side. Raises `FileNotFoundError` that names the one that is not there"
-    files,paths = load_manifest(cfg.manifest)["files"] if cfg.exclude else {},[]
+    files, paths = load_manifest(cfg.manifest)["files"] if cfg.exclude else {}, []
     for name in cfg.exclude:
-        paths.append(fetch(cfg.manifest)/name if name in files else repo_root()/Path(name).expanduser()) # an absolute path stays as it is
-        if not paths[-1].is_file(): raise FileNotFoundError(f"exclude: no file {name!r} in manifest {cfg.manifest}, and none at {paths[-1]}: correct the path")
+        paths.append(
+            fetch(cfg.manifest) / name if name in files else repo_root() / Path(name).expanduser()
+        )  # an absolute path stays as it is
+        if not paths[-1].is_file():
+            raise FileNotFoundError(
+                f"exclude: no file {name!r} in manifest {cfg.manifest}, and none at {paths[-1]}: correct the path"
+            )
     return paths
 
 # %% ../../nbs/api/data/07_corpus.ipynb #bb287c97
-_WIDE = .01 # share of the proteins above which a group of families is left to train
+_WIDE = 0.01  # share of the proteins above which a group of families is left to train
+
 
 def split_annotations(
-    cfg:DataConfig, # `split`, `manifest`
-)->pd.Series|None: # Families or days by `protein_id`; None where the split needs none
+    cfg: DataConfig,  # `split`, `manifest`
+) -> pd.Series | None:  # Families or days by `protein_id`; None where the split needs none
     "What a kind of split needs besides sequences. Raises `ValueError` where the manifest lacks it"
-    if cfg.split == "temporal": return first_dates(cfg.manifest)
-    if cfg.split != "family": return None
+    if cfg.split == "temporal":
+        return first_dates(cfg.manifest)
+    if cfg.split != "family":
+        return None
     families = pfam_families(cfg.manifest)
-    if families is not None: return families
-    raise ValueError(f"{cfg.manifest} has no annotations/interpro.tsv (columns protein_id and pfam): add it to the manifest, or choose another split than family")
+    if families is not None:
+        return families
+    raise ValueError(
+        f"{cfg.manifest} has no annotations/interpro.tsv (columns protein_id and pfam): add it to the manifest, or choose another split than family"
+    )
 
+# %% ../../nbs/api/data/07_corpus.ipynb #025079e9
 def split_rules(
-    clusters:pd.Series, # Cluster of each protein, by `protein_id`
-    cfg:DataConfig, # `split`, `manifest`, `cut_date`
-)->dict: # `groups`, `not_held`, `not_train`, as `assign_splits` takes them
+    clusters: pd.Series,  # Cluster of each protein, by `protein_id`
+    cfg: DataConfig,  # `split`, `manifest`, `cut_date`
+) -> dict:  # `groups`, `not_held`, `not_train`, as `assign_splits` takes them
     "What a kind of split asks for"
-    if cfg.split == "exact": return dict(groups=pd.Series(clusters.index, index=clusters.index))
+    if cfg.split == "exact":
+        return dict(groups=pd.Series(clusters.index, index=clusters.index))
     annotations = split_annotations(cfg)
     if cfg.split == "family":
         groups = family_groups(clusters, annotations)
-        wide = groups.map(groups.value_counts()) > max(20, _WIDE*len(groups))
+        wide = groups.map(groups.value_counts()) > max(20, _WIDE * len(groups))
         return dict(groups=groups, not_held=frozenset(groups.index[wide]))
     if cfg.split == "temporal":
-        day = annotations.reindex(clusters.index).fillna("") # proteins without a day are left out, and counted
-        return dict(not_held=frozenset(day.index[day < cfg.cut_date]), not_train=frozenset(day.index[(day == "") | (day >= cfg.cut_date)]))
+        day = annotations.reindex(clusters.index).fillna(
+            ""
+        )  # proteins without a day are left out, and counted
+        return dict(
+            not_held=frozenset(day.index[day < cfg.cut_date]),
+            not_train=frozenset(day.index[(day == "") | (day >= cfg.cut_date)]),
+        )
     return {}
 
 # %% ../../nbs/api/data/07_corpus.ipynb #32c73bac
 def kept_out(
-    table:pd.DataFrame, # `protein_id`, `sequence`, `cluster`
-    cfg:DataConfig, # `official`, `exclude`
-    official:frozenset=frozenset(), # Sequences that a source marks as its own test set
-)->tuple[frozenset, frozenset, dict]: # Ids that are not trained on, those of them that are not held out either, and counts
+    table: pd.DataFrame,  # `protein_id`, `sequence`, `cluster`
+    cfg: DataConfig,  # `official`, `exclude`
+    official: frozenset = frozenset(),  # Sequences that a source marks as its own test set
+) -> tuple[
+    frozenset, frozenset, dict
+]:  # Ids that are not trained on, those of them that are not held out either, and counts
     "Proteins near an official test set or an excluded file"
     theirs = table[table.sequence.isin(official)] if cfg.official == "exclude" else table[:0]
-    others = pd.concat([table[:0], *(read_set(p).proteins.to_pandas() for p in exclude_paths(cfg))], ignore_index=True)
-    near = [clusters_near(t, table, cfg.min_seq_id, cfg.coverage) if len(t) else frozenset() for t in (theirs, others)]
-    counts = {k: dict(proteins=t.sequence.nunique(), near=len(ids), clusters=table.cluster[table.protein_id.isin(ids)].nunique()) for k,t,ids in zip(("official", "exclude"), (theirs, others), near)}
-    return near[0]|near[1], near[1], counts
+    others = pd.concat(
+        [table[:0], *(read_set(p).proteins.to_pandas() for p in exclude_paths(cfg))],
+        ignore_index=True,
+    )
+    near = [
+        clusters_near(t, table, cfg.min_seq_id, cfg.coverage) if len(t) else frozenset()
+        for t in (theirs, others)
+    ]
+    counts = {
+        k: dict(
+            proteins=t.sequence.nunique(),
+            near=len(ids),
+            clusters=table.cluster[table.protein_id.isin(ids)].nunique(),
+        )
+        for k, t, ids in zip(("official", "exclude"), (theirs, others), near)
+    }
+    return near[0] | near[1], near[1], counts
 
 # %% ../../nbs/api/data/07_corpus.ipynb #a99c0c3d
-_LARGE = 1/8 # share of the proteins above which a cluster is left to train, where sizes are chosen
+_LARGE = (
+    1 / 8
+)  # share of the proteins above which a cluster is left to train, where sizes are chosen
+
 
 def held_sizes(
-    groups:pd.Series, # What is on one side as a whole, of the proteins that may be used
-    order:list, # Groups that may be held out, in the order in which they are
-    cfg:DataConfig, # `n_proteins`, `n_test_clusters`, `n_valid_clusters`; those that are None are chosen
-)->tuple[dict, int]: # Groups to hold out for test and for valid, and how many may be held out at most
+    groups: pd.Series,  # What is on one side as a whole, of the proteins that may be used
+    order: list,  # Groups that may be held out, in the order in which they are
+    cfg: DataConfig,  # `n_proteins`, `n_test_clusters`, `n_valid_clusters`; those that are None are chosen
+) -> tuple[
+    dict, int
+]:  # Groups to hold out for test and for valid, and how many may be held out at most
     "A seventh for test (2 to 500), a twentieth for valid (1 to 100), and never so many that train has less than half of the proteins"
     given = dict(test=cfg.n_test_clusters, valid=cfg.n_valid_clusters)
-    if None not in given.values(): return given, max(len(order)//2, sum(given.values()))
+    if None not in given.values():
+        return given, max(len(order) // 2, sum(given.values()))
     sizes = groups.value_counts()[order]
-    most = min(int((sizes.cumsum() <= len(groups)/2).sum()), (cfg.n_proteins or len(order))//(2*cfg.held_cap))
+    most = min(
+        int((sizes.cumsum() <= len(groups) / 2).sum()),
+        (cfg.n_proteins or len(order)) // (2 * cfg.held_cap),
+    )
     n = min(len(order), cfg.n_proteins or len(order))
-    chosen = dict(test=min(500, max(2, n//7)), valid=min(100, max(1, n//20)))
+    chosen = dict(test=min(500, max(2, n // 7)), valid=min(100, max(1, n // 20)))
     wish = {side: given[side] or chosen[side] for side in chosen}
     if sum(wish.values()) > most:
-        names = ", ".join(f"n_{side}_clusters={k}" for side,k in given.items() if k) or "2 for test and 1 for valid"
-        raise ValueError(f"{len(groups)} proteins in {groups.nunique()} clusters are too few: at most {most} clusters can be held out with train keeping "
-            f"half of the proteins ({names}): use more proteins, or give n_test_clusters and n_valid_clusters")
+        names = (
+            ", ".join(f"n_{side}_clusters={k}" for side, k in given.items() if k)
+            or "2 for test and 1 for valid"
+        )
+        raise ValueError(
+            f"{len(groups)} proteins in {groups.nunique()} clusters are too few: at most {most} clusters can be held out with train keeping "
+            f"half of the proteins ({names}): use more proteins, or give n_test_clusters and n_valid_clusters"
+        )
     return wish, most
 
 # %% ../../nbs/api/data/07_corpus.ipynb #83bc22b6
-def _with_spare(wish:dict, cfg:DataConfig, more:float, most:int)->dict:
+def _with_spare(wish: dict, cfg: DataConfig, more: float, most: int) -> dict:
     "Groups to hold out so that enough are left when those that leak are dropped; in a small set the chosen numbers need none at first"
     chosen = dict(test=cfg.n_test_clusters is None, valid=cfg.n_valid_clusters is None)
-    spare = {side: max(4, int(more*n)) for side,n in wish.items()}
-    if sum(spare.values()) > most/10: # in a small set a clean protein is not left unused
-        spare = {side: int((more-.4)*wish[side]) if chosen[side] else n for side,n in spare.items()}
-    room, total = most-sum(wish.values()), sum(spare.values())
-    if total > room: spare = {side: n*room//total for side,n in spare.items()}
-    return {side: wish[side]+n for side,n in spare.items()}
+    spare = {side: max(4, int(more * n)) for side, n in wish.items()}
+    if sum(spare.values()) > most / 10:  # in a small set a clean protein is not left unused
+        spare = {
+            side: int((more - 0.4) * wish[side]) if chosen[side] else n for side, n in spare.items()
+        }
+    room, total = most - sum(wish.values()), sum(spare.values())
+    if total > room:
+        spare = {side: n * room // total for side, n in spare.items()}
+    return {side: wish[side] + n for side, n in spare.items()}
 
-def _least(wish:dict, cfg:DataConfig)->dict:
+# %% ../../nbs/api/data/07_corpus.ipynb #1d5cf2fc
+def _least(wish: dict, cfg: DataConfig) -> dict:
     "Groups that must be left when those that leak are dropped: all, or half of a number that was chosen"
     given = dict(test=cfg.n_test_clusters, valid=cfg.n_valid_clusters)
-    return {side: given[side] or (n+1)//2 for side,n in wish.items()}
+    return {side: given[side] or (n + 1) // 2 for side, n in wish.items()}
 
-def _trim(table:pd.DataFrame, groups:pd.Series, wish:dict, least:dict, seed:int)->pd.DataFrame:
+# %% ../../nbs/api/data/07_corpus.ipynb #f095b0d3
+def _trim(
+    table: pd.DataFrame, groups: pd.Series, wish: dict, least: dict, seed: int
+) -> pd.DataFrame:
     "Keep the wanted number of held-out groups. Raises `ValueError` when too few remain"
-    for side,n in wish.items():
+    for side, n in wish.items():
         have = groups[(table.split == side).values].unique()
         if len(have) < least[side]:
-            raise ValueError(f"only {len(have)} {side} clusters have nothing near in train, of {least[side]} wanted: lower n_{side}_clusters, or use more proteins "
-                "(n_proteins, or a larger file)")
+            raise ValueError(
+                f"only {len(have)} {side} clusters have nothing near in train, of {least[side]} wanted: lower n_{side}_clusters, or use more proteins "
+                "(n_proteins, or a larger file)"
+            )
         kept = sorted(have, key=lambda g: digest(seed, g))[:n]
         table.loc[(table.split == side) & ~groups.isin(kept).values, "split"] = "unused"
     return table
 
 # %% ../../nbs/api/data/07_corpus.ipynb #9dd42a91
-def _hold_out(table:pd.DataFrame, groups:pd.Series, rules:dict, wish:dict, most:int, cfg:DataConfig, reserved:frozenset)->tuple[pd.DataFrame, int]:
+def _hold_out(
+    table: pd.DataFrame,
+    groups: pd.Series,
+    rules: dict,
+    wish: dict,
+    most: int,
+    cfg: DataConfig,
+    reserved: frozenset,
+) -> tuple[pd.DataFrame, int]:
     "Proteins with sides, those that leak marked, and how many these are; where too few are clean, more are held out again"
     clusters = table.set_index("protein_id").cluster
-    n_held = cfg.held_cap*sum(wish.values())
-    n_train = cfg.n_proteins-n_held if cfg.n_proteins else 0
-    if n_train < 0: raise ValueError(f"n_proteins={cfg.n_proteins} is less than the {n_held} held-out ones (held_cap={cfg.held_cap}): raise n_proteins")
-    leaky, more = cfg.split in LEAKY, .4
-    last = 3*most//2 # where half of the groups are not enough
+    n_held = cfg.held_cap * sum(wish.values())
+    n_train = cfg.n_proteins - n_held if cfg.n_proteins else 0
+    if n_train < 0:
+        raise ValueError(
+            f"n_proteins={cfg.n_proteins} is less than the {n_held} held-out ones (held_cap={cfg.held_cap}): raise n_proteins"
+        )
+    leaky, more = cfg.split in LEAKY, 0.4
+    last = 3 * most // 2  # where half of the groups are not enough
     while True:
         wanted = wish if leaky else _with_spare(wish, cfg, more, most)
-        split = assign_splits(clusters, wanted["test"], wanted["valid"], n_train, cfg.held_cap, cfg.train_cap, reserved, cfg.data_seed, **rules)
-        held = table.assign(split=split.to_numpy()) # in the order of `clusters`
+        split = assign_splits(
+            clusters,
+            wanted["test"],
+            wanted["valid"],
+            n_train,
+            cfg.held_cap,
+            cfg.train_cap,
+            reserved,
+            cfg.data_seed,
+            **rules,
+        )
+        held = table.assign(split=split.to_numpy())  # in the order of `clusters`
         held, n_leaky = (held, 0) if leaky else drop_leaks(held, cfg.min_seq_id, cfg.coverage)
         clean = {side: groups[(held.split == side).values].nunique() for side in wish}
-        enough = all(clean[side] >= n for side,n in _least(wish, cfg).items())
-        if leaky or enough or sum(wanted.values()) >= last-1: return held, n_leaky
-        more, most = 2*more+1, last
+        enough = all(clean[side] >= n for side, n in _least(wish, cfg).items())
+        if leaky or enough or sum(wanted.values()) >= last - 1:
+            return held, n_leaky
+        more, most = 2 * more + 1, last
 
 # %% ../../nbs/api/data/07_corpus.ipynb #c743d273
-def _why_unused(table:pd.DataFrame, assigned:pd.Series, groups:pd.Series, cfg:DataConfig)->pd.Series:
+def _why_unused(
+    table: pd.DataFrame, assigned: pd.Series, groups: pd.Series, cfg: DataConfig
+) -> pd.Series:
     "A key of `LEFT_OUT` for each protein that is on no side, empty for the others"
     group, unused = pd.Series(groups.to_numpy(), index=table.index), table.split == "unused"
     held = group.isin(group[assigned.isin(("test", "valid", "leaky"))])
@@ -187,168 +309,259 @@ def _why_unused(table:pd.DataFrame, assigned:pd.Series, groups:pd.Series, cfg:Da
     why = why.mask(unused, "train_cap").mask(unused & within, "n_proteins")
     return why.mask(unused & held, "held_cap").mask(unused & spare, "spare")
 
-def _large(groups:pd.Series, cfg:DataConfig)->frozenset:
+
+def _large(groups: pd.Series, cfg: DataConfig) -> frozenset:
     "Proteins of groups too large to be held out, where sizes are chosen"
-    if None not in (cfg.n_test_clusters, cfg.n_valid_clusters): return frozenset()
+    if None not in (cfg.n_test_clusters, cfg.n_valid_clusters):
+        return frozenset()
     size = groups.map(groups.value_counts())
-    return frozenset(groups.index[size > max(2, _LARGE*len(groups))])
+    return frozenset(groups.index[size > max(2, _LARGE * len(groups))])
 
 # %% ../../nbs/api/data/07_corpus.ipynb #90cb941b
 def split_proteins(
-    proteins:pd.DataFrame, # `protein_id`, `sequence`
-    cfg:DataConfig, # Kind of split, identity, coverage, numbers of clusters, seed
-    reserved:frozenset=frozenset(), # Proteins that the language model has seen
-    official:frozenset=frozenset(), # Sequences that a source marks as its own test set
-)->tuple[pd.DataFrame, dict]: # Proteins with `cluster`, `split` and `left_out` (why a protein is on no side), and what was left out
+    proteins: pd.DataFrame,  # `protein_id`, `sequence`
+    cfg: DataConfig,  # Kind of split, identity, coverage, numbers of clusters, seed
+    reserved: frozenset = frozenset(),  # Proteins that the language model has seen
+    official: frozenset = frozenset(),  # Sequences that a source marks as its own test set
+) -> tuple[
+    pd.DataFrame, dict
+]:  # Proteins with `cluster`, `split` and `left_out` (why a protein is on no side), and what was left out
     "Cluster, assign, verify by search, drop what leaks. Raises `ValueError` when too few held-out clusters remain"
     clusters = shared_clusters(proteins, cfg)
     table, rules = proteins.assign(cluster=clusters.to_numpy()), split_rules(clusters, cfg)
-    undated = rules.get("not_train", frozenset()) & rules.get("not_held", frozenset()) # of split=temporal
+    undated = rules.get("not_train", frozenset()) & rules.get(
+        "not_held", frozenset()
+    )  # of split=temporal
     out, no_side, counts = kept_out(table, cfg, official)
     groups = rules.get("groups", clusters)
     usable = groups[~clusters.isin(clusters[clusters.index.isin(reserved)])]
     not_held = rules.get("not_held", frozenset()) | no_side | _large(usable, cfg)
-    rules |= dict(not_train=rules.get("not_train", frozenset())|out, not_held=not_held)
-    if cfg.split == "family": table["group"] = groups.to_numpy()
+    rules |= dict(not_train=rules.get("not_train", frozenset()) | out, not_held=not_held)
+    if cfg.split == "family":
+        table["group"] = groups.to_numpy()
     if (cfg.n_proteins or 0) > len(usable):
-        raise ValueError(f"n_proteins={cfg.n_proteins}, but only {len(usable)} proteins may be used: ask for fewer, or for 0, which takes all")
-    wish, most = held_sizes(usable, free_groups(clusters, groups, reserved, not_held, cfg.data_seed), cfg)
+        raise ValueError(
+            f"n_proteins={cfg.n_proteins}, but only {len(usable)} proteins may be used: ask for fewer, or for 0, which takes all"
+        )
+    wish, most = held_sizes(
+        usable, free_groups(clusters, groups, reserved, not_held, cfg.data_seed), cfg
+    )
     held, n_leaky = _hold_out(table, groups, rules, wish, most, cfg, reserved)
     assigned = held.split.copy()
     table = _trim(held, groups, wish, _least(wish, cfg), cfg.data_seed)
-    for why,ids in (("undated", undated), ("excluded", out)):
-        table["split"] = table.split.mask((table.split == "unused") & table.protein_id.isin(ids), why)
-    return table.assign(left_out=_why_unused(table, assigned, groups, cfg)), dict(leaky_dropped=n_leaky, excluded=counts)
+    for why, ids in (("undated", undated), ("excluded", out)):
+        table["split"] = table.split.mask(
+            (table.split == "unused") & table.protein_id.isin(ids), why
+        )
+    return table.assign(left_out=_why_unused(table, assigned, groups, cfg)), dict(
+        leaky_dropped=n_leaky, excluded=counts
+    )
 
 # %% ../../nbs/api/data/07_corpus.ipynb #f5b00e02
 def split_by_rows(
-    proteins:pd.DataFrame, # `protein_id`, `sequence`
-    records:pl.DataFrame, # `record_id`, `protein_id`, `sources`
-    cfg:DataConfig, # `n_proteins`, `data_seed`
-    reserved:frozenset=frozenset(), # Proteins that the language model has seen
-)->tuple[pd.DataFrame, pl.DataFrame]: # Proteins with `cluster` and `split`, and the up-sampled rows: `record_id`, `source`, `copy`, `split`
+    proteins: pd.DataFrame,  # `protein_id`, `sequence`
+    records: pl.DataFrame,  # `record_id`, `protein_id`, `sources`
+    cfg: DataConfig,  # `n_proteins`, `data_seed`
+    reserved: frozenset = frozenset(),  # Proteins that the language model has seen
+) -> tuple[
+    pd.DataFrame, pl.DataFrame
+]:  # Proteins with `cluster` and `split`, and the up-sampled rows: `record_id`, `source`, `copy`, `split`
     "Draw proteins, up-sample their rows and split these at random"
     clusters = shared_clusters(proteins, cfg)
     taken = clusters.isin(clusters[clusters.index.isin(reserved)])
-    drawn = sorted(clusters.index[~taken], key=lambda p: _rank(cfg.data_seed, p))[:cfg.n_proteins or None]
+    drawn = sorted(clusters.index[~taken], key=lambda p: _rank(cfg.data_seed, p))[
+        : cfg.n_proteins or None
+    ]
     mine = records.filter(pl.col("protein_id").is_in(drawn))
-    rows = pl.from_pandas(split_rows(mine.select("record_id", source="sources").explode("source").to_pandas(), seed=cfg.data_seed))
-    side = rows.join(mine.select("record_id", "protein_id"), on="record_id").group_by("protein_id").agg(pl.col("split").cast(pl.Enum(["train", "valid", "test"])).min())
+    rows = pl.from_pandas(
+        split_rows(
+            mine.select("record_id", source="sources").explode("source").to_pandas(),
+            seed=cfg.data_seed,
+        )
+    )
+    side = (
+        rows.join(mine.select("record_id", "protein_id"), on="record_id")
+        .group_by("protein_id")
+        .agg(pl.col("split").cast(pl.Enum(["train", "valid", "test"])).min())
+    )
     split = pd.Series("unused", index=clusters.index).mask(taken, "reserved")
     split[side["protein_id"].to_list()] = side["split"].to_list()
-    left_out = split.where(~split.isin(("train", "valid", "test")), "").replace("unused", "n_proteins")
-    return proteins.assign(cluster=clusters.values, split=split.values, left_out=left_out.values), rows
+    left_out = split.where(~split.isin(("train", "valid", "test")), "").replace(
+        "unused", "n_proteins"
+    )
+    return proteins.assign(
+        cluster=clusters.values, split=split.values, left_out=left_out.values
+    ), rows
 
 # %% ../../nbs/api/data/07_corpus.ipynb #c28a1d5d
 def keep_subset(
-    table:pd.DataFrame, # Proteins with `split`
-    n_records:pd.Series, # Records of each protein, by `protein_id`
-    cfg:DataConfig, # `subset`, `subset_records`, `data_seed`
-)->pd.DataFrame: # The same; train proteins outside of the subset are `unused`
+    table: pd.DataFrame,  # Proteins with `split`
+    n_records: pd.Series,  # Records of each protein, by `protein_id`
+    cfg: DataConfig,  # `subset`, `subset_records`, `data_seed`
+) -> pd.DataFrame:  # The same; train proteins outside of the subset are `unused`
     "Cut train down to a nested subset"
-    if not (cfg.subset or cfg.subset_records): return table
+    if not (cfg.subset or cfg.subset_records):
+        return table
     train = table.protein_id[table.split == "train"]
-    kept = nested_subset(n_records.reindex(train).dropna().astype(int), cfg.subset, cfg.subset_records, cfg.data_seed)
+    kept = nested_subset(
+        n_records.reindex(train).dropna().astype(int), cfg.subset, cfg.subset_records, cfg.data_seed
+    )
     beyond = (table.split == "train") & ~table.protein_id.isin(kept)
-    return table.assign(split=table.split.mask(beyond, "unused"), left_out=table.left_out.mask(beyond, "subset"))
+    return table.assign(
+        split=table.split.mask(beyond, "unused"), left_out=table.left_out.mask(beyond, "subset")
+    )
 
 # %% ../../nbs/api/data/07_corpus.ipynb #a3899f24
-VERSION = 2 # raise it when the same configuration gives other sides or another manifest: kept corpora are then made again
+VERSION = 2  # raise it when the same configuration gives other sides or another manifest: kept corpora are then made again
+
 
 def corpus_key(
-    cfg:DataConfig, # Which records, and how to split
-    llm:str="tiny_lm", # Language model whose pretraining must not be met
-)->str: # 12 hexadecimal digits
+    cfg: DataConfig,  # Which records, and how to split
+    llm: str = "tiny_lm",  # Language model whose pretraining must not be met
+) -> str:  # 12 hexadecimal digits
     "Name of a corpus: it changes with the configuration, with the content of the files, and with what the language model has seen"
-    return digest(VERSION, cfg, records_key(cfg), sorted(reserved_proteins(llm)), [sha256_file(p) for p in exclude_paths(cfg)])
+    return digest(
+        VERSION,
+        cfg,
+        records_key(cfg),
+        sorted(reserved_proteins(llm)),
+        [sha256_file(p) for p in exclude_paths(cfg)],
+    )
 
 # %% ../../nbs/api/data/07_corpus.ipynb #d1bddb2a
 def counts_of(
-    flow:list, # What `funnel` gave
-    cfg:DataConfig, # Limits, for the wording
-)->list: # Dicts of `source, task, reason, records`; the reason is empty for records that passed, before those that say the same were merged
+    flow: list,  # What `funnel` gave
+    cfg: DataConfig,  # Limits, for the wording
+) -> list:  # Dicts of `source, task, reason, records`; the reason is empty for records that passed, before those that say the same were merged
     "How many records each rule left out"
-    out,words = [],rule_words(cfg)
+    out, words = [], rule_words(cfg)
     for f in flow:
-        rule,reason = f["rule"],words[f["rule"]]
-        if rule == "task_off": reason = f"task {f['task']} is off"
-        if f["kind"] != "merge" and f["removed"]: out.append((f["source"], f["task"], reason, f["removed"]))
-        if rule == "duplicate" and f["came"]: out.append((f["source"], f["task"], "", f["came"]))
+        rule, reason = f["rule"], words[f["rule"]]
+        if rule == "task_off":
+            reason = f"task {f['task']} is off"
+        if f["kind"] != "merge" and f["removed"]:
+            out.append((f["source"], f["task"], reason, f["removed"]))
+        if rule == "duplicate" and f["came"]:
+            out.append((f["source"], f["task"], "", f["came"]))
     return [dict(zip(("source", "task", "reason", "records"), r)) for r in sorted(out)]
 
 # %% ../../nbs/api/data/07_corpus.ipynb #d19e057a
 def official_tests(
-    records:Path|str, # `records.parquet` of the cleaned records
-)->frozenset: # Ids of proteins
+    records: Path | str,  # `records.parquet` of the cleaned records
+) -> frozenset:  # Ids of proteins
     "Proteins that a source marks as its own test set"
-    marked = pl.scan_parquet(records).filter(pl.col("official") == "test").select(pl.col("protein_ids").list.explode(keep_nulls=False, empty_as_null=False).unique())
+    marked = (
+        pl.scan_parquet(records)
+        .filter(pl.col("official") == "test")
+        .select(pl.col("protein_ids").list.explode(keep_nulls=False, empty_as_null=False).unique())
+    )
     return frozenset(marked.collect().to_series())
 
+
 def record_counts(
-    records:Path|str, # `records.parquet` of the cleaned records
-)->pd.Series: # Records of each protein, by its id
+    records: Path | str,  # `records.parquet` of the cleaned records
+) -> pd.Series:  # Records of each protein, by its id
     "How many records a protein has"
-    n = pl.scan_parquet(records).group_by(pl.col("protein_ids").list.first().alias("protein_id")).len().collect()
+    n = (
+        pl.scan_parquet(records)
+        .group_by(pl.col("protein_ids").list.first().alias("protein_id"))
+        .len()
+        .collect()
+    )
     return pd.Series(n["len"].to_numpy(), index=n["protein_id"].to_list())
 
 # %% ../../nbs/api/data/07_corpus.ipynb #2a56b83e
 def with_reserved(
-    proteins:pd.DataFrame, # `protein_id`, `sequence`, `length`
-    seen:dict, # Sequence of each protein that the language model has seen, by id
-)->tuple[pd.DataFrame, frozenset]: # All proteins, those seen among them, and the ids of the latter
+    proteins: pd.DataFrame,  # `protein_id`, `sequence`, `length`
+    seen: dict,  # Sequence of each protein that the language model has seen, by id
+) -> tuple[
+    pd.DataFrame, frozenset
+]:  # All proteins, those seen among them, and the ids of the latter
     "Add what the language model has seen. A protein is the same by its id or by its sequence; one with another sequence than here (an older release) is added as `<id>.seen`"
-    ids,sequences = set(proteins.protein_id),set(proteins.sequence)
-    extra = pd.DataFrame([(f"{p}.seen" if p in ids else p, s, len(s)) for p,s in seen.items() if s not in sequences], columns=["protein_id", "sequence", "length"])
+    ids, sequences = set(proteins.protein_id), set(proteins.sequence)
+    extra = pd.DataFrame(
+        [
+            (f"{p}.seen" if p in ids else p, s, len(s))
+            for p, s in seen.items()
+            if s not in sequences
+        ],
+        columns=["protein_id", "sequence", "length"],
+    )
     here = proteins.protein_id[proteins.sequence.isin(set(seen.values()))]
-    return pd.concat([proteins, extra.astype(proteins.dtypes)], ignore_index=True), frozenset({*here, *extra.protein_id, *(ids & seen.keys())})
+    return pd.concat([proteins, extra.astype(proteins.dtypes)], ignore_index=True), frozenset(
+        {*here, *extra.protein_id, *(ids & seen.keys())}
+    )
 
+# %% ../../nbs/api/data/07_corpus.ipynb #11e2d376
 def assign_sides(
-    cleaned:Path, # Folder of the cleaned records
-    cfg:DataConfig, # Kind of split and its numbers
-    seen:dict, # Sequence of each protein that the language model has seen, by id
-)->tuple[pd.DataFrame, pl.DataFrame|None, dict]: # Proteins with `split`, the rows where these are split themselves (else None), and what was left out
+    cleaned: Path,  # Folder of the cleaned records
+    cfg: DataConfig,  # Kind of split and its numbers
+    seen: dict,  # Sequence of each protein that the language model has seen, by id
+) -> tuple[
+    pd.DataFrame, pl.DataFrame | None, dict
+]:  # Proteins with `split`, the rows where these are split themselves (else None), and what was left out
     "Give every protein a side; for split=rows every row"
-    proteins,records = pd.read_parquet(cleaned/"proteins.parquet"),cleaned/"records.parquet"
-    everyone,reserved = with_reserved(proteins, seen)
+    proteins, records = pd.read_parquet(cleaned / "proteins.parquet"), cleaned / "records.parquet"
+    everyone, reserved = with_reserved(proteins, seen)
     if cfg.split == "rows":
         stated = pl.read_parquet(records, columns=["record_id", "protein_ids", "sources"])
-        table,rows = split_by_rows(everyone, stated.with_columns(pl.col("protein_ids").list.first().alias("protein_id")), cfg, reserved)
-        return table, rows, dict(leaky_dropped=0, excluded={}) # nothing is kept out: that is the recipe
+        table, rows = split_by_rows(
+            everyone,
+            stated.with_columns(pl.col("protein_ids").list.first().alias("protein_id")),
+            cfg,
+            reserved,
+        )
+        return (
+            table,
+            rows,
+            dict(leaky_dropped=0, excluded={}),
+        )  # nothing is kept out: that is the recipe
     official = official_tests(records) if cfg.official == "exclude" else frozenset()
-    table,facts = split_proteins(everyone, cfg, reserved, frozenset(proteins.sequence[proteins.protein_id.isin(official)]))
+    table, facts = split_proteins(
+        everyone, cfg, reserved, frozenset(proteins.sequence[proteins.protein_id.isin(official)])
+    )
     return keep_subset(table, record_counts(records), cfg), None, facts
 
 # %% ../../nbs/api/data/07_corpus.ipynb #96ec1326
-def _with_sides(part:pl.DataFrame, sides:pl.DataFrame)->pl.DataFrame:
+def _with_sides(part: pl.DataFrame, sides: pl.DataFrame) -> pl.DataFrame:
     "Records with the side of their first protein. Raises `ValueError` on one whose protein has none"
     first = part.with_columns(first=pl.col("protein_ids").list.first())
     joined = first.join(sides, on="first", how="left", maintain_order="left")
     lost = joined.filter(pl.col("split").is_null())
-    if len(lost): raise ValueError(f"{len(lost)} records have a protein without a side, {lost['record_id'][0]} ({lost['first'][0]}) among them")
+    if len(lost):
+        raise ValueError(
+            f"{len(lost)} records have a protein without a side, {lost['record_id'][0]} ({lost['first'][0]}) among them"
+        )
     return joined.drop("first")
 
-def _with_split(path:Path, table:pd.DataFrame, rows:pl.DataFrame|None):
+# %% ../../nbs/api/data/07_corpus.ipynb #4cd1e2de
+def _with_split(path: Path, table: pd.DataFrame, rows: pl.DataFrame | None):
     "Records of a file that are on a side, one row group after another, in constant memory"
     sides = pl.from_pandas(table[["protein_id", "split"]]).rename(dict(protein_id="first"))
     records = pq.ParquetFile(path)
     for i in range(records.num_row_groups):
         part = pl.from_arrow(records.read_row_group(i))
-        if rows is None: part = _with_sides(part, sides)
+        if rows is None:
+            part = _with_sides(part, sides)
         else:
             named = pl.concat_str("record_id", "source", "copy", separator=".").alias("record_id")
-            part = part.join(rows, on="record_id", maintain_order="left_right").with_columns(named, sources=pl.concat_list("source"))
+            part = part.join(rows, on="record_id", maintain_order="left_right").with_columns(
+                named, sources=pl.concat_list("source")
+            )
             part = part.drop("source", "copy")
         yield part.filter(pl.col("split").is_in(["train", "valid", "test"]))
 
-def _counted(parts, used:Counter, test_ids:list):
+# %% ../../nbs/api/data/07_corpus.ipynb #5f2ec203
+def _counted(parts, used: Counter, test_ids: list):
     "The parts as they are, counted by task and side; the ids of test are collected"
     for part in parts:
-        for task,split,n in part.group_by("task", "split").len().rows(): used[task, split] += n
+        for task, split, n in part.group_by("task", "split").len().rows():
+            used[task, split] += n
         test_ids.extend(part.filter(pl.col("split") == "test")["record_id"])
         yield part
 
 # %% ../../nbs/api/data/07_corpus.ipynb #965b043a
-LEFT_OUT = dict( # why a protein is on no side, and what decides it
+LEFT_OUT = dict(  # why a protein is on no side, and what decides it
     reserved=("in a cluster that the language model saw in its pretraining", "llm"),
     leaky=("held out, but with a relative or a shared stretch in train", "min_seq_id, coverage"),
     excluded=("near an excluded file or an official test set", "exclude, official"),
@@ -357,171 +570,308 @@ LEFT_OUT = dict( # why a protein is on no side, and what decides it
     spare=("held out to spare", "n_test_clusters, n_valid_clusters"),
     train_cap=("beyond those kept of a train cluster", "train_cap"),
     n_proteins=("beyond the number to use", "n_proteins"),
-    subset=("outside of the subset", "subset, subset_records"))
+    subset=("outside of the subset", "subset, subset_records"),
+)
+
 
 def unused_proteins(
-    table:pd.DataFrame, # `protein_id`, `left_out`
-    n_records:pd.Series, # Records of each protein, by `protein_id`; proteins that have none are not counted
-)->dict: # Of all proteins with records, and of those left out for each reason: how many `proteins`, and their `records`
+    table: pd.DataFrame,  # `protein_id`, `left_out`
+    n_records: pd.Series,  # Records of each protein, by `protein_id`; proteins that have none are not counted
+) -> dict:  # Of all proteins with records, and of those left out for each reason: how many `proteins`, and their `records`
     "How many proteins the split leaves unused, and why"
     mine = table[table.protein_id.isin(n_records.index)].set_index("protein_id").left_out
     lost = n_records.index.difference(mine.index)
-    if len(lost): raise ValueError(f"{len(lost)} proteins with records are missing from the split, {lost[0]!r} among them")
+    if len(lost):
+        raise ValueError(
+            f"{len(lost)} proteins with records are missing from the split, {lost[0]!r} among them"
+        )
     counts = n_records.groupby(mine).agg(["size", "sum"])
-    reasons = {why: dict(proteins=int(counts["size"][why]), records=int(counts["sum"][why])) for why in LEFT_OUT if why in counts.index}
+    reasons = {
+        why: dict(proteins=int(counts["size"][why]), records=int(counts["sum"][why]))
+        for why in LEFT_OUT
+        if why in counts.index
+    }
     return dict(proteins=len(mine), records=int(n_records.sum()), reasons=reasons)
 
 # %% ../../nbs/api/data/07_corpus.ipynb #96f252f7
-_CHOICES = dict(task_off=("of a task that is off", "tasks"), too_short=("shorter than {min_residues} residues", "min_residues"),
-    too_long=("longer than {max_residues} residues", "max_residues"))
+_CHOICES = dict(
+    task_off=("of a task that is off", "tasks"),
+    too_short=("shorter than {min_residues} residues", "min_residues"),
+    too_long=("longer than {max_residues} residues", "max_residues"),
+)
 
-def _left_out_records(manifest:dict)->str:
+
+def _left_out_records(manifest: dict) -> str:
     "How many records the cleaning left out, and why"
     lost, merged, total = Counter(), 0, 0
     for step in manifest["funnel"]:
-        if step["kind"] == "merge": merged += step["removed"]
-        else: lost[step["rule"]] += step["removed"]
-        if step["rule"] == "duplicate": total += step["came"] # what no rule before it left out
+        if step["kind"] == "merge":
+            merged += step["removed"]
+        else:
+            lost[step["rule"]] += step["removed"]
+        if step["rule"] == "duplicate":
+            total += step["came"]  # what no rule before it left out
     total += lost.total()
     again = f"; {merged:,} state what another one states, and are kept once" if merged else ""
-    if not +lost: return f"all {total:,} records pass the rules{again}"
+    if not +lost:
+        return f"all {total:,} records pass the rules{again}"
     parts = []
-    for rule,n in (+lost).items():
-        words, where = _CHOICES.get(rule, (f"refused: {manifest['rules'][rule]}", "rejected.parquet"))
+    for rule, n in (+lost).items():
+        words, where = _CHOICES.get(
+            rule, (f"refused: {manifest['rules'][rule]}", "rejected.parquet")
+        )
         parts.append(f"{n:,} {words.format(**manifest['config'])} ({where})")
     return f"{lost.total():,} of {total:,} records are left out: {'; '.join(parts)}{again}"
 
-def _left_out_proteins(left:dict)->str:
+# %% ../../nbs/api/data/07_corpus.ipynb #a3898dcc
+def _left_out_proteins(left: dict) -> str:
     "How many proteins the split leaves unused, and why"
-    unused = {why: n["proteins"] for why,n in left["reasons"].items()}
-    if not unused: return f"no protein of {left['proteins']:,} is left out"
+    unused = {why: n["proteins"] for why, n in left["reasons"].items()}
+    if not unused:
+        return f"no protein of {left['proteins']:,} is left out"
     n_records = sum(n["records"] for n in left["reasons"].values())
-    parts = [f"{n:,} {LEFT_OUT[why][0]} ({LEFT_OUT[why][1]})" for why,n in unused.items()]
+    parts = [f"{n:,} {LEFT_OUT[why][0]} ({LEFT_OUT[why][1]})" for why, n in unused.items()]
     return f"{sum(unused.values()):,} of {left['proteins']:,} proteins, with {n_records:,} records, are left out: {'; '.join(parts)}"
 
+# %% ../../nbs/api/data/07_corpus.ipynb #70b95e98
 def left_out_text(
-    manifest:dict, # A corpus' manifest
-)->str: # Three lines: on records, on proteins, on the sizes
+    manifest: dict,  # A corpus' manifest
+) -> str:  # Three lines: on records, on proteins, on the sizes
     "How much of the data is not used and why, each reason with the parameter to change; and which sizes were chosen from the data"
     sizes, chosen = manifest["sizes"], [name for name in SIZES if manifest["config"][name] is None]
     used = f"used are {sizes['n_proteins']:,} proteins, {sizes['n_test_clusters']:,} test and {sizes['n_valid_clusters']:,} validation clusters among them"
     note = f" (chosen from the data: {', '.join(chosen)})" if chosen else ""
-    return "\n".join([_left_out_records(manifest), _left_out_proteins(manifest["left_out"]), used+note])
+    return "\n".join(
+        [_left_out_records(manifest), _left_out_proteins(manifest["left_out"]), used + note]
+    )
 
 # %% ../../nbs/api/data/07_corpus.ipynb #41fa7496
-def _facts(cfg:DataConfig, about:dict, table:pd.DataFrame, used:Counter, test_ids:list, n_records:pd.Series)->dict:
+def _facts(
+    cfg: DataConfig,
+    about: dict,
+    table: pd.DataFrame,
+    used: Counter,
+    test_ids: list,
+    n_records: pd.Series,
+) -> dict:
     "What a manifest says of records and proteins, and which sizes the corpus has"
     by_task = pd.Series(used).unstack(fill_value=0)
     on_side = table[table.split.isin(("train", "valid", "test"))]
-    groups = on_side["group" if "group" in on_side else "protein_id" if cfg.split == "exact" else "cluster"].groupby(on_side.split).nunique()
-    sizes = dict(n_proteins=len(on_side), n_test_clusters=int(groups.get("test", 0)), n_valid_clusters=int(groups.get("valid", 0)))
+    groups = (
+        on_side[
+            "group" if "group" in on_side else "protein_id" if cfg.split == "exact" else "cluster"
+        ]
+        .groupby(on_side.split)
+        .nunique()
+    )
+    sizes = dict(
+        n_proteins=len(on_side),
+        n_test_clusters=int(groups.get("test", 0)),
+        n_valid_clusters=int(groups.get("valid", 0)),
+    )
     left_out = unused_proteins(table, n_records)
-    return dict(counts=counts_of(about["funnel"], cfg), sizes=sizes, left_out=left_out, **{k: about[k] for k in ("rules", "funnel", "near_duplicates")},
-        proteins=table.split.value_counts().to_dict(), records=by_task.sum().to_dict(), tasks=by_task.to_dict("index"), leaky=cfg.split in LEAKY,
-        clusters=on_side.groupby("split").cluster.nunique().to_dict(), merged=about["stated"]-about["records"], test_hash=digest(sorted(test_ids), n=16))
+    return dict(
+        counts=counts_of(about["funnel"], cfg),
+        sizes=sizes,
+        left_out=left_out,
+        **{k: about[k] for k in ("rules", "funnel", "near_duplicates")},
+        proteins=table.split.value_counts().to_dict(),
+        records=by_task.sum().to_dict(),
+        tasks=by_task.to_dict("index"),
+        leaky=cfg.split in LEAKY,
+        clusters=on_side.groupby("split").cluster.nunique().to_dict(),
+        merged=about["stated"] - about["records"],
+        test_hash=digest(sorted(test_ids), n=16),
+    )
 
+# %% ../../nbs/api/data/07_corpus.ipynb #705ea170
 def build_corpus(
-    cfg:DataConfig, # Which records, and how to split
-    llm:str="tiny_lm", # Language model whose pretraining must not be met
-)->Path: # Folder with `proteins.parquet`, `records.parquet`, `rejected.parquet`, `manifest.json`
+    cfg: DataConfig,  # Which records, and how to split
+    llm: str = "tiny_lm",  # Language model whose pretraining must not be met
+) -> Path:  # Folder with `proteins.parquet`, `records.parquet`, `rejected.parquet`, `manifest.json`
     "Build the corpus once and return its folder. Raises `ValueError` on bad input, and when the split does not hold"
     key = corpus_key(cfg, llm)
+
     def build(folder):
-        split_annotations(cfg) # what is missing is said before anything takes long
+        split_annotations(cfg)  # what is missing is said before anything takes long
         cleaned, seen = build_records(cfg), reserved_proteins(llm)
-        about, used, test_ids = read_json(cleaned/"manifest.json"), Counter(), []
+        about, used, test_ids = read_json(cleaned / "manifest.json"), Counter(), []
         table, rows, found = assign_sides(cleaned, cfg, seen)
         sides = check_split(table, frozenset(seen), cfg.split in LEAKY)
-        table.to_parquet(folder/"proteins.parquet")
-        shutil.copy(cleaned/"rejected.parquet", folder)
-        to_parquet(_counted(_with_split(cleaned/"records.parquet", table, rows), used, test_ids), folder/"records.parquet")
-        facts = _facts(cfg, about, table, used, test_ids, record_counts(cleaned/"records.parquet"))
-        write_json(folder/"manifest.json", dict(config=asdict(cfg), key=key, records_key=about["key"], sides=sides, reserved=len(seen), **found, **facts))
-    return ensure_stage(run_folder("shared")/f"corpus-{key}", build)
+        table.to_parquet(folder / "proteins.parquet")
+        shutil.copy(cleaned / "rejected.parquet", folder)
+        to_parquet(
+            _counted(_with_split(cleaned / "records.parquet", table, rows), used, test_ids),
+            folder / "records.parquet",
+        )
+        facts = _facts(
+            cfg, about, table, used, test_ids, record_counts(cleaned / "records.parquet")
+        )
+        write_json(
+            folder / "manifest.json",
+            dict(
+                config=asdict(cfg),
+                key=key,
+                records_key=about["key"],
+                sides=sides,
+                reserved=len(seen),
+                **found,
+                **facts,
+            ),
+        )
+
+    return ensure_stage(run_folder("shared") / f"corpus-{key}", build)
 
 # %% ../../nbs/api/data/07_corpus.ipynb #b1a160fc
 def check_sides(
-    proteins:pd.DataFrame, # By `protein_id`, with `split`
-    records:pl.LazyFrame, # `record_id`, `protein_ids`, `split`
-    manifest:dict, # A corpus' manifest: its `config`, and `leaky`
-    reserved:frozenset=frozenset(), # Proteins that the language model has seen
+    proteins: pd.DataFrame,  # By `protein_id`, with `split`
+    records: pl.LazyFrame,  # `record_id`, `protein_ids`, `split`
+    manifest: dict,  # A corpus' manifest: its `config`, and `leaky`
+    reserved: frozenset = frozenset(),  # Proteins that the language model has seen
 ):
     "Raise `ValueError` on a split that leaks and does not say so, or on a record whose protein is on another side"
-    split,leaky = manifest["config"]["split"],manifest["leaky"] is True
-    if leaky != (split in LEAKY): raise ValueError(f"corpus {manifest['key']}: split={split} {'leaks' if split in LEAKY else 'does not leak'}, but its manifest has leaky={manifest['leaky']}: build it again")
+    split, leaky = manifest["config"]["split"], manifest["leaky"] is True
+    if leaky != (split in LEAKY):
+        raise ValueError(
+            f"corpus {manifest['key']}: split={split} {'leaks' if split in LEAKY else 'does not leak'}, but its manifest has leaky={manifest['leaky']}: build it again"
+        )
     check_split(proteins, reserved, leaky)
-    if split == "rows": return
-    sides,bad = pl.from_pandas(proteins[["protein_id", "split"]]),[]
+    if split == "rows":
+        return
+    sides, bad = pl.from_pandas(proteins[["protein_id", "split"]]), []
     for part in in_parts(records.select("record_id", "split", protein_id="protein_ids")):
         joined = part.explode("protein_id").join(sides, on="protein_id", how="left")
-        bad += joined.filter(pl.col("split").ne_missing(pl.col("split_right"))).select("record_id", "split", "protein_id").rows()
-    if bad: raise ValueError("record {} is in {}, its protein {} is not ({} such): build the corpus again".format(*min(bad), len(bad)))
+        bad += (
+            joined.filter(pl.col("split").ne_missing(pl.col("split_right")))
+            .select("record_id", "split", "protein_id")
+            .rows()
+        )
+    if bad:
+        raise ValueError(
+            "record {} is in {}, its protein {} is not ({} such): build the corpus again".format(
+                *min(bad), len(bad)
+            )
+        )
 
 # %% ../../nbs/api/data/07_corpus.ipynb #eb6ee1fb
 class Corpus:
     "A corpus folder, checked and read"
-    def __init__(self,
-        folder:Path|str, # What `build_corpus` returned
-        reserved:frozenset=frozenset(), # Proteins that the language model has seen
+
+    def __init__(
+        self,
+        folder: Path | str,  # What `build_corpus` returned
+        reserved: frozenset = frozenset(),  # Proteins that the language model has seen
     ):
-        self.folder,self.manifest = Path(folder),read_json(Path(folder)/"manifest.json")
-        self.proteins = pd.read_parquet(self.folder/"proteins.parquet").set_index("protein_id", drop=False)
-        pa.default_memory_pool().release_unused() # the reader's buffers are twice what it read
-        self.records = pl.scan_parquet(self.folder/"records.parquet").with_columns(protein_id=pl.col("protein_ids").list.first()) # read when asked for: there may be millions
+        self.folder, self.manifest = Path(folder), read_json(Path(folder) / "manifest.json")
+        self.proteins = pd.read_parquet(self.folder / "proteins.parquet").set_index(
+            "protein_id", drop=False
+        )
+        pa.default_memory_pool().release_unused()  # the reader's buffers are twice what it read
+        self.records = pl.scan_parquet(self.folder / "records.parquet").with_columns(
+            protein_id=pl.col("protein_ids").list.first()
+        )  # read when asked for: there may be millions
         check_sides(self.proteins, self.records, self.manifest, reserved)
-        found = digest(sorted(self.records.filter(pl.col("split") == "test").select("record_id").collect().to_series()), n=16)
-        if found != self.manifest["test_hash"]: raise ValueError(f"{self.folder.name}: the test set has changed ({found}, expected {self.manifest['test_hash']}): delete the folder and build it again")
+        found = digest(
+            sorted(
+                self.records.filter(pl.col("split") == "test")
+                .select("record_id")
+                .collect()
+                .to_series()
+            ),
+            n=16,
+        )
+        if found != self.manifest["test_hash"]:
+            raise ValueError(
+                f"{self.folder.name}: the test set has changed ({found}, expected {self.manifest['test_hash']}): delete the folder and build it again"
+            )
 
     @property
-    def label(self)->str:
+    def label(self) -> str:
         "Kind of split, and that it leaks where it does: belongs beside every number"
         split = self.manifest["config"]["split"]
         return f"{split} split" + (" (LEAKY: not for claims)" if self.manifest["leaky"] else "")
 
-    def side(self,
-        split:str, # train, valid or test
-        *columns:str, # Columns to read besides `record_id` and `protein_id`; all when none is named
-    )->pd.DataFrame: # Records of that side, each with its protein's `cluster`
+    def side(
+        self,
+        split: str,  # train, valid or test
+        *columns: str,  # Columns to read besides `record_id` and `protein_id`; all when none is named
+    ) -> pd.DataFrame:  # Records of that side, each with its protein's `cluster`
         "Records of one side, in a fixed order. Raises `ValueError` on one whose protein is not in the corpus"
         mine = self.records.filter(pl.col("split") == split)
-        if columns: mine = mine.select("record_id", "protein_id", *columns)
+        if columns:
+            mine = mine.select("record_id", "protein_id", *columns)
         table = mine.sort("record_id").collect().to_pandas()
         clusters = table.protein_id.map(self.proteins.cluster)
-        if clusters.isna().any(): raise ValueError(f"{self.folder.name}: protein {table.protein_id[clusters.isna()].iloc[0]!r} of a record is missing: build it again")
+        if clusters.isna().any():
+            raise ValueError(
+                f"{self.folder.name}: protein {table.protein_id[clusters.isna()].iloc[0]!r} of a record is missing: build it again"
+            )
         return table.assign(cluster=clusters)
 
 # %% ../../nbs/api/data/07_corpus.ipynb #fd9f1498
-def _published(corpus:Corpus)->dict:
+def _published(corpus: Corpus) -> dict:
     "What a published split says of a corpus"
-    m,used = corpus.manifest,corpus.proteins[corpus.proteins.split.isin(("train", "valid", "test"))].sort_index()
+    m, used = (
+        corpus.manifest,
+        corpus.proteins[corpus.proteins.split.isin(("train", "valid", "test"))].sort_index(),
+    )
     sides = {s: corpus.side(s, "split") for s in ("train", "valid", "test")}
-    return dict(manifest=load_manifest(m["config"]["manifest"])["name"], label=corpus.label, key=m["key"], **{k: m["config"][k] for k in ("split", "min_seq_id", "coverage", "data_seed")},
-        leaky=m["leaky"], test_hash=m["test_hash"], records_hash={s: digest(t.record_id.tolist(), n=16) for s,t in sides.items()},
-        clusters_hash=digest(used.cluster.to_dict(), n=16), sequences_hash=digest(used.sequence.to_dict(), n=16), proteins={s: sorted(t.protein_id.unique()) for s,t in sides.items()})
+    return dict(
+        manifest=load_manifest(m["config"]["manifest"])["name"],
+        label=corpus.label,
+        key=m["key"],
+        **{k: m["config"][k] for k in ("split", "min_seq_id", "coverage", "data_seed")},
+        leaky=m["leaky"],
+        test_hash=m["test_hash"],
+        records_hash={s: digest(t.record_id.tolist(), n=16) for s, t in sides.items()},
+        clusters_hash=digest(used.cluster.to_dict(), n=16),
+        sequences_hash=digest(used.sequence.to_dict(), n=16),
+        proteins={s: sorted(t.protein_id.unique()) for s, t in sides.items()},
+    )
 
+# %% ../../nbs/api/data/07_corpus.ipynb #3318fd66
 def publish_split(
-    corpus:Corpus, # A corpus
-    folder:Path|str|None=None, # Where to put the file; `data_manifests/splits` when None
-)->Path: # `<manifest>-<split>-<key>.json.gz`: the same bytes each time
+    corpus: Corpus,  # A corpus
+    folder: Path | str | None = None,  # Where to put the file; `data_manifests/splits` when None
+) -> Path:  # `<manifest>-<split>-<key>.json.gz`: the same bytes each time
     "Write the ids of each side, and hashes of what they stand for"
     facts = _published(corpus)
-    path = Path(folder or repo_root()/"data_manifests"/"splits")/f"{facts['manifest']}-{facts['split']}-{facts['key']}.json.gz"
-    with write_atomic(path) as tmp: tmp.write_bytes(gzip.compress(json.dumps(facts, indent=1).encode(), mtime=0))
+    path = (
+        Path(folder or repo_root() / "data_manifests" / "splits")
+        / f"{facts['manifest']}-{facts['split']}-{facts['key']}.json.gz"
+    )
+    with write_atomic(path) as tmp:
+        tmp.write_bytes(gzip.compress(json.dumps(facts, indent=1).encode(), mtime=0))
     return path
 
 # %% ../../nbs/api/data/07_corpus.ipynb #31222fd6
 def check_published(
-    corpus:Corpus, # A corpus
-    path:Path|str, # A published split
-)->dict: # What the file says
+    corpus: Corpus,  # A corpus
+    path: Path | str,  # A published split
+) -> dict:  # What the file says
     "Raise `ValueError` that names side and proteins, or the hash, in which a corpus is not the published one"
     path = Path(path)
-    try: theirs = json.loads(gzip.decompress(path.read_bytes()))
-    except (gzip.BadGzipFile, EOFError, zlib.error, json.JSONDecodeError) as e: raise ValueError(f"{path.name}: not a whole published split ({e}): fetch it again") from e
+    try:
+        theirs = json.loads(gzip.decompress(path.read_bytes()))
+    except (gzip.BadGzipFile, EOFError, zlib.error, json.JSONDecodeError) as e:
+        raise ValueError(f"{path.name}: not a whole published split ({e}): fetch it again") from e
     ours = _published(corpus)
-    for side,ids in theirs["proteins"].items():
-        lost,new = (sorted(set(a)-set(b)) for a,b in ((ids, ours["proteins"][side]), (ours["proteins"][side], ids)))
-        if lost or new: raise ValueError(f"{side} is not that of {path.name}: {len(lost)} proteins are missing, {len(new)} were not in it ({', '.join([*lost, *new][:3])}): build the corpus with the published configuration")
-    wrong = [k for k in ("split", "leaky", "sequences_hash", "clusters_hash", "records_hash", "test_hash") if theirs[k] != ours[k]]
-    if wrong: raise ValueError(f"the proteins are those of {path.name}, but {', '.join(wrong)} differ: build the corpus from the published inputs")
+    for side, ids in theirs["proteins"].items():
+        lost, new = (
+            sorted(set(a) - set(b))
+            for a, b in ((ids, ours["proteins"][side]), (ours["proteins"][side], ids))
+        )
+        if lost or new:
+            raise ValueError(
+                f"{side} is not that of {path.name}: {len(lost)} proteins are missing, {len(new)} were not in it ({', '.join([*lost, *new][:3])}): build the corpus with the published configuration"
+            )
+    wrong = [
+        k
+        for k in ("split", "leaky", "sequences_hash", "clusters_hash", "records_hash", "test_hash")
+        if theirs[k] != ours[k]
+    ]
+    if wrong:
+        raise ValueError(
+            f"the proteins are those of {path.name}, but {', '.join(wrong)} differ: build the corpus from the published inputs"
+        )
     return theirs

@@ -12,7 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Iterable
 
-import pandas as pd, polars as pl
+import pandas as pd
+import polars as pl
 
 from .clean import clean_sequence
 from .manifest import fetch, load_manifest
@@ -22,119 +23,172 @@ from .readers import HOW_TO_MEND, looks_odd, read_table, why_not_protein
 @dataclass(frozen=True)
 class ProteinSet:
     "Proteins, and what is said of them"
-    proteins:pl.DataFrame # `protein_id`, `sequence`, and where there are any `families` (joined by `;`); each protein once
-    records:pl.LazyFrame # `protein_id`, and where there are any `task`, `answer`
+
+    proteins: pl.DataFrame  # `protein_id`, `sequence`, and where there are any `families` (joined by `;`); each protein once
+    records: pl.LazyFrame  # `protein_id`, and where there are any `task`, `answer`
+
 
 _COLUMNS = ("protein_id", "sequence", "task", "answer", "families")
 
+
 def repair_sequence(
-    text:str, # A sequence as it stands in a file
-    where:str, # File and record, for messages
-)->str: # As `clean_sequence` leaves it
+    text: str,  # A sequence as it stands in a file
+    where: str,  # File and record, for messages
+) -> str:  # As `clean_sequence` leaves it
     "Raise `ValueError` that says where a sequence stands that cannot be used"
-    try: seq = clean_sequence(text)
-    except ValueError as e: raise ValueError(f"{where}: {e}: correct the sequence or leave the record out") from e
-    if not seq: raise ValueError(f"{where}: the sequence is empty: give one or leave the record out")
+    try:
+        seq = clean_sequence(text)
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}: correct the sequence or leave the record out") from e
+    if not seq:
+        raise ValueError(f"{where}: the sequence is empty: give one or leave the record out")
     return seq
 
-def _repaired(proteins:pl.DataFrame, name:str, place:str)->pl.DataFrame:
+# %% ../../nbs/api/data/05_sets.ipynb #4b98def2
+def _repaired(proteins: pl.DataFrame, name: str, place: str) -> pl.DataFrame:
     "Proteins with the sequence as `clean_sequence` leaves it, and why it is none; most need no repair"
     plain = pl.col("sequence").str.contains("^[A-IK-Z]+$")
     odd = proteins.filter(~plain | looks_odd(pl.col("sequence")))
     rows = odd.select(place, "protein_id", "sequence").iter_rows()
-    mended = [repair_sequence(s, f"{name}, {place} {i} ({p})") for i,p,s in rows]
-    odd = odd.with_columns(why=why_not_protein(odd["sequence"]), sequence=pl.Series(mended, dtype=pl.String))
-    rest = proteins.filter(plain & ~looks_odd(pl.col("sequence"))).with_columns(why=pl.lit(None, pl.String))
+    mended = [repair_sequence(s, f"{name}, {place} {i} ({p})") for i, p, s in rows]
+    odd = odd.with_columns(
+        why=why_not_protein(odd["sequence"]), sequence=pl.Series(mended, dtype=pl.String)
+    )
+    rest = proteins.filter(plain & ~looks_odd(pl.col("sequence"))).with_columns(
+        why=pl.lit(None, pl.String)
+    )
     return pl.concat([rest, odd]).sort(place)
 
-def _require_proteins(proteins:pl.DataFrame, name:str, place:str):
+# %% ../../nbs/api/data/05_sets.ipynb #be0b6293
+def _require_proteins(proteins: pl.DataFrame, name: str, place: str):
     "Raise `ValueError` with number and first of the sequences that are none"
     strange = proteins.drop_nulls("why")
-    if strange.is_empty(): return
+    if strange.is_empty():
+        return
     why = strange["why"][0]
     alike = strange.filter(pl.col("why") == why)
-    raise ValueError(f"{name}: {len(alike):,} of {len(proteins):,} sequences are {why}, "
-        f"{alike['protein_id'][0]} on {place} {alike[place][0]} among them: {HOW_TO_MEND[why]}")
+    raise ValueError(
+        f"{name}: {len(alike):,} of {len(proteins):,} sequences are {why}, "
+        f"{alike['protein_id'][0]} on {place} {alike[place][0]} among them: {HOW_TO_MEND[why]}"
+    )
 
 # %% ../../nbs/api/data/05_sets.ipynb #9726b335
-def _checked(tables:Iterable, name:str, place:str):
+def _checked(tables: Iterable, name: str, place: str):
     "Proteins and records of each table; without the line in a file, a record is numbered from the first table on"
     start = 1
     for table in tables:
         for need in _COLUMNS[:2]:
-            if need not in table.columns: raise ValueError(f"{name}: no column {need!r}, only {', '.join(table.columns)}")
+            if need not in table.columns:
+                raise ValueError(f"{name}: no column {need!r}, only {', '.join(table.columns)}")
         kept = [c for c in _COLUMNS if c in table.columns]
-        numbers = table["line"] if place == "line" else pl.Series(range(start, start+len(table)), dtype=pl.UInt32)
+        numbers = (
+            table["line"]
+            if place == "line"
+            else pl.Series(range(start, start + len(table)), dtype=pl.UInt32)
+        )
         start += len(table)
         table = table.select(pl.col(kept).cast(pl.String)).insert_column(0, numbers.alias(place))
         gap = table.filter(pl.any_horizontal(pl.col("protein_id", "sequence").is_null()))
-        if len(gap): raise ValueError(f"{name}, {place} {gap[place][0]}: no protein_id or no sequence: give both")
+        if len(gap):
+            raise ValueError(
+                f"{name}, {place} {gap[place][0]}: no protein_id or no sequence: give both"
+            )
         table = table.with_columns(pl.col(pl.String).fill_null(""))
-        proteins = table.drop("task", "answer", strict=False).unique(["protein_id", "sequence"], keep="first", maintain_order=True)
-        yield _repaired(proteins, name, place), table.drop(place, "sequence", "families", strict=False)
+        proteins = table.drop("task", "answer", strict=False).unique(
+            ["protein_id", "sequence"], keep="first", maintain_order=True
+        )
+        yield (
+            _repaired(proteins, name, place),
+            table.drop(place, "sequence", "families", strict=False),
+        )
 
-def _joined(parts:list)->pl.DataFrame:
+# %% ../../nbs/api/data/05_sets.ipynb #e3674cb0
+def _joined(parts: list) -> pl.DataFrame:
     "Tables one below the other; not all lines of a JSON file need name all columns"
     return pl.concat(parts, how="diagonal")
 
 # %% ../../nbs/api/data/05_sets.ipynb #c4e1b2aa
 def check_set(
-    tables:Iterable, # Polars tables of records, one after another: `protein_id`, `sequence`, and where there are any `task`, `answer`, `families`, and `line` in the file
-    name:str, # The set's name, for messages
-)->ProteinSet: # Text, sequences repaired
+    tables: Iterable,  # Polars tables of records, one after another: `protein_id`, `sequence`, and where there are any `task`, `answer`, `families`, and `line` in the file
+    name: str,  # The set's name, for messages
+) -> ProteinSet:  # Text, sequences repaired
     "Raise `ValueError` that names set, record and value where a set cannot be used"
     tables = iter(tables)
     first = next(tables, pl.DataFrame(schema=dict.fromkeys(_COLUMNS, pl.String)))
     place = "line" if "line" in first.columns else "record"
     parts = [p for p in _checked(chain([first], tables), name, place) if len(p[0])]
-    if not parts: raise ValueError(f"{name} holds no protein: nothing can be said of an empty set")
-    proteins = _joined([p for p,_ in parts])
+    if not parts:
+        raise ValueError(f"{name} holds no protein: nothing can be said of an empty set")
+    proteins = _joined([p for p, _ in parts])
     proteins = proteins.with_columns(pl.col(pl.String).exclude("why").fill_null(""))
     proteins = proteins.unique(["protein_id", "sequence"], keep="first", maintain_order=True)
     _require_proteins(proteins, name, place)
     twice = proteins.filter(~pl.col("protein_id").is_first_distinct())
-    if len(twice): raise ValueError(f"{name}, {place} {twice[place][0]}: {twice['protein_id'][0]} has another sequence above: one id, one protein")
-    records = _joined([r for _,r in parts]).with_columns(pl.col(pl.String).fill_null(""))
+    if len(twice):
+        raise ValueError(
+            f"{name}, {place} {twice[place][0]}: {twice['protein_id'][0]} has another sequence above: one id, one protein"
+        )
+    records = _joined([r for _, r in parts]).with_columns(pl.col(pl.String).fill_null(""))
     return ProteinSet(proteins.drop(place, "why"), records.lazy())
 
 # %% ../../nbs/api/data/05_sets.ipynb #38708dac
-def _with_ids(table:pl.DataFrame)->pl.DataFrame:
+def _with_ids(table: pl.DataFrame) -> pl.DataFrame:
     "`protein_id` may be called `accession`; where there is none, it is made from the sequence"
-    named = [pl.when(pl.col(c) != "").then(c) for c in ("protein_id", "accession") if c in table.columns]
-    table = table.with_columns(protein_id=pl.coalesce(*named, pl.lit(None, pl.String))).drop("accession", strict=False)
+    named = [
+        pl.when(pl.col(c) != "").then(c) for c in ("protein_id", "accession") if c in table.columns
+    ]
+    table = table.with_columns(protein_id=pl.coalesce(*named, pl.lit(None, pl.String))).drop(
+        "accession", strict=False
+    )
     bare = table.filter(pl.col("protein_id").is_null())["sequence"].unique()
-    made = {s: "seq-"+hashlib.sha256(s.encode()).hexdigest()[:12] for s in bare}
+    made = {s: "seq-" + hashlib.sha256(s.encode()).hexdigest()[:12] for s in bare}
     return table.with_columns(pl.coalesce("protein_id", pl.col("sequence").replace(made)))
 
+
 def read_set(
-    path:Path|str, # A .fasta, .fa, .faa, .csv, .tsv or .jsonl file, or one of these with .gz
-)->ProteinSet: # A checked set
+    path: Path | str,  # A .fasta, .fa, .faa, .csv, .tsv or .jsonl file, or one of these with .gz
+) -> ProteinSet:  # A checked set
     "Read a set; `protein_id` may be called `accession`. Raises `ValueError` that names file and line"
-    tables = read_table(path, ("sequence",), ("protein_id", "accession", "task", "answer", "families"))
+    tables = read_table(
+        path, ("sequence",), ("protein_id", "accession", "task", "answer", "families")
+    )
     return check_set(map(_with_ids, tables), Path(path).name)
 
 # %% ../../nbs/api/data/05_sets.ipynb #ebd3f618
 def pfam_families(
-    manifest:str, # Name or path of a manifest
-)->pd.Series|None: # Pfam accessions of each protein, joined by `;`; None where the manifest has no `annotations/interpro.tsv`
+    manifest: str,  # Name or path of a manifest
+) -> (
+    pd.Series | None
+):  # Pfam accessions of each protein, joined by `;`; None where the manifest has no `annotations/interpro.tsv`
     "Families that the annotations of a manifest give"
-    if "annotations/interpro.tsv" not in load_manifest(manifest)["files"]: return None
-    table = fetch(manifest)/"annotations"/"interpro.tsv"
-    rows = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False) # a protein may be called NA
+    if "annotations/interpro.tsv" not in load_manifest(manifest)["files"]:
+        return None
+    table = fetch(manifest) / "annotations" / "interpro.tsv"
+    rows = pd.read_csv(
+        table, sep="\t", dtype=str, keep_default_na=False
+    )  # a protein may be called NA
     return rows[rows.pfam != ""].groupby("protein_id").pfam.agg(";".join)
 
 # %% ../../nbs/api/data/05_sets.ipynb #f8babb1a
 _DAY = r"\d{4}-\d\d-\d\d"
 
+
 def first_dates(
-    manifest:str, # Name or path of a manifest
-)->pd.Series: # Day of each protein's first annotation, YYYY-MM-DD, by `protein_id`
+    manifest: str,  # Name or path of a manifest
+) -> pd.Series:  # Day of each protein's first annotation, YYYY-MM-DD, by `protein_id`
     "Days that `annotations/dates.tsv` gives (`protein_id`, `date`). Raises `ValueError` where there are none, or one is no day"
     name = "annotations/dates.tsv"
-    if name not in load_manifest(manifest)["files"]: raise ValueError(f"{manifest} has no {name} (columns protein_id and date): add it to the manifest, or choose another split than temporal")
-    rows = pd.read_csv(fetch(manifest)/name, sep="\t", dtype=str, keep_default_na=False)
+    if name not in load_manifest(manifest)["files"]:
+        raise ValueError(
+            f"{manifest} has no {name} (columns protein_id and date): add it to the manifest, or choose another split than temporal"
+        )
+    rows = pd.read_csv(fetch(manifest) / name, sep="\t", dtype=str, keep_default_na=False)
     for need in ("protein_id", "date"):
-        if need not in rows: raise ValueError(f"{name}: no column {need!r}, only {', '.join(rows.columns)}")
+        if need not in rows:
+            raise ValueError(f"{name}: no column {need!r}, only {', '.join(rows.columns)}")
     bad = ~rows.date.str.fullmatch(_DAY)
-    if bad.any(): raise ValueError(f"{name}, line {bad.idxmax()+2}: {rows.protein_id[bad.idxmax()]} has date {rows.date[bad.idxmax()]!r}: write YYYY-MM-DD")
+    if bad.any():
+        raise ValueError(
+            f"{name}, line {bad.idxmax() + 2}: {rows.protein_id[bad.idxmax()]} has date {rows.date[bad.idxmax()]!r}: write YYYY-MM-DD"
+        )
     return rows.groupby("protein_id").date.min()

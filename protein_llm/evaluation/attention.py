@@ -9,104 +9,146 @@ __all__ = ['read_domains', 'in_domain', 'domain_shares', 'enrichment', 'run_brid
 # %% ../../nbs/api/evaluation/03_attention.ipynb #fb7349dc
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from ..config import RunConfig
 from ..core import set_seed
-from ..proteins.features import FeatureStore
 from ..data.manifest import fetch
-from ..scoring.metrics import bootstrap, is_established
-from ..model.protein_llm import build_model
 from ..model.pretrained import ProteinLLM
+from ..model.protein_llm import build_model
+from ..proteins.features import FeatureStore
 from ..runs.prepare import RunData
+from ..scoring.metrics import bootstrap, is_established
 
 # %% ../../nbs/api/evaluation/03_attention.ipynb #62f859fc
-def read_domains()->pd.DataFrame: # `protein_id`, `start`, `end` (from 1, both included), `pfam`, `pfam_name`, `interpro`, `interpro_name`, `score`; in order along each protein, no two overlap
+def read_domains() -> (
+    pd.DataFrame
+):  # `protein_id`, `start`, `end` (from 1, both included), `pfam`, `pfam_name`, `interpro`, `interpro_name`, `score`; in order along each protein, no two overlap
     "Domains of the demo's proteins"
-    return pd.read_csv(fetch("domains")/"domains.tsv.gz", sep="\t", keep_default_na=False)
+    return pd.read_csv(fetch("domains") / "domains.tsv.gz", sep="\t", keep_default_na=False)
+
 
 def in_domain(
-    domains:pd.DataFrame, # `start`, `end` of one protein
-    length:int, # Its residues
-)->np.ndarray: # True inside of a domain [L]
+    domains: pd.DataFrame,  # `start`, `end` of one protein
+    length: int,  # Its residues
+) -> np.ndarray:  # True inside of a domain [L]
     "Which residues a domain covers. Raises `ValueError` on one that is not inside of the protein"
     covered = np.zeros(length, bool)
-    for start,end in zip(domains.start, domains.end):
-        if not 1 <= start <= end <= length: raise ValueError(f"a domain from {start} to {end} in a protein of {length} residues: the domains are of another sequence")
-        covered[start-1:end] = True
+    for start, end in zip(domains.start, domains.end):
+        if not 1 <= start <= end <= length:
+            raise ValueError(
+                f"a domain from {start} to {end} in a protein of {length} residues: the domains are of another sequence"
+            )
+        covered[start - 1 : end] = True
     return covered
 
 # %% ../../nbs/api/evaluation/03_attention.ipynb #9e95e7b3
 @torch.no_grad()
 def domain_shares(
-    bridge:nn.Module, # With `attention`, on the CPU
-    features:FeatureStore, # Of these proteins
-    domains:pd.DataFrame, # From `read_domains`
-)->pd.DataFrame: # `attended` and `expected` share in domains, one row a protein, by `protein_id`
+    bridge: nn.Module,  # With `attention`, on the CPU
+    features: FeatureStore,  # Of these proteins
+    domains: pd.DataFrame,  # From `read_domains`
+) -> pd.DataFrame:  # `attended` and `expected` share in domains, one row a protein, by `protein_id`
     "Share of a bridge's attention in domains, and share of the residues. Raises `ValueError` when a protein's features are of another length"
     rows = {}
-    for protein,mine in domains.groupby("protein_id"):
-        x,mask = features.batch([protein])
+    for protein, mine in domains.groupby("protein_id"):
+        x, mask = features.batch([protein])
         covered = in_domain(mine, x.shape[1])
-        looks = bridge.attention(x, mask)[0].float().mean((0, 1)).numpy() # [L]
+        looks = bridge.attention(x, mask)[0].float().mean((0, 1)).numpy()  # [L]
         rows[protein] = dict(attended=looks[covered].sum(), expected=covered.mean())
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("protein_id")
 
 # %% ../../nbs/api/evaluation/03_attention.ipynb #70821e04
 def enrichment(
-    before:pd.DataFrame, # From `domain_shares`, of the bridge before training
-    after:pd.DataFrame, # Likewise, after training
-    clusters:pd.Series, # Cluster of each protein, by its id
-    draws:int=1_000, # Bootstrap draws over clusters
-)->pd.DataFrame: # `value`, `low`, `high`, `established` of `untrained`, `trained` and `difference`
+    before: pd.DataFrame,  # From `domain_shares`, of the bridge before training
+    after: pd.DataFrame,  # Likewise, after training
+    clusters: pd.Series,  # Cluster of each protein, by its id
+    draws: int = 1_000,  # Bootstrap draws over clusters
+) -> (
+    pd.DataFrame
+):  # `value`, `low`, `high`, `established` of `untrained`, `trained` and `difference`
     "How much more attention domains get than their length alone would give, with 95 % intervals"
     sums = np.stack([before.attended, after.attended, after.expected], 1)
-    scores = dict(untrained=lambda s: s[..., 0]/s[..., 2], trained=lambda s: s[..., 1]/s[..., 2], difference=lambda s: (s[..., 1]-s[..., 0])/s[..., 2])
-    found = {name: bootstrap(sums, clusters[after.index].tolist(), score, draws) for name,score in scores.items()}
-    nothing,drawn = dict(untrained=1, trained=1, difference=0),clusters[after.index].nunique() # what would say that domains get no more than others
-    return pd.DataFrame([i._asdict() | dict(bridge=n, established=is_established(i.low-nothing[n], i.high-nothing[n], drawn)) for n,i in found.items()]).set_index("bridge")
+    scores = dict(
+        untrained=lambda s: s[..., 0] / s[..., 2],
+        trained=lambda s: s[..., 1] / s[..., 2],
+        difference=lambda s: (s[..., 1] - s[..., 0]) / s[..., 2],
+    )
+    found = {
+        name: bootstrap(sums, clusters[after.index].tolist(), score, draws)
+        for name, score in scores.items()
+    }
+    nothing, drawn = (
+        dict(untrained=1, trained=1, difference=0),
+        clusters[after.index].nunique(),
+    )  # what would say that domains get no more than others
+    return pd.DataFrame(
+        [
+            i._asdict()
+            | dict(
+                bridge=n, established=is_established(i.low - nothing[n], i.high - nothing[n], drawn)
+            )
+            for n, i in found.items()
+        ]
+    ).set_index("bridge")
 
 # %% ../../nbs/api/evaluation/03_attention.ipynb #e269c8dd
 def run_bridges(
-    cfg:RunConfig, # A trained run whose bridge has `attention`
-    folder:Path|str, # Its folder
-    data:RunData, # Its data
-)->tuple[nn.Module, nn.Module]: # Before and after training, on the CPU
+    cfg: RunConfig,  # A trained run whose bridge has `attention`
+    folder: Path | str,  # Its folder
+    data: RunData,  # Its data
+) -> tuple[nn.Module, nn.Module]:  # Before and after training, on the CPU
     "The bridge of a run at its start and at its end"
     set_seed(cfg.train.seed)
     fresh = build_model(cfg.model, data.features.d, data.tokenizer).bridge.eval()
-    return fresh, ProteinLLM.from_pretrained(Path(folder)/"model").bridge
+    return fresh, ProteinLLM.from_pretrained(Path(folder) / "model").bridge
 
 # %% ../../nbs/api/evaluation/03_attention.ipynb #3db6decf
 def held_out_domains(
-    data:RunData, # Of a run
-    domains:pd.DataFrame, # From `read_domains`
-)->pd.DataFrame: # Those of its test proteins; empty where none is known
+    data: RunData,  # Of a run
+    domains: pd.DataFrame,  # From `read_domains`
+) -> pd.DataFrame:  # Those of its test proteins; empty where none is known
     "What attention can be held against"
     proteins = data.corpus.proteins
     return domains[domains.protein_id.isin(proteins.protein_id[proteins.split == "test"])]
 
+# %% ../../nbs/api/evaluation/03_attention.ipynb #6b472ea3
 def attention_of_run(
-    cfg:RunConfig, # A trained run whose bridge has `attention`
-    folder:Path|str, # Its folder
-    data:RunData, # Its data
-    domains:pd.DataFrame, # From `read_domains`
-)->tuple[pd.DataFrame, str, np.ndarray]: # Enrichment; an example and the attention of its tokens to its residues, mean over heads [N, L]
+    cfg: RunConfig,  # A trained run whose bridge has `attention`
+    folder: Path | str,  # Its folder
+    data: RunData,  # Its data
+    domains: pd.DataFrame,  # From `read_domains`
+) -> tuple[
+    pd.DataFrame, str, np.ndarray
+]:  # Enrichment; an example and the attention of its tokens to its residues, mean over heads [N, L]
     "Where a trained bridge looks. Raises `ValueError` when no test protein has a domain: ask `held_out_domains` first"
-    before,after = run_bridges(cfg, folder, data)
-    held_out,mine = data.corpus.proteins[data.corpus.proteins.split == "test"],held_out_domains(data, domains)
-    if not len(mine): raise ValueError(f"no test protein of {cfg.data.manifest} has a domain: they are known for the demo's proteins only")
-    table = enrichment(*(domain_shares(b, data.features, mine) for b in (before, after)), held_out.cluster, cfg.evaluation.draws)
+    before, after = run_bridges(cfg, folder, data)
+    held_out, mine = (
+        data.corpus.proteins[data.corpus.proteins.split == "test"],
+        held_out_domains(data, domains),
+    )
+    if not len(mine):
+        raise ValueError(
+            f"no test protein of {cfg.data.manifest} has a domain: they are known for the demo's proteins only"
+        )
+    table = enrichment(
+        *(domain_shares(b, data.features, mine) for b in (before, after)),
+        held_out.cluster,
+        cfg.evaluation.draws,
+    )
     example = example_protein(mine, held_out.length)
-    with torch.no_grad(): looks = after.attention(*data.features.batch([example]))[0].float().mean(0)
+    with torch.no_grad():
+        looks = after.attention(*data.features.batch([example]))[0].float().mean(0)
     return table.assign(proteins=mine.protein_id.nunique()), example, looks.numpy()
 
+# %% ../../nbs/api/evaluation/03_attention.ipynb #760e7f5a
 def example_protein(
-    domains:pd.DataFrame, # Of the proteins to choose from
-    lengths:pd.Series, # Residues of each, by its id
-)->str: # Its id
+    domains: pd.DataFrame,  # Of the proteins to choose from
+    lengths: pd.Series,  # Residues of each, by its id
+) -> str:  # Its id
     "The protein to draw: most kinds of domains, then the shortest, then by name; chosen without a look at any result"
     kinds = domains.groupby("protein_id").pfam.nunique()
     return min(kinds.index, key=lambda p: (-kinds[p], lengths[p], p))

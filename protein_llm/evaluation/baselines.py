@@ -12,70 +12,103 @@ import re
 from collections import Counter
 from typing import Callable, NamedTuple
 
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 from scipy.linalg import eigh
 from scipy.sparse import csr_array
 
+from ..data.split import search_proteins
 from ..scoring.metrics import rouge_l
 from ..scoring.names import FREE
-from ..data.split import search_proteins
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #e71faf0b
 _COLUMNS = ["record_id", "protein_id", "task", "instruction"]
 
+
 def _check(train, test):
     "Raise `ValueError` on missing columns, empty tables, or a task of test that train does not have"
-    for name,table,columns in (("train", train, [*_COLUMNS, "answer"]), ("test", test, _COLUMNS)):
-        if absent := [c for c in columns if c not in table]: raise ValueError(f"{name} records have no column {absent[0]!r}")
-        if not len(table): raise ValueError(f"there are no {name} records")
+    for name, table, columns in (("train", train, [*_COLUMNS, "answer"]), ("test", test, _COLUMNS)):
+        if absent := [c for c in columns if c not in table]:
+            raise ValueError(f"{name} records have no column {absent[0]!r}")
+        if not len(table):
+            raise ValueError(f"there are no {name} records")
     twice = test.record_id[test.record_id.duplicated()]
-    if len(twice): raise ValueError(f"test record {twice.iloc[0]!r} occurs twice: each record has one answer of a baseline")
-    if absent := sorted(set(test.task) - set(train.task)): raise ValueError(f"task {absent[0]!r} of test has no train records: a baseline cannot answer it")
+    if len(twice):
+        raise ValueError(
+            f"test record {twice.iloc[0]!r} occurs twice: each record has one answer of a baseline"
+        )
+    if absent := sorted(set(test.task) - set(train.task)):
+        raise ValueError(
+            f"task {absent[0]!r} of test has no train records: a baseline cannot answer it"
+        )
 
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #ab6ac39c
 def majority_answers(
-    train:pd.DataFrame, # Train records
-    test:pd.DataFrame, # Test records; they need no answers
-)->pd.DataFrame: # `record_id, prediction`, in the order of test
+    train: pd.DataFrame,  # Train records
+    test: pd.DataFrame,  # Test records; they need no answers
+) -> pd.DataFrame:  # `record_id, prediction`, in the order of test
     "The commonest train answer of the record's task; of equally common ones the alphabetically first. Raises `ValueError` on missing data"
     _check(train, test)
-    counts = train.groupby(["task", "answer"]).size().rename("n").reset_index().sort_values(["n", "answer"], ascending=[False, True])
+    counts = (
+        train.groupby(["task", "answer"])
+        .size()
+        .rename("n")
+        .reset_index()
+        .sort_values(["n", "answer"], ascending=[False, True])
+    )
     best = counts.drop_duplicates("task").set_index("task").answer
-    return pd.DataFrame(dict(record_id=test.record_id.to_numpy(), prediction=best.loc[test.task].to_numpy()))
+    return pd.DataFrame(
+        dict(record_id=test.record_id.to_numpy(), prediction=best.loc[test.task].to_numpy())
+    )
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #63bc531f
-MOST = 2_000 # commonest words, and commonest answers to choose from, that template and ridge know of a task
+MOST = 2_000  # commonest words, and commonest answers to choose from, that template and ridge know of a task
 
-def _words(text): return sorted(set(re.findall(r"\w+", text.lower())))
 
+def _words(text):
+    return sorted(set(re.findall(r"\w+", text.lower())))
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #5a3c0bd8
 def _bags(answers):
     "Distinct answers, the commonest first; which of them each record has; their words over the commonest words [answers, V]; how many words each has"
     n = answers.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     said = [_words(a) for a in n.index]
     size = np.array([len(s) for s in said])
-    who,(word,names) = np.repeat(np.arange(len(n)), size),pd.factorize(np.array([w for s in said for w in s], object))
+    who, (word, names) = (
+        np.repeat(np.arange(len(n)), size),
+        pd.factorize(np.array([w for s in said for w in s], object)),
+    )
     known = np.argsort(-np.bincount(word, n.to_numpy()[who], len(names)), kind="stable")[:MOST]
-    column = np.full(len(names), -1); column[known] = np.arange(len(known))
+    column = np.full(len(names), -1)
+    column[known] = np.arange(len(known))
     kept = column[word] >= 0
-    words = csr_array((np.ones(kept.sum()), (who[kept], column[word[kept]])), shape=(len(n), len(known)))
-    return np.array(n.index, object),pd.Index(n.index).get_indexer(answers),words,size
+    words = csr_array(
+        (np.ones(kept.sum()), (who[kept], column[word[kept]])), shape=(len(n), len(known))
+    )
+    return np.array(n.index, object), pd.Index(n.index).get_indexer(answers), words, size
 
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #1f6118dd
 def _likeliest(shares, words, size):
     "Which answer [B] is expected to overlap most, by the share of each word [B, V]; of equals the commonest"
-    return (2*(words@shares.T).T/np.maximum(size+shares.sum(1, keepdims=True), 1e-9)).argmax(1)
+    return (
+        2 * (words @ shares.T).T / np.maximum(size + shares.sum(1, keepdims=True), 1e-9)
+    ).argmax(1)
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #f427dc42
 def template_answers(
-    train:pd.DataFrame, # Train records
-    test:pd.DataFrame, # Test records; they need no answers
-)->pd.DataFrame: # `record_id, prediction`, in the order of test
+    train: pd.DataFrame,  # Train records
+    test: pd.DataFrame,  # Test records; they need no answers
+) -> pd.DataFrame:  # `record_id, prediction`, in the order of test
     "Of the task's `MOST` commonest train answers the one whose words are likeliest over all train answers of the task. Raises `ValueError` on missing data"
     _check(train, test)
     best = {}
     for task in test.task.unique():
-        names,code,words,size = _bags(train.answer[train.task == task])
-        shares = words.T@np.bincount(code)/len(code)
+        names, code, words, size = _bags(train.answer[train.task == task])
+        shares = words.T @ np.bincount(code) / len(code)
         best[task] = names[_likeliest(shares[None], words[:MOST], size[:MOST])[0]]
-    return pd.DataFrame(dict(record_id=test.record_id.to_numpy(), prediction=test.task.map(best).to_numpy()))
+    return pd.DataFrame(
+        dict(record_id=test.record_id.to_numpy(), prediction=test.task.map(best).to_numpy())
+    )
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #ac5e46c0
 def _with_sequences(ids, sequences):
@@ -83,264 +116,440 @@ def _with_sequences(ids, sequences):
     known = dict(zip(sequences.index, sequences)) if isinstance(sequences, pd.Series) else sequences
     ids = list(dict.fromkeys(ids))
     absent = [p for p in ids if not isinstance(known.get(p), str)]
-    if absent: raise KeyError(f"protein {absent[0]!r} has no sequence")
+    if absent:
+        raise KeyError(f"protein {absent[0]!r} has no sequence")
     return pd.DataFrame(dict(protein_id=ids, sequence=[known[p] for p in ids]), dtype=object)
 
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #8cc05b04
 def find_hits(
-    test_ids:list, # Proteins to look for; one may occur twice
-    train_ids:list, # Proteins to look among
-    sequences, # Sequence of each protein: a dict or a Series by `protein_id`
-    threads:int=2, # Threads of MMseqs2
-)->pd.DataFrame: # `query, target, identity` (0 to 1), `coverage, bits` (infinite for copies); the best hit of a query first
+    test_ids: list,  # Proteins to look for; one may occur twice
+    train_ids: list,  # Proteins to look among
+    sequences,  # Sequence of each protein: a dict or a Series by `protein_id`
+    threads: int = 2,  # Threads of MMseqs2
+) -> pd.DataFrame:  # `query, target, identity` (0 to 1), `coverage, bits` (infinite for copies); the best hit of a query first
     "Significant local hits (E-value up to 1e-3) and exact copies. Raises `KeyError` on a protein without sequence"
-    test,train = (_with_sequences(ids, sequences) for ids in (test_ids, train_ids))
-    copies = test.merge(train, on="sequence").rename(columns=dict(protein_id_x="query", protein_id_y="target"))[["query", "target"]].assign(identity=1., coverage=1., bits=np.inf)
-    hits = pd.concat([copies, search_proteins(test, train, max_hits=10_000, threads=threads)], ignore_index=True).drop_duplicates(["query", "target"])
-    return hits.sort_values(["query", "bits", "identity", "target"], ascending=[True, False, False, True], ignore_index=True)
+    test, train = (_with_sequences(ids, sequences) for ids in (test_ids, train_ids))
+    copies = (
+        test.merge(train, on="sequence")
+        .rename(columns=dict(protein_id_x="query", protein_id_y="target"))[["query", "target"]]
+        .assign(identity=1.0, coverage=1.0, bits=np.inf)
+    )
+    hits = pd.concat(
+        [copies, search_proteins(test, train, max_hits=10_000, threads=threads)], ignore_index=True
+    ).drop_duplicates(["query", "target"])
+    return hits.sort_values(
+        ["query", "bits", "identity", "target"],
+        ascending=[True, False, False, True],
+        ignore_index=True,
+    )
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #0c3b7050
 def _answers_of(train, test, neighbours):
     "The answer of each record's neighbour (None where there is none) to the record's task, under its instruction if the neighbour has that"
     mine = train[train.protein_id.isin({p for p in neighbours if p is not None})]
-    same = mine.drop_duplicates(["protein_id", "task", "instruction"]).set_index(["protein_id", "task", "instruction"]).answer.to_dict()
-    first = mine.drop_duplicates(["protein_id", "task"]).set_index(["protein_id", "task"]).answer.to_dict()
+    same = (
+        mine.drop_duplicates(["protein_id", "task", "instruction"])
+        .set_index(["protein_id", "task", "instruction"])
+        .answer.to_dict()
+    )
+    first = (
+        mine.drop_duplicates(["protein_id", "task"])
+        .set_index(["protein_id", "task"])
+        .answer.to_dict()
+    )
     rows = zip(neighbours, test.task, test.instruction)
-    return [None if p is None else same.get((p,t,q), first.get((p,t))) for p,t,q in rows]
+    return [None if p is None else same.get((p, t, q), first.get((p, t))) for p, t, q in rows]
 
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #81998772
 def nearest_by_sequence(
-    train:pd.DataFrame, # Train records
-    test:pd.DataFrame, # Test records; they need no answers
-    hits:pd.DataFrame, # From `find_hits`: the proteins of test among those of train
-)->pd.DataFrame: # `record_id, prediction, neighbour, identity` in the order of test; None and NaN without a hit, so the share with one is `identity.notna().mean()`
+    train: pd.DataFrame,  # Train records
+    test: pd.DataFrame,  # Test records; they need no answers
+    hits: pd.DataFrame,  # From `find_hits`: the proteins of test among those of train
+) -> pd.DataFrame:  # `record_id, prediction, neighbour, identity` in the order of test; None and NaN without a hit, so the share with one is `identity.notna().mean()`
     "The answer of the train protein that aligns best and has the record's task; the majority answer where nothing aligns"
     table = majority_answers(train, test)
-    tasks = train.loc[train.protein_id.isin(hits.target), ["protein_id", "task"]].drop_duplicates().rename(columns=dict(protein_id="target"))
-    best = hits.merge(tasks, on="target", how="inner").sort_values("bits", ascending=False, kind="stable").drop_duplicates(["query", "task"])
+    tasks = (
+        train.loc[train.protein_id.isin(hits.target), ["protein_id", "task"]]
+        .drop_duplicates()
+        .rename(columns=dict(protein_id="target"))
+    )
+    best = (
+        hits.merge(tasks, on="target", how="inner")
+        .sort_values("bits", ascending=False, kind="stable")
+        .drop_duplicates(["query", "task"])
+    )
     found = best.set_index(["query", "task"])[["target", "identity"]].to_dict("index")
     rows = [found.get(k) for k in zip(test.protein_id, test.task)]
     table["neighbour"] = [r and r["target"] for r in rows]
     table["identity"] = [r["identity"] if r else np.nan for r in rows]
-    table["prediction"] = [a if a is not None else m for a,m in zip(_answers_of(train, test, [r and r["target"] for r in rows]), table.prediction)]
+    table["prediction"] = [
+        a if a is not None else m
+        for a, m in zip(
+            _answers_of(train, test, [r and r["target"] for r in rows]), table.prediction
+        )
+    ]
     return table
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #4e57cfd0
-BINS = ("none", "[0,30)", "[30,50)", "[50,90)", "[90,100]") # no hit, or per cent of identity
+BINS = ("none", "[0,30)", "[30,50)", "[50,90)", "[90,100]")  # no hit, or per cent of identity
+
 
 def identity_bins(
-    protein_ids:list, # Test proteins; one may occur twice
-    hits:pd.DataFrame, # From `find_hits`
-)->pd.DataFrame: # `protein_id, neighbour, identity, coverage, bits, bin` (ordered, of `BINS`), one row a protein; None and NaN without a hit
+    protein_ids: list,  # Test proteins; one may occur twice
+    hits: pd.DataFrame,  # From `find_hits`
+) -> pd.DataFrame:  # `protein_id, neighbour, identity, coverage, bits, bin` (ordered, of `BINS`), one row a protein; None and NaN without a hit
     "Bin each test protein by the identity of its best local hit in train: best by bits, then by identity"
-    best = hits.sort_values(["bits", "identity"], ascending=False, kind="stable").drop_duplicates("query").rename(columns=dict(query="protein_id", target="neighbour"))
-    table = pd.DataFrame(dict(protein_id=pd.unique(pd.Series(protein_ids)))).merge(best, on="protein_id", how="left")
-    at = np.where(table.identity.isna(), 0, 1+np.searchsorted([.3, .5, .9], table.identity, side="right"))
+    best = (
+        hits.sort_values(["bits", "identity"], ascending=False, kind="stable")
+        .drop_duplicates("query")
+        .rename(columns=dict(query="protein_id", target="neighbour"))
+    )
+    table = pd.DataFrame(dict(protein_id=pd.unique(pd.Series(protein_ids)))).merge(
+        best, on="protein_id", how="left"
+    )
+    at = np.where(
+        table.identity.isna(), 0, 1 + np.searchsorted([0.3, 0.5, 0.9], table.identity, side="right")
+    )
     return table.assign(bin=pd.Categorical.from_codes(at, BINS, ordered=True))
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #1f965026
-_PART = 4_096 # proteins, or records, whose features are read at a time
+_PART = 4_096  # proteins, or records, whose features are read at a time
 
-def _unit(x): return x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+def _unit(x):
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
 
 def _parts(pooled, ids):
     "Features of some proteins as float64, a part at a time"
-    for start in range(0, len(ids), _PART): yield start,pooled.loc[ids[start:start+_PART]].to_numpy(float)
+    for start in range(0, len(ids), _PART):
+        yield start, pooled.loc[ids[start : start + _PART]].to_numpy(float)
+
 
 def _check_pooled(train, test, pooled):
     "Raise `KeyError` on a protein without features; return the mean over train proteins [D]"
     _check(train, test)
     for table in (train, test):
         absent = ~table.protein_id.isin(pooled.index)
-        if absent.any(): raise KeyError(f"protein {table.protein_id[absent].iloc[0]!r} has no pooled features")
+        if absent.any():
+            raise KeyError(f"protein {table.protein_id[absent].iloc[0]!r} has no pooled features")
     ids = train.protein_id.unique()
-    return sum(x.sum(0) for _,x in _parts(pooled, ids))/len(ids)
+    return sum(x.sum(0) for _, x in _parts(pooled, ids)) / len(ids)
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #9971fa89
 def _best_of(similarity, who, k):
     "The `k` highest of each row, falling; of equals the first"
-    if similarity.shape[1] > 4*k: # sorting all of them would take most of the time
-        near = np.sort(np.argpartition(-similarity, k-1, axis=1)[:,:k], axis=1)
-        similarity,who = np.take_along_axis(similarity, near, 1),np.take_along_axis(who, near, 1)
-    order = np.argsort(-similarity, axis=1, kind="stable")[:,:k]
-    return np.take_along_axis(similarity, order, 1),np.take_along_axis(who, order, 1)
+    if similarity.shape[1] > 4 * k:  # sorting all of them would take most of the time
+        near = np.sort(np.argpartition(-similarity, k - 1, axis=1)[:, :k], axis=1)
+        similarity, who = np.take_along_axis(similarity, near, 1), np.take_along_axis(who, near, 1)
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(similarity, order, 1), np.take_along_axis(who, order, 1)
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #6083cd64
 def feature_neighbours(
-    train:pd.DataFrame, # Train records
-    test:pd.DataFrame, # Test records; they need no answers
-    pooled:pd.DataFrame, # Mean-pooled features of each protein, by `protein_id` [n, D]
-    k:int=1, # Neighbours; fewer where fewer train proteins have the task
-)->pd.DataFrame: # `protein_id, task, neighbour, similarity` (cosine, -1 to 1), the nearest first
+    train: pd.DataFrame,  # Train records
+    test: pd.DataFrame,  # Test records; they need no answers
+    pooled: pd.DataFrame,  # Mean-pooled features of each protein, by `protein_id` [n, D]
+    k: int = 1,  # Neighbours; fewer where fewer train proteins have the task
+) -> pd.DataFrame:  # `protein_id, task, neighbour, similarity` (cosine, -1 to 1), the nearest first
     "The train proteins that have the task and the highest cosines, after subtracting the mean of the train proteins. Raises `KeyError` on a protein without features"
     mean = _check_pooled(train, test, pooled)
-    asked,seen = pd.Index(test.protein_id.unique()),pd.Index(train.protein_id.unique())
-    x = _unit(np.concatenate([x for _,x in _parts(pooled, asked)])-mean)
-    have = {t: (asked.get_indexer(g.protein_id.unique()), seen.isin(train.protein_id[train.task == t])) for t,g in test.groupby("task")}
-    best = {t: (np.empty((len(rows), 0)), np.empty((len(rows), 0), int)) for t,(rows,_) in have.items()}
-    for start,y in _parts(pooled, seen):
-        cosine = x@_unit(y-mean).T # [asked, part]
-        for t,(rows,has) in have.items():
-            new = np.flatnonzero(has[start:start+_PART])
-            best[t] = _best_of(np.hstack([best[t][0], cosine[np.ix_(rows, new)]]), np.hstack([best[t][1], np.broadcast_to(start+new, (len(rows), len(new)))]), k)
-    return pd.concat([pd.DataFrame(dict(protein_id=np.repeat(asked[have[t][0]], s.shape[1]), task=t, neighbour=seen[w.ravel()], similarity=s.ravel())) for t,(s,w) in best.items()], ignore_index=True)
+    asked, seen = pd.Index(test.protein_id.unique()), pd.Index(train.protein_id.unique())
+    x = _unit(np.concatenate([x for _, x in _parts(pooled, asked)]) - mean)
+    have = {
+        t: (asked.get_indexer(g.protein_id.unique()), seen.isin(train.protein_id[train.task == t]))
+        for t, g in test.groupby("task")
+    }
+    best = {
+        t: (np.empty((len(rows), 0)), np.empty((len(rows), 0), int))
+        for t, (rows, _) in have.items()
+    }
+    for start, y in _parts(pooled, seen):
+        cosine = x @ _unit(y - mean).T  # [asked, part]
+        for t, (rows, has) in have.items():
+            new = np.flatnonzero(has[start : start + _PART])
+            best[t] = _best_of(
+                np.hstack([best[t][0], cosine[np.ix_(rows, new)]]),
+                np.hstack([best[t][1], np.broadcast_to(start + new, (len(rows), len(new)))]),
+                k,
+            )
+    return pd.concat(
+        [
+            pd.DataFrame(
+                dict(
+                    protein_id=np.repeat(asked[have[t][0]], s.shape[1]),
+                    task=t,
+                    neighbour=seen[w.ravel()],
+                    similarity=s.ravel(),
+                )
+            )
+            for t, (s, w) in best.items()
+        ],
+        ignore_index=True,
+    )
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #790a531b
-KS = (1, 3, 10, 30) # neighbours to choose from on valid
+KS = (1, 3, 10, 30)  # neighbours to choose from on valid
+
 
 def _vote(bags, weights):
     "Which answer is expected to overlap most, by the weighted share of each word among all of them; of equals the first"
     shares = Counter()
-    for bag,w in zip(bags, weights): shares.update({word: max(w, 0) for word in bag})
+    for bag, w in zip(bags, weights):
+        shares.update({word: max(w, 0) for word in bag})
     total = max(sum(max(w, 0) for w in weights), 1e-12)
-    expected = sum(shares.values())/total
-    return int(np.argmax([2*sum(shares[word] for word in bag)/total/max(len(bag)+expected, 1e-9) for bag in bags]))
+    expected = sum(shares.values()) / total
+    return int(
+        np.argmax(
+            [
+                2 * sum(shares[word] for word in bag) / total / max(len(bag) + expected, 1e-9)
+                for bag in bags
+            ]
+        )
+    )
 
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #f46292d1
 def knn_by_feature(
-    train:pd.DataFrame, # Train records
-    test:pd.DataFrame, # Test records; they need no answers
-    pooled:pd.DataFrame, # Mean-pooled features of each protein, by `protein_id` [n, D]
-    ks:tuple=KS, # Numbers of neighbours
-)->pd.DataFrame: # `record_id, k, prediction, neighbour, similarity`: of the nearest neighbour with that answer; for each `k` in the order of test
+    train: pd.DataFrame,  # Train records
+    test: pd.DataFrame,  # Test records; they need no answers
+    pooled: pd.DataFrame,  # Mean-pooled features of each protein, by `protein_id` [n, D]
+    ks: tuple = KS,  # Numbers of neighbours
+) -> pd.DataFrame:  # `record_id, k, prediction, neighbour, similarity`: of the nearest neighbour with that answer; for each `k` in the order of test
     "The likeliest among the answers of the `k` nearest train proteins that have the record's task. Raises `KeyError` on a protein without features"
-    near = test[["record_id", "protein_id", "task", "instruction"]].merge(feature_neighbours(train, test, pooled, max(ks)), on=["protein_id", "task"]) # keeps the order of both
+    near = test[["record_id", "protein_id", "task", "instruction"]].merge(
+        feature_neighbours(train, test, pooled, max(ks)), on=["protein_id", "task"]
+    )  # keeps the order of both
     lost = ~test.record_id.isin(near.record_id)
-    if lost.any(): raise ValueError(f"record {test.record_id[lost].iloc[0]!r} has no neighbour: its features are not finite, or its protein is lost")
+    if lost.any():
+        raise ValueError(
+            f"record {test.record_id[lost].iloc[0]!r} has no neighbour: its features are not finite, or its protein is lost"
+        )
     near["prediction"] = _answers_of(train, near, near.neighbour)
     bags = {a: _words(a) for a in near.prediction.unique()}
-    groups,rows = [g for _,g in near.groupby("record_id", sort=False)],[]
+    groups, rows = [g for _, g in near.groupby("record_id", sort=False)], []
     for k in ks:
-        chosen = [g.index[_vote([bags[a] for a in g.prediction[:k]], g.similarity[:k].tolist())] for g in groups]
-        rows.append(near.loc[chosen, ["record_id", "prediction", "neighbour", "similarity"]].assign(k=k))
-    return pd.concat(rows, ignore_index=True)[["record_id", "k", "prediction", "neighbour", "similarity"]]
+        chosen = [
+            g.index[_vote([bags[a] for a in g.prediction[:k]], g.similarity[:k].tolist())]
+            for g in groups
+        ]
+        rows.append(
+            near.loc[chosen, ["record_id", "prediction", "neighbour", "similarity"]].assign(k=k)
+        )
+    return pd.concat(rows, ignore_index=True)[
+        ["record_id", "k", "prediction", "neighbour", "similarity"]
+    ]
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #78760d5e
-ALPHAS = (.01, .1, 1., 10.) # strengths of the ridge, in units of the number of records, to choose from on valid
+ALPHAS = (
+    0.01,
+    0.1,
+    1.0,
+    10.0,
+)  # strengths of the ridge, in units of the number of records, to choose from on valid
+
 
 def _fit_ridge(ids, code, words, pooled, mean):
     "Eigenvalues [D], features to eigenvectors (centre [D], map [D, D]), and eigenvectors times words [D, V], over records"
-    d,n = pooled.shape[1],len(ids)
-    first,gram,cross = np.zeros(d),np.zeros((d, d)),np.zeros((d, words.shape[1]))
-    who,proteins = pd.factorize(pd.Series(ids)) # a protein with several records is one row that counts as often
-    said,times = csr_array((np.ones(n), (who, code)), shape=(len(proteins), words.shape[0])),np.bincount(who)
-    for start,x in _parts(pooled, proteins):
-        part = slice(start, start+_PART)
-        x = (x-mean).astype(pooled.dtypes.iloc[0]) # products in the features' own type, sums in float64
-        weighted = x*times[part,None]
-        first += weighted.sum(0); gram += x.T@weighted; cross += ((said[part]@words).T@x).T
+    d, n = pooled.shape[1], len(ids)
+    first, gram, cross = np.zeros(d), np.zeros((d, d)), np.zeros((d, words.shape[1]))
+    who, proteins = pd.factorize(
+        pd.Series(ids)
+    )  # a protein with several records is one row that counts as often
+    said, times = (
+        csr_array((np.ones(n), (who, code)), shape=(len(proteins), words.shape[0])),
+        np.bincount(who),
+    )
+    for start, x in _parts(pooled, proteins):
+        part = slice(start, start + _PART)
+        x = (x - mean).astype(
+            pooled.dtypes.iloc[0]
+        )  # products in the features' own type, sums in float64
+        weighted = x * times[part, None]
+        first += weighted.sum(0)
+        gram += x.T @ weighted
+        cross += ((said[part] @ words).T @ x).T
     first /= n
-    gram -= n*np.outer(first, first)
-    cross -= np.outer(first, words.T@np.bincount(code, minlength=words.shape[0]))
-    scale = np.sqrt(np.diag(gram)/n)
-    scale = np.where(scale > 1e-9, scale, 1.) # a feature that never varies says nothing
-    values,vectors = eigh(gram/np.outer(scale, scale))
-    return np.maximum(values, 0),mean+first,vectors/scale[:,None],vectors.T@(cross/scale[:,None])
+    gram -= n * np.outer(first, first)
+    cross -= np.outer(first, words.T @ np.bincount(code, minlength=words.shape[0]))
+    scale = np.sqrt(np.diag(gram) / n)
+    scale = np.where(scale > 1e-9, scale, 1.0)  # a feature that never varies says nothing
+    values, vectors = eigh(gram / np.outer(scale, scale))
+    return (
+        np.maximum(values, 0),
+        mean + first,
+        vectors / scale[:, None],
+        vectors.T @ (cross / scale[:, None]),
+    )
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #005a9ee2
 def ridge_by_feature(
-    train:pd.DataFrame, # Train records
-    test:pd.DataFrame, # Test records; they need no answers
-    pooled:pd.DataFrame, # Mean-pooled features of each protein, by `protein_id` [n, D]
-    alphas:tuple=ALPHAS, # Strengths, in units of the number of records
-)->pd.DataFrame: # `record_id, alpha, prediction`, for each `alpha` in the order of test
+    train: pd.DataFrame,  # Train records
+    test: pd.DataFrame,  # Test records; they need no answers
+    pooled: pd.DataFrame,  # Mean-pooled features of each protein, by `protein_id` [n, D]
+    alphas: tuple = ALPHAS,  # Strengths, in units of the number of records
+) -> pd.DataFrame:  # `record_id, alpha, prediction`, for each `alpha` in the order of test
     "Of the task's `MOST` commonest train answers the one whose words are likeliest by ridge regression (Hoerl and Kennard 1970). Raises `KeyError` on a protein without features"
-    mean,said = _check_pooled(train, test, pooled),{}
-    for task,asked in test.groupby("task"):
-        mine,ids = train[train.task == task],asked.protein_id.unique()
-        names,code,words,size = _bags(mine.answer)
-        values,centre,to_vectors,cross = _fit_ridge(mine.protein_id.to_numpy(), code, words, pooled, mean)
-        x = np.concatenate([(x-centre)@to_vectors for _,x in _parts(pooled, ids)]) # [ids, D]
+    mean, said = _check_pooled(train, test, pooled), {}
+    for task, asked in test.groupby("task"):
+        mine, ids = train[train.task == task], asked.protein_id.unique()
+        names, code, words, size = _bags(mine.answer)
+        values, centre, to_vectors, cross = _fit_ridge(
+            mine.protein_id.to_numpy(), code, words, pooled, mean
+        )
+        x = np.concatenate([(x - centre) @ to_vectors for _, x in _parts(pooled, ids)])  # [ids, D]
         for alpha in alphas:
-            shares = np.maximum(x/(values+alpha*len(code))@cross + words.T@np.bincount(code)/len(code), 0) # [ids, V]
-            said |= {(task, p, alpha): names[i] for p,i in zip(ids, _likeliest(shares, words[:MOST], size[:MOST]))}
-    return pd.concat([pd.DataFrame(dict(record_id=test.record_id.to_numpy(), alpha=a, prediction=[said[t,p,a] for t,p in zip(test.task, test.protein_id)])) for a in alphas], ignore_index=True)
+            shares = np.maximum(
+                x / (values + alpha * len(code)) @ cross + words.T @ np.bincount(code) / len(code),
+                0,
+            )  # [ids, V]
+            said |= {
+                (task, p, alpha): names[i]
+                for p, i in zip(ids, _likeliest(shares, words[:MOST], size[:MOST]))
+            }
+    return pd.concat(
+        [
+            pd.DataFrame(
+                dict(
+                    record_id=test.record_id.to_numpy(),
+                    alpha=a,
+                    prediction=[said[t, p, a] for t, p in zip(test.task, test.protein_id)],
+                )
+            )
+            for a in alphas
+        ],
+        ignore_index=True,
+    )
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #b13bd575
 def _tuned(table, setting, valid):
     "The rows of the setting with the highest mean ROUGE-L on valid (of equals the first), and that setting"
     both = table.merge(valid[["record_id", "answer"]], on="record_id")
-    score = both.assign(rouge=rouge_l(both.prediction.tolist(), both.answer.tolist())).groupby(setting).rouge.mean()
-    return table[table[setting] == score.idxmax()].drop(columns=setting),score.idxmax().item()
+    score = (
+        both.assign(rouge=rouge_l(both.prediction.tolist(), both.answer.tolist()))
+        .groupby(setting)
+        .rouge.mean()
+    )
+    return table[table[setting] == score.idxmax()].drop(columns=setting), score.idxmax().item()
+
 
 def _with_features(train, valid, held, pooled, name):
     "Tables of the baselines in one feature space, by system, and their settings"
-    knn,ridge = knn_by_feature(train, held, pooled),ridge_by_feature(train, held, pooled)
+    knn, ridge = knn_by_feature(train, held, pooled), ridge_by_feature(train, held, pooled)
     tables = {"nearest_feature": knn[knn.k == 1].drop(columns="k")} if name == "feature" else {}
-    tables[f"knn_{name}"],k = _tuned(knn, "k", valid)
-    tables[f"ridge_{name}"],alpha = _tuned(ridge, "alpha", valid)
-    return tables,{f"knn_{name}": k, f"ridge_{name}": alpha}
+    tables[f"knn_{name}"], k = _tuned(knn, "k", valid)
+    tables[f"ridge_{name}"], alpha = _tuned(ridge, "alpha", valid)
+    return tables, {f"knn_{name}": k, f"ridge_{name}": alpha}
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #50208ba4
 class Free(NamedTuple):
     "What `free_answers` found"
-    answers:pd.DataFrame # `system, record_id, prediction, neighbour, identity` for the records of valid and test; the last two are empty where a system has none
-    bins:pd.DataFrame|None # `identity_bins` of their proteins; None without sequences
-    settings:dict # `k` or `alpha` of each system that has one
-    left_out:dict # Why, for each system of `FREE` that is not among the answers
+
+    answers: pd.DataFrame  # `system, record_id, prediction, neighbour, identity` for the records of valid and test; the last two are empty where a system has none
+    bins: pd.DataFrame | None  # `identity_bins` of their proteins; None without sequences
+    settings: dict  # `k` or `alpha` of each system that has one
+    left_out: dict  # Why, for each system of `FREE` that is not among the answers
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #6abe1710
 def _check_answers(train, valid):
     "Raise `ValueError` on a record of train or valid without an answer: a baseline would be an empty text"
-    for name,table in (("train", train), ("valid", valid)):
-        if table is None or "answer" not in table: continue
+    for name, table in (("train", train), ("valid", valid)):
+        if table is None or "answer" not in table:
+            continue
         empty = table.answer.fillna("").str.strip() == ""
-        if empty.any(): raise ValueError(f"{name} record {table.record_id[empty].iloc[0]!r} has no answer: leave it out")
+        if empty.any():
+            raise ValueError(
+                f"{name} record {table.record_id[empty].iloc[0]!r} has no answer: leave it out"
+            )
+
 
 def several_answers(
-    records:pd.DataFrame, # `protein_id`, `answer`, and where there are any `task` and `instruction`
-)->tuple[int, int]: # Questions, and the records that answer them
+    records: pd.DataFrame,  # `protein_id`, `answer`, and where there are any `task` and `instruction`
+) -> tuple[int, int]:  # Questions, and the records that answer them
     "Questions (protein, task and instruction) that are answered in several ways"
     keys = [c for c in ("protein_id", "task", "instruction") if c in records]
     plain = records.assign(answer=records.answer.str.split().str.join(" "))
     ways = plain.groupby(keys).answer.agg(["nunique", "size"])
     several = ways[ways["nunique"] > 1]
-    return len(several),int(several["size"].sum())
+    return len(several), int(several["size"].sum())
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #96c5d607
 def free_answers(
-    train:pd.DataFrame, # Train records
-    valid:pd.DataFrame|None, # Valid records, with answers; None only without features
-    test:pd.DataFrame, # Test records; their answers are not read
-    sequences=None, # Sequence of each protein: a dict or a Series by `protein_id`; None leaves out what needs them
-    pooled:dict|None=None, # Mean-pooled features by name (`feature`, `random`): tables by `protein_id` [n, D]
-    threads:int=2, # Threads of MMseqs2
-)->Free:
+    train: pd.DataFrame,  # Train records
+    valid: pd.DataFrame | None,  # Valid records, with answers; None only without features
+    test: pd.DataFrame,  # Test records; their answers are not read
+    sequences=None,  # Sequence of each protein: a dict or a Series by `protein_id`; None leaves out what needs them
+    pooled: dict
+    | None = None,  # Mean-pooled features by name (`feature`, `random`): tables by `protein_id` [n, D]
+    threads: int = 2,  # Threads of MMseqs2
+) -> Free:
     "Answers of every baseline that the data allow. Raises `ValueError` on a task without train records or an unknown name of features, `KeyError` on a protein without features or sequence"
-    pooled,left_out,settings,bins = pooled or {},{},{},None
-    if odd := sorted(set(pooled)-{"feature", "random"}): raise ValueError(f"unknown features {odd[0]!r}: choose from feature, random")
-    if pooled and (valid is None or not len(valid)): raise ValueError("features need valid records: neighbours and strength are chosen there")
+    pooled, left_out, settings, bins = pooled or {}, {}, {}, None
+    if odd := sorted(set(pooled) - {"feature", "random"}):
+        raise ValueError(f"unknown features {odd[0]!r}: choose from feature, random")
+    if pooled and (valid is None or not len(valid)):
+        raise ValueError("features need valid records: neighbours and strength are chosen there")
     _check_answers(train, valid)
     held = pd.concat([t[_COLUMNS] for t in (valid, test) if t is not None], ignore_index=True)
     tables = dict(majority=majority_answers(train, held), template=template_answers(train, held))
     if sequences is not None:
         hits = find_hits(held.protein_id, train.protein_id, sequences, threads)
-        tables["nearest_sequence"],bins = nearest_by_sequence(train, held, hits),identity_bins(held.protein_id, hits)
-    for name,features in pooled.items():
-        found,chosen = _with_features(train, valid, held, features, name)
-        tables,settings = tables|found,settings|chosen
+        tables["nearest_sequence"], bins = (
+            nearest_by_sequence(train, held, hits),
+            identity_bins(held.protein_id, hits),
+        )
+    for name, features in pooled.items():
+        found, chosen = _with_features(train, valid, held, features, name)
+        tables, settings = tables | found, settings | chosen
     for s in FREE:
-        if s not in tables: left_out[s] = "no sequences" if s == "nearest_sequence" else "no language model" if s == "bare_llm" else "no features of a random encoder" if s.endswith("random") else "no features"
-    answers = pd.concat([tables[s].assign(system=s) for s in FREE if s in tables], ignore_index=True)
-    return Free(answers.reindex(columns=["system", "record_id", "prediction", "neighbour", "identity"]),bins,settings,left_out)
+        if s not in tables:
+            left_out[s] = (
+                "no sequences"
+                if s == "nearest_sequence"
+                else "no language model"
+                if s == "bare_llm"
+                else "no features of a random encoder"
+                if s.endswith("random")
+                else "no features"
+            )
+    answers = pd.concat(
+        [tables[s].assign(system=s) for s in FREE if s in tables], ignore_index=True
+    )
+    return Free(
+        answers.reindex(columns=["system", "record_id", "prediction", "neighbour", "identity"]),
+        bins,
+        settings,
+        left_out,
+    )
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #7ddf85f6
 class Best(NamedTuple):
     "The baseline to beat"
-    system:str # Its name
-    score:float # Its score on valid
-    scores:dict # That of every baseline, in the order of `FREE`
-    chosen_on:str = "validation records" # Where it was chosen
+
+    system: str  # Its name
+    score: float  # Its score on valid
+    scores: dict  # That of every baseline, in the order of `FREE`
+    chosen_on: str = "validation records"  # Where it was chosen
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #ef23e0e8
 def choose_free(
-    answers:pd.DataFrame, # `system, record_id, prediction`: `Free.answers`
-    valid:pd.DataFrame, # Valid records, with answers
-    metric:Callable=rouge_l, # Predictions and answers to one score each; their mean counts, and higher is better
-)->Best:
+    answers: pd.DataFrame,  # `system, record_id, prediction`: `Free.answers`
+    valid: pd.DataFrame,  # Valid records, with answers
+    metric: Callable = rouge_l,  # Predictions and answers to one score each; their mean counts, and higher is better
+) -> Best:
     "The baseline with the highest score on valid; of equals the simplest. Raises `ValueError` when one has no prediction for a record"
-    if not len(valid): raise ValueError("there are no valid records: the best baseline is chosen there")
+    if not len(valid):
+        raise ValueError("there are no valid records: the best baseline is chosen there")
     scores = {}
     for system in sorted(answers.system.unique(), key=FREE.index):
-        said = answers[answers.system == system].set_index("record_id").prediction.reindex(valid.record_id)
-        if said.isna().any(): raise ValueError(f"{system} has no prediction for valid record {said.index[said.isna()][0]!r}")
+        said = (
+            answers[answers.system == system]
+            .set_index("record_id")
+            .prediction.reindex(valid.record_id)
+        )
+        if said.isna().any():
+            raise ValueError(
+                f"{system} has no prediction for valid record {said.index[said.isna()][0]!r}"
+            )
         scores[system] = float(np.mean(metric(said.tolist(), valid.answer.tolist())))
     best = max(scores, key=scores.get)
     return Best(best, scores[best], scores)

@@ -14,192 +14,355 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd, polars as pl
+import pandas as pd
+import polars as pl
 import torch
 from tqdm import tqdm
 
-from .baselines import FREE, Best, Free, choose_free, free_answers
 from ..config import RunConfig, TrainConfig
 from ..core import digest, ensure_stage, read_json, run_folder, write_json
-from ..model.generate import Decoding, ProteinLLM, answer_records
-from ..proteins.encoder import load_encoder
-from ..scoring.entities import EntityDictionary, entity_mask, entity_tokens, frozen_dictionary
-from ..proteins.features import FeatureStore, build_features, feature_folder
 from ..data.ledger import Ledger, corpus_ledger, require_clean
 from ..data.manifest import identity
+from .baselines import FREE, Best, Free, choose_free, free_answers
+from ..model.generate import Decoding, ProteinLLM, answer_records
 from ..model.protein_llm import build_model
-from ..scoring.metrics import BLEU_COLUMNS, FEW, FEW_RECORDS, bleu_from_statistics, bleu_statistics, is_established, paired_difference, ratio, rouge_l, score_table, two_way_bootstrap
-from ..text.packing import collate, plan_step
+from ..proteins.encoder import load_encoder
+from ..proteins.features import FeatureStore, build_features, feature_folder
 from ..runs.parallel import run_name
 from ..runs.prepare import RunData
+from protein_llm.scoring.entities import (
+    EntityDictionary,
+    entity_mask,
+    entity_tokens,
+    frozen_dictionary,
+)
+from protein_llm.scoring.metrics import (
+    BLEU_COLUMNS,
+    FEW,
+    FEW_RECORDS,
+    bleu_from_statistics,
+    bleu_statistics,
+    is_established,
+    paired_difference,
+    ratio,
+    rouge_l,
+    score_table,
+    two_way_bootstrap,
+)
+from ..text.packing import collate, plan_step
 from ..text.prompts import PlainText
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #720eafac
-def _measuring(cfg:TrainConfig)->TrainConfig:
+def _measuring(cfg: TrainConfig) -> TrainConfig:
     "Batches for measuring: twice the tokens, because nothing is kept for a backward pass"
-    return TrainConfig(batch_tokens=2*cfg.batch_tokens, max_tokens=cfg.max_tokens)
+    return TrainConfig(batch_tokens=2 * cfg.batch_tokens, max_tokens=cfg.max_tokens)
 
+# %% ../../nbs/api/evaluation/02_evaluate.ipynb #3e5812bb
 def losses_on(
-    model:ProteinLLM, # Any mode; dropout is off while measuring
-    record_ids:list, # Records
-    data:RunData, # Tokens and features
-    cfg:RunConfig, # The run
-    tokens=None, # Another `TokenStore`: for changed records
-    features=None, # Another source of features
-    device="cpu", # Where the model is
-    show:str="", # Name of a progress bar; none when empty
-    marks:list|None=None, # Of each record which answer tokens to sum apart, the end token included: an array of bools
-)->pd.DataFrame: # `record_id`, `sum` (NLL summed over answer tokens, nats), `count` (answer tokens), in the order given; with `marks` also `marked`, summed over these
+    model: ProteinLLM,  # Any mode; dropout is off while measuring
+    record_ids: list,  # Records
+    data: RunData,  # Tokens and features
+    cfg: RunConfig,  # The run
+    tokens=None,  # Another `TokenStore`: for changed records
+    features=None,  # Another source of features
+    device="cpu",  # Where the model is
+    show: str = "",  # Name of a progress bar; none when empty
+    marks: list
+    | None = None,  # Of each record which answer tokens to sum apart, the end token included: an array of bools
+) -> pd.DataFrame:  # `record_id`, `sum` (NLL summed over answer tokens, nats), `count` (answer tokens), in the order given; with `marks` also `marked`, summed over these
     "Loss of each record. Raises `ValueError` that names the record whose marks are not as many as its answer tokens"
-    tokens,features = tokens or data.tokens, features or (data.features if data.reads_features else None)
-    records,out = tokens.positions(record_ids),np.zeros((len(record_ids), 2 if marks is None else 3))
-    if marks is not None and len(odd := np.flatnonzero(tokens.lengths(records)-tokens.prompt_lengths(records) != [len(m) for m in marks])): raise ValueError(f"record {record_ids[odd[0]]!r} has {len(marks[odd[0]])} marks, but another number of answer tokens")
+    tokens, features = (
+        tokens or data.tokens,
+        features or (data.features if data.reads_features else None),
+    )
+    records, out = (
+        tokens.positions(record_ids),
+        np.zeros((len(record_ids), 2 if marks is None else 3)),
+    )
+    if marks is not None and len(
+        odd := np.flatnonzero(
+            tokens.lengths(records) - tokens.prompt_lengths(records) != [len(m) for m in marks]
+        )
+    ):
+        raise ValueError(
+            f"record {record_ids[odd[0]]!r} has {len(marks[odd[0]])} marks, but another number of answer tokens"
+        )
     plan = plan_step(tokens.lengths(records), _measuring(cfg.train))[0]
-    for micro in tqdm(plan, desc=f"{cfg.model.arch} {show}", unit="batch", disable=not show, mininterval=1):
+    for micro in tqdm(
+        plan, desc=f"{cfg.model.arch} {show}", unit="batch", disable=not show, mininterval=1
+    ):
         batch = collate([records[row] for row in micro], tokens, features).to(device)
         order = [i for row in micro for i in row]
-        marked = None if marks is None else torch.from_numpy(np.concatenate([marks[i] for i in order])).to(device)
+        marked = (
+            None
+            if marks is None
+            else torch.from_numpy(np.concatenate([marks[i] for i in order])).to(device)
+        )
         out[order] = torch.stack(model.record_losses(batch, marked), dim=1).tolist()
-    return pd.DataFrame(dict(record_id=record_ids, sum=out[:,0], count=out[:,1].astype(int)) | ({} if marks is None else dict(marked=out[:,2])))
+    return pd.DataFrame(
+        dict(record_id=record_ids, sum=out[:, 0], count=out[:, 1].astype(int))
+        | ({} if marks is None else dict(marked=out[:, 2]))
+    )
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #e486cdcf
 def answer_parts(
-    records:pd.DataFrame, # `record_id`, `answer`
-    tokenizer, # From `load_tokenizer`
-    dictionary:EntityDictionary, # What to look for
-)->tuple[pd.DataFrame, list]: # `record_id, bytes, entity_bytes` (UTF-8); of each record which answer tokens name something, the end token, which never does, last
+    records: pd.DataFrame,  # `record_id`, `answer`
+    tokenizer,  # From `load_tokenizer`
+    dictionary: EntityDictionary,  # What to look for
+) -> tuple[
+    pd.DataFrame, list
+]:  # `record_id, bytes, entity_bytes` (UTF-8); of each record which answer tokens name something, the end token, which never does, last
     "Part answers into entities and template, in bytes and in tokens"
-    texts = list(dict.fromkeys(records.answer)) # many are the same
-    offsets,parts = PlainText(tokenizer)(texts, return_offsets_mapping=True).offset_mapping,{}
-    for text,o in zip(texts, offsets):
+    texts = list(dict.fromkeys(records.answer))  # many are the same
+    offsets, parts = PlainText(tokenizer)(texts, return_offsets_mapping=True).offset_mapping, {}
+    for text, o in zip(texts, offsets):
         found = dictionary.find(text)
-        parts[text] = len(text.encode()),int(entity_mask(text, found, utf8=True).sum()),np.r_[entity_tokens(o, found), False]
-    whole,named,marks = zip(*(parts[t] for t in records.answer))
-    return pd.DataFrame(dict(record_id=records.record_id.to_numpy(), bytes=whole, entity_bytes=named)),list(marks)
+        parts[text] = (
+            len(text.encode()),
+            int(entity_mask(text, found, utf8=True).sum()),
+            np.r_[entity_tokens(o, found), False],
+        )
+    whole, named, marks = zip(*(parts[t] for t in records.answer))
+    return pd.DataFrame(
+        dict(record_id=records.record_id.to_numpy(), bytes=whole, entity_bytes=named)
+    ), list(marks)
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #253270d4
 def diagnosed_records(
-    test:pd.DataFrame, # Test records
-    n:int=600, # Records to take; all when there are fewer
-    seed:int=0, # Seed of the choice
-)->pd.DataFrame: # In their order
+    test: pd.DataFrame,  # Test records
+    n: int = 600,  # Records to take; all when there are fewer
+    seed: int = 0,  # Seed of the choice
+) -> pd.DataFrame:  # In their order
     "Test records at random"
     return test.iloc[np.sort(np.random.default_rng(seed).permutation(len(test))[:n])]
 
+
 def swaps_for(
-    partners:list, # How many other proteins each record could be shown
-    swaps:int, # How many it shall be shown
-)->int: # `swaps` where half of the records have as many; else the most that half of them have; 1 where fewer have any, 0 where none has
+    partners: list,  # How many other proteins each record could be shown
+    swaps: int,  # How many it shall be shown
+) -> int:  # `swaps` where half of the records have as many; else the most that half of them have; 1 where fewer have any, 0 where none has
     "How many other proteins a record is shown: small test sets do not have many"
     for k in range(swaps, 1, -1):
-        if len(partners) and np.mean(np.asarray(partners) >= k) >= .5: return k
+        if len(partners) and np.mean(np.asarray(partners) >= k) >= 0.5:
+            return k
     return int(max(partners, default=0) > 0)
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #7d1694c0
-def _partners(record:pd.Series, test:pd.DataFrame)->pd.DataFrame:
+def _partners(record: pd.Series, test: pd.DataFrame) -> pd.DataFrame:
     "Test proteins, each once, of the same task, another cluster and another answer"
-    others = (test.task == record.task) & (test.cluster != record.cluster) & (test.answer != record.answer)
+    others = (
+        (test.task == record.task)
+        & (test.cluster != record.cluster)
+        & (test.answer != record.answer)
+    )
     return test.loc[others, ["protein_id"]].drop_duplicates()
 
+# %% ../../nbs/api/evaluation/02_evaluate.ipynb #83f6f2e2
 def swapped_records(
-    test:pd.DataFrame, # Test records with `cluster`
-    lengths:dict, # Residues of each protein
-    swaps:int=5, # Other proteins for each record; fewer by `swaps_for` where there are not as many
-    n:int=600, # Records to take; all when there are fewer
-    seed:int=0, # Seed of the choice
-)->pd.DataFrame: # `record_id` with `#k` added, `original`, and another protein in `protein_ids`; empty where no record has a partner
+    test: pd.DataFrame,  # Test records with `cluster`
+    lengths: dict,  # Residues of each protein
+    swaps: int = 5,  # Other proteins for each record; fewer by `swaps_for` where there are not as many
+    n: int = 600,  # Records to take; all when there are fewer
+    seed: int = 0,  # Seed of the choice
+) -> pd.DataFrame:  # `record_id` with `#k` added, `original`, and another protein in `protein_ids`; empty where no record has a partner
     "Records with another test protein in place of their own: same task, nearest in length, other cluster and answer"
-    rng,rows = np.random.default_rng(seed),[]
-    chosen = test.iloc[np.sort(rng.permutation(len(test))[:n])] # `diagnosed_records`, and the draws go on
-    partners = [_partners(r, test) for _,r in chosen.iterrows()]
+    rng, rows = np.random.default_rng(seed), []
+    chosen = test.iloc[
+        np.sort(rng.permutation(len(test))[:n])
+    ]  # `diagnosed_records`, and the draws go on
+    partners = [_partners(r, test) for _, r in chosen.iterrows()]
     shown = swaps_for([len(p) for p in partners], swaps)
-    for (_,r),others in zip(chosen.iterrows(), partners):
-        if not shown or len(others) < shown: continue
-        gap = (others.protein_id.map(lengths)-lengths[r.protein_id]).abs()
-        near = others.assign(gap=gap).nsmallest(4*shown, "gap", keep="first")
-        for k,p in enumerate(rng.choice(near.protein_id.to_numpy(), shown, replace=False)):
-            rows.append(r.to_dict() | dict(record_id=f"{r.record_id}#{k}", original=r.record_id, protein_ids=[p], protein_id=p))
+    for (_, r), others in zip(chosen.iterrows(), partners):
+        if not shown or len(others) < shown:
+            continue
+        gap = (others.protein_id.map(lengths) - lengths[r.protein_id]).abs()
+        near = others.assign(gap=gap).nsmallest(4 * shown, "gap", keep="first")
+        for k, p in enumerate(rng.choice(near.protein_id.to_numpy(), shown, replace=False)):
+            rows.append(
+                r.to_dict()
+                | dict(
+                    record_id=f"{r.record_id}#{k}",
+                    original=r.record_id,
+                    protein_ids=[p],
+                    protein_id=p,
+                )
+            )
     return pd.DataFrame(rows, columns=[*test.columns, "original"])
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #d6ac5596
-SHUFFLED = "#shuffled" # behind the id of a protein whose residues are in random order
+SHUFFLED = "#shuffled"  # behind the id of a protein whose residues are in random order
+
 
 def shuffled_proteins(
-    proteins:pd.DataFrame, # `sequence`, by protein id
-    protein_ids:list, # Those to shuffle; one may occur twice
-)->pd.DataFrame: # `protein_id` with `SHUFFLED` added, `sequence`; by `protein_id`
+    proteins: pd.DataFrame,  # `sequence`, by protein id
+    protein_ids: list,  # Those to shuffle; one may occur twice
+) -> pd.DataFrame:  # `protein_id` with `SHUFFLED` added, `sequence`; by `protein_id`
     "Proteins with their own residues in random order, the same order each time"
-    def mixed(p): return "".join(np.random.default_rng(int(digest(p), 16)).permutation(list(proteins.sequence[p])))
+
+    def mixed(p):
+        return "".join(
+            np.random.default_rng(int(digest(p), 16)).permutation(list(proteins.sequence[p]))
+        )
+
     ids = sorted(set(protein_ids))
-    return pd.DataFrame(dict(protein_id=[p+SHUFFLED for p in ids], sequence=[mixed(p) for p in ids])).set_index("protein_id", drop=False)
+    return pd.DataFrame(
+        dict(protein_id=[p + SHUFFLED for p in ids], sequence=[mixed(p) for p in ids])
+    ).set_index("protein_id", drop=False)
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #ccb06f87
 def other_features(
-    proteins:pd.DataFrame, # `protein_id`, `sequence`, not of the corpus
-    data:RunData, # The run's: its encoder, and the scale of its features
-)->FeatureStore|None: # None for encoder=disk, which has the features of its own sequences alone
+    proteins: pd.DataFrame,  # `protein_id`, `sequence`, not of the corpus
+    data: RunData,  # The run's: its encoder, and the scale of its features
+) -> (
+    FeatureStore | None
+):  # None for encoder=disk, which has the features of its own sequences alone
     "Features of proteins that a run was not trained on, in standard deviations from the run's train mean"
-    if data.cfg.encoder.encoder == "disk": return None
-    encoder,table = load_encoder(data.cfg.encoder, data.device),proteins.reset_index(drop=True)
-    store = FeatureStore(build_features(table, encoder, feature_folder(table, encoder), progress=False))
-    store.mean,store.std = data.features.mean,data.features.std
+    if data.cfg.encoder.encoder == "disk":
+        return None
+    encoder, table = load_encoder(data.cfg.encoder, data.device), proteins.reset_index(drop=True)
+    store = FeatureStore(
+        build_features(table, encoder, feature_folder(table, encoder), progress=False)
+    )
+    store.mean, store.std = data.features.mean, data.features.std
     return store
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #7301a7da
-NULL = "<null>" # the protein that is none
+NULL = "<null>"  # the protein that is none
+
 
 class NullFeatures:
     "Stands in for a feature store: the train mean at one position, for every protein"
-    def __init__(self,
-        d:int, # Width of the features
-    ): self.d = d
 
-    def batch(self, protein_ids:list)->tuple: # Features [P, 1, D] and mask [P, 1]
-        return torch.zeros(len(protein_ids), 1, self.d), torch.ones(len(protein_ids), 1).bool() # zero standard deviations from the mean
+    def __init__(
+        self,
+        d: int,  # Width of the features
+    ):
+        self.d = d
+
+    def batch(self, protein_ids: list) -> tuple:  # Features [P, 1, D] and mask [P, 1]
+        return torch.zeros(len(protein_ids), 1, self.d), torch.ones(
+            len(protein_ids), 1
+        ).bool()  # zero standard deviations from the mean
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #50ae7ed7
-PROTEINS = ("true", "swapped", "shuffled", "null") # what a record is shown
+PROTEINS = ("true", "swapped", "shuffled", "null")  # what a record is shown
 
-def _loss_with(model, records, proteins, data, cfg, device, show, features=None)->pd.Series: # By `record_id`
+
+def _loss_with(
+    model, records, proteins, data, cfg, device, show, features=None
+) -> pd.Series:  # By `record_id`
     "Loss of records that name other `proteins` than their own"
-    key = digest(data.corpus.manifest["key"], records.record_id.tolist(), [list(p) for p in records.protein_ids])
-    return losses_on(model, records.record_id.tolist(), data, cfg, data.tokens_of(pl.from_pandas(records), proteins, key), features, device, show).set_index("record_id")["sum"]
+    key = digest(
+        data.corpus.manifest["key"],
+        records.record_id.tolist(),
+        [list(p) for p in records.protein_ids],
+    )
+    return losses_on(
+        model,
+        records.record_id.tolist(),
+        data,
+        cfg,
+        data.tokens_of(pl.from_pandas(records), proteins, key),
+        features,
+        device,
+        show,
+    ).set_index("record_id")["sum"]
 
+# %% ../../nbs/api/evaluation/02_evaluate.ipynb #23bc7566
 def changed_losses(
-    model:ProteinLLM, # Trained, and not blind
-    data:RunData, # Tokens and features
-    cfg:RunConfig, # The run
-    device="cpu", # Where the model is
-)->pd.DataFrame: # `swapped, shuffled, null` by `record_id`; `swapped` is empty where no record has a partner, `shuffled` where it cannot be computed
+    model: ProteinLLM,  # Trained, and not blind
+    data: RunData,  # Tokens and features
+    cfg: RunConfig,  # The run
+    device="cpu",  # Where the model is
+) -> pd.DataFrame:  # `swapped, shuffled, null` by `record_id`; `swapped` is empty where no record has a partner, `shuffled` where it cannot be computed
     "Losses of some test records with another protein, with their own shuffled, and with none; `attrs` holds `swaps`, how many others each was shown"
-    test,ev,known,reads = data.corpus.side("test"),cfg.evaluation,data.corpus.proteins,data.reads_features
+    test, ev, known, reads = (
+        data.corpus.side("test"),
+        cfg.evaluation,
+        data.corpus.proteins,
+        data.reads_features,
+    )
     changed = swapped_records(test, known.length.to_dict(), ev.swaps, ev.n_swap, ev.eval_seed)
-    mine = test[test.record_id.isin(changed.original)] if len(changed) else diagnosed_records(test, ev.n_swap, ev.eval_seed)
-    mixed,null = shuffled_proteins(known, [p for ps in mine.protein_ids for p in ps]),pd.DataFrame(dict(sequence=["X"]), index=[NULL])
+    mine = (
+        test[test.record_id.isin(changed.original)]
+        if len(changed)
+        else diagnosed_records(test, ev.n_swap, ev.eval_seed)
+    )
+    mixed, null = (
+        shuffled_proteins(known, [p for ps in mine.protein_ids for p in ps]),
+        pd.DataFrame(dict(sequence=["X"]), index=[NULL]),
+    )
     features = other_features(mixed, data) if reads else None
-    swap = _loss_with(model, changed, known, data, cfg, device, "another protein") if len(changed) else pd.Series(index=pd.Index([], dtype=str), dtype=float)
-    none = _loss_with(model, mine.assign(protein_ids=[[NULL]]*len(mine)), null, data, cfg, device, "no protein", NullFeatures(data.features.d) if reads else None)
-    out = pd.DataFrame(dict(swapped=swap.groupby(swap.index.str.split("#").str[0]).mean(), shuffled=np.nan, null=none)) # swapped: mean of the draws
-    if not (reads and features is None): out["shuffled"] = _loss_with(model, mine.assign(protein_ids=[[p+SHUFFLED for p in ps] for ps in mine.protein_ids]), mixed, data, cfg, device, "shuffled protein", features)
+    swap = (
+        _loss_with(model, changed, known, data, cfg, device, "another protein")
+        if len(changed)
+        else pd.Series(index=pd.Index([], dtype=str), dtype=float)
+    )
+    none = _loss_with(
+        model,
+        mine.assign(protein_ids=[[NULL]] * len(mine)),
+        null,
+        data,
+        cfg,
+        device,
+        "no protein",
+        NullFeatures(data.features.d) if reads else None,
+    )
+    out = pd.DataFrame(
+        dict(
+            swapped=swap.groupby(swap.index.str.split("#").str[0]).mean(),
+            shuffled=np.nan,
+            null=none,
+        )
+    )  # swapped: mean of the draws
+    if not (reads and features is None):
+        out["shuffled"] = _loss_with(
+            model,
+            mine.assign(protein_ids=[[p + SHUFFLED for p in ps] for ps in mine.protein_ids]),
+            mixed,
+            data,
+            cfg,
+            device,
+            "shuffled protein",
+            features,
+        )
     out.attrs = dict(swaps=int(changed.groupby("original").size().max()) if len(changed) else 0)
     return out
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #296f3d70
-LOSS_COLUMNS = ("record_id", "task", "source", "style", "protein_id", "cluster", "count", "bytes", "entity_bytes", "entity", *PROTEINS)
+LOSS_COLUMNS = (
+    "record_id",
+    "task",
+    "source",
+    "style",
+    "protein_id",
+    "cluster",
+    "count",
+    "bytes",
+    "entity_bytes",
+    "entity",
+    *PROTEINS,
+)
+
 
 def diagnose(
-    model:ProteinLLM, # Trained
-    data:RunData, # Tokens and features
-    cfg:RunConfig, # The run
-    device="cpu", # Where the model is
-)->pd.DataFrame: # `LOSS_COLUMNS`: NLLs in nats (`entity` of the true protein's), `source` all sources joined by `|`; the last three are empty where not measured
+    model: ProteinLLM,  # Trained
+    data: RunData,  # Tokens and features
+    cfg: RunConfig,  # The run
+    device="cpu",  # Where the model is
+) -> pd.DataFrame:  # `LOSS_COLUMNS`: NLLs in nats (`entity` of the true protein's), `source` all sources joined by `|`; the last three are empty where not measured
     "Losses of all test records with the true protein, and of some with another, a shuffled one and none"
     test = data.corpus.side("test")
-    parts,marks = answer_parts(test, data.tokenizer, frozen_dictionary())
-    out = losses_on(model, test.record_id.tolist(), data, cfg, device=device, show="true protein", marks=marks).rename(columns=dict(sum="true", marked="entity"))
-    about = test[["record_id", "task", "style", "protein_id", "cluster"]].assign(source=test.sources.map("|".join))
+    parts, marks = answer_parts(test, data.tokenizer, frozen_dictionary())
+    out = losses_on(
+        model, test.record_id.tolist(), data, cfg, device=device, show="true protein", marks=marks
+    ).rename(columns=dict(sum="true", marked="entity"))
+    about = test[["record_id", "task", "style", "protein_id", "cluster"]].assign(
+        source=test.sources.map("|".join)
+    )
     out = out.merge(about, on="record_id").merge(parts, on="record_id")
-    if cfg.model.arch == "blind": return out.reindex(columns=LOSS_COLUMNS) # it sees no protein that could be changed
+    if cfg.model.arch == "blind":
+        return out.reindex(columns=LOSS_COLUMNS)  # it sees no protein that could be changed
     changed = changed_losses(model, data, cfg, device)
     out = out.merge(changed, left_on="record_id", right_index=True, how="left")[list(LOSS_COLUMNS)]
     out.attrs = changed.attrs
@@ -207,252 +370,563 @@ def diagnose(
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #a8d1cb4b
 def generation_set(
-    test:pd.DataFrame, # Test records
-    n:int, # Records of each task
-)->pd.DataFrame: # The first `n` of each task, by record id, which is a hash
+    test: pd.DataFrame,  # Test records
+    n: int,  # Records of each task
+) -> pd.DataFrame:  # The first `n` of each task, by record id, which is a hash
     "The records that are answered: the same for every arm and baseline"
     return test.groupby("task", group_keys=False).head(n).reset_index(drop=True)
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #3fa2e90c
 def trained_tasks(
-    data:RunData, # Of any arm
-)->set: # Names
+    data: RunData,  # Of any arm
+) -> set:  # Names
     "Tasks that train has records of: no baseline can answer another one"
-    return set(data.corpus.records.filter(pl.col("split") == "train").select(pl.col("task").unique()).collect().to_series())
+    return set(
+        data.corpus.records.filter(pl.col("split") == "train")
+        .select(pl.col("task").unique())
+        .collect()
+        .to_series()
+    )
+
 
 def asked_records(
-    data:RunData, # Of any arm
-    *columns:str, # As in `Corpus.side`
-)->pd.DataFrame: # `generation_set` of the test records of tasks that train has
+    data: RunData,  # Of any arm
+    *columns: str,  # As in `Corpus.side`
+) -> pd.DataFrame:  # `generation_set` of the test records of tasks that train has
     "The test records that are answered. Raises `ValueError` where train has none of their tasks"
     test = data.corpus.side("test", *columns)
     known = test[test.task.isin(trained_tasks(data))]
-    if not len(known): raise ValueError(f"train has no record of any task of test ({', '.join(sorted(set(test.task)))}): hold out fewer clusters, or use more records")
+    if not len(known):
+        raise ValueError(
+            f"train has no record of any task of test ({', '.join(sorted(set(test.task)))}): hold out fewer clusters, or use more records"
+        )
     return generation_set(known, data.cfg.evaluation.n_generate)
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #adeadf24
 def ledger_of(
-    data:RunData, # Its corpus, encoder and language model
-)->Ledger: # Made once for a corpus
+    data: RunData,  # Its corpus, encoder and language model
+) -> Ledger:  # Made once for a corpus
     "What the held-out sides share with train, and what is known of the models' own pretraining"
     cfg = data.cfg
-    return corpus_ledger(data.corpus, "random" if cfg.encoder.random_encoder else cfg.encoder.weights, cfg.model.llm, cfg.data.manifest)
+    return corpus_ledger(
+        data.corpus,
+        "random" if cfg.encoder.random_encoder else cfg.encoder.weights,
+        cfg.model.llm,
+        cfg.data.manifest,
+    )
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #567356f5
 def not_measured(
-    losses:pd.DataFrame, # From `diagnose`
-    chosen:pd.DataFrame, # From `asked_records`
-    cfg:RunConfig, # The run
-)->dict: # {what: why}
+    losses: pd.DataFrame,  # From `diagnose`
+    chosen: pd.DataFrame,  # From `asked_records`
+    cfg: RunConfig,  # The run
+) -> dict:  # {what: why}
     "What a small or odd test set did not allow"
-    out,asked = {},cfg.evaluation.swaps
-    for task,n in losses.task[~losses.task.isin(chosen.task)].value_counts().items(): out[f"answers to task {task}"] = f"{n:,} test records, but none of train"
-    if not losses.entity_bytes.any(): out["bits per byte that names something"] = "no right answer of test names anything that is in the dictionary of terms"
-    if cfg.model.arch == "blind": return out
+    out, asked = {}, cfg.evaluation.swaps
+    for task, n in losses.task[~losses.task.isin(chosen.task)].value_counts().items():
+        out[f"answers to task {task}"] = f"{n:,} test records, but none of train"
+    if not losses.entity_bytes.any():
+        out["bits per byte that names something"] = (
+            "no right answer of test names anything that is in the dictionary of terms"
+        )
+    if cfg.model.arch == "blind":
+        return out
     swaps = losses.attrs["swaps"]
-    if not swaps: out["loss with another protein"] = "no test record has another test protein of its task, from another cluster and with another answer"
-    elif swaps < asked: out[f"{asked} other proteins for each record"] = f"{swaps} instead: too few test proteins have the task, and another cluster and answer"
-    if losses.shuffled.isna().all(): out["loss with the shuffled protein"] = "features from disk cannot be computed for another sequence"
+    if not swaps:
+        out["loss with another protein"] = (
+            "no test record has another test protein of its task, from another cluster and with another answer"
+        )
+    elif swaps < asked:
+        out[f"{asked} other proteins for each record"] = (
+            f"{swaps} instead: too few test proteins have the task, and another cluster and answer"
+        )
+    if losses.shuffled.isna().all():
+        out["loss with the shuffled protein"] = (
+            "features from disk cannot be computed for another sequence"
+        )
     return out
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #1f3501b9
-def _measured(ev): return {k: v for k,v in asdict(ev).items() if k not in ("draws", "random_control")} # what of an `EvalConfig` concerns an arm alone; intervals and baselines come later
+def _measured(ev):
+    return {
+        k: v for k, v in asdict(ev).items() if k not in ("draws", "random_control")
+    }  # what of an `EvalConfig` concerns an arm alone; intervals and baselines come later
 
+# %% ../../nbs/api/evaluation/02_evaluate.ipynb #6658504a
 def evaluate_arm(
-    cfg:RunConfig, # A trained run
-)->Path: # Folder with `losses.parquet`, `samples.parquet`, `card.json`
+    cfg: RunConfig,  # A trained run
+) -> Path:  # Folder with `losses.parquet`, `samples.parquet`, `card.json`
     "Measure a trained arm once. Raises `FileNotFoundError` when it is not trained, and `ValueError` when the test set leaks or the features are of another encoder"
     folder = run_folder(run_name(cfg))
-    if not (folder/"trained.json").exists(): raise FileNotFoundError(f"{folder.name} is not trained: run 03_train with arch={cfg.model.arch}")
-    def build(out): # the answers stand outside: a killed evaluation goes on with them
+    if not (folder / "trained.json").exists():
+        raise FileNotFoundError(
+            f"{folder.name} is not trained: run 03_train with arch={cfg.model.arch}"
+        )
+
+    def build(out):  # the answers stand outside: a killed evaluation goes on with them
         data = RunData(cfg)
-        device,ledger = data.device,ledger_of(data)
-        if not data.corpus.manifest["leaky"]: require_clean(ledger) # a split that leaks by design is labelled as such wherever its numbers stand
-        trained = read_json(folder/"trained.json")["features"]
-        if data.reads_features and trained != data.features.identity: raise ValueError(f"{folder.name} was trained on features of another encoder ({trained}): delete that folder and train again")
-        model = ProteinLLM.from_pretrained(folder/"model", device)
+        device, ledger = data.device, ledger_of(data)
+        if not data.corpus.manifest["leaky"]:
+            require_clean(
+                ledger
+            )  # a split that leaks by design is labelled as such wherever its numbers stand
+        trained = read_json(folder / "trained.json")["features"]
+        if data.reads_features and trained != data.features.identity:
+            raise ValueError(
+                f"{folder.name} was trained on features of another encoder ({trained}): delete that folder and train again"
+            )
+        model = ProteinLLM.from_pretrained(folder / "model", device)
         test = data.corpus.side("test")
-        losses,chosen,how = diagnose(model, data, cfg, device), asked_records(data), Decoding(cfg.evaluation.max_new_tokens)
-        answers = answer_records(model, chosen, data, folder/f"answers-{digest(how, chosen.record_id.tolist(), n=6)}", how)
-        samples = chosen[["record_id", "task", "protein_id", "cluster", "instruction", "answer"]].merge(answers[["record_id", "prediction", "finish"]], on="record_id")
-        losses.to_parquet(out/"losses.parquet"); samples.to_parquet(out/"samples.parquet")
-        write_json(out/"card.json", dict(name=folder.name, arch=cfg.model.arch, test_hash=data.corpus.manifest["test_hash"], corpus=data.corpus.manifest["key"], split=data.corpus.label, records=len(losses),
-            clusters=losses.cluster.nunique(), answer_tokens=int(losses["count"].sum()), answer_bytes=int(losses.bytes.sum()), entity_bytes=int(losses.entity_bytes.sum()), loss=losses.true.sum()/losses["count"].sum(), answered=len(samples),
-            cut=int((samples.finish == "length").sum()), empty=int((samples.prediction.str.strip() == "").sum()), evaluation=_measured(cfg.evaluation),
-            swapped=int(losses.swapped.notna().sum()), without_partner=0 if cfg.model.arch == "blind" else min(cfg.evaluation.n_swap, len(test))-int(losses.swapped.notna().sum()),
-            shuffled=int(losses.shuffled.notna().sum()), without_shuffled=int((losses.swapped.notna() & losses.shuffled.isna()).sum()), # features from disk cannot be computed for another sequence
-            left_out=not_measured(losses, chosen, cfg), ledger=asdict(ledger)))
-    return ensure_stage(folder/f"evaluation-{digest(_measured(cfg.evaluation), LOSS_COLUMNS, identity("terms"), "left_out", n=6)}", build, last="card.json") # one of an earlier layout, or with other entities, is not read
+        losses, chosen, how = (
+            diagnose(model, data, cfg, device),
+            asked_records(data),
+            Decoding(cfg.evaluation.max_new_tokens),
+        )
+        answers = answer_records(
+            model,
+            chosen,
+            data,
+            folder / f"answers-{digest(how, chosen.record_id.tolist(), n=6)}",
+            how,
+        )
+        samples = chosen[
+            ["record_id", "task", "protein_id", "cluster", "instruction", "answer"]
+        ].merge(answers[["record_id", "prediction", "finish"]], on="record_id")
+        losses.to_parquet(out / "losses.parquet")
+        samples.to_parquet(out / "samples.parquet")
+        write_json(
+            out / "card.json",
+            dict(
+                name=folder.name,
+                arch=cfg.model.arch,
+                test_hash=data.corpus.manifest["test_hash"],
+                corpus=data.corpus.manifest["key"],
+                split=data.corpus.label,
+                records=len(losses),
+                clusters=losses.cluster.nunique(),
+                answer_tokens=int(losses["count"].sum()),
+                answer_bytes=int(losses.bytes.sum()),
+                entity_bytes=int(losses.entity_bytes.sum()),
+                loss=losses.true.sum() / losses["count"].sum(),
+                answered=len(samples),
+                cut=int((samples.finish == "length").sum()),
+                empty=int((samples.prediction.str.strip() == "").sum()),
+                evaluation=_measured(cfg.evaluation),
+                swapped=int(losses.swapped.notna().sum()),
+                without_partner=0
+                if cfg.model.arch == "blind"
+                else min(cfg.evaluation.n_swap, len(test)) - int(losses.swapped.notna().sum()),
+                shuffled=int(losses.shuffled.notna().sum()),
+                without_shuffled=int(
+                    (losses.swapped.notna() & losses.shuffled.isna()).sum()
+                ),  # features from disk cannot be computed for another sequence
+                left_out=not_measured(losses, chosen, cfg),
+                ledger=asdict(ledger),
+            ),
+        )
+
+    return ensure_stage(
+        folder
+        / f"evaluation-{digest(_measured(cfg.evaluation), LOSS_COLUMNS, identity('terms'), 'left_out', n=6)}",
+        build,
+        last="card.json",
+    )  # one of an earlier layout, or with other entities, is not read
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #6923ba4e
 def bare_answers(
-    data:RunData, # Of any arm
-    records:pd.DataFrame, # Records to answer
-    folder:Path, # Where answers are kept on the way
-)->pd.DataFrame: # `system` (bare_llm), `record_id, prediction`
+    data: RunData,  # Of any arm
+    records: pd.DataFrame,  # Records to answer
+    folder: Path,  # Where answers are kept on the way
+) -> pd.DataFrame:  # `system` (bare_llm), `record_id, prediction`
     "What the language model answers without bridge, adapter or training, with the sequence in the prompt"
-    bare = RunData(replace(data.cfg, model=replace(data.cfg.model, arch="text", lora_r=0)), data.device)
+    bare = RunData(
+        replace(data.cfg, model=replace(data.cfg.model, arch="text", lora_r=0)), data.device
+    )
     model = build_model(bare.cfg.model, 0, bare.tokenizer, str(data.device)).eval()
-    answers = answer_records(model, records, bare, folder, Decoding(data.cfg.evaluation.max_new_tokens))
-    return answers[["record_id", "prediction"]].assign(system="bare_llm", neighbour=None, identity=np.nan)
+    answers = answer_records(
+        model, records, bare, folder, Decoding(data.cfg.evaluation.max_new_tokens)
+    )
+    return answers[["record_id", "prediction"]].assign(
+        system="bare_llm", neighbour=None, identity=np.nan
+    )
 
-def _answered_for_free(train, valid, chosen, sequences, pooled)->tuple[Free, Best]:
+# %% ../../nbs/api/evaluation/02_evaluate.ipynb #fa965210
+def _answered_for_free(train, valid, chosen, sequences, pooled) -> tuple[Free, Best]:
     "Baselines and the best; without validation records those that choose nothing there, and the best on test, which favours it"
     if len(valid):
         free = free_answers(train, valid, chosen, sequences, pooled)
-        return free,choose_free(free.answers, valid)
+        return free, choose_free(free.answers, valid)
     free = free_answers(train, None, chosen, sequences)
     why = "no validation record is of a task of train, so nothing can be chosen there"
-    left_out = {s: why if s.endswith(("feature", "random")) else reason for s,reason in free.left_out.items()}
-    return free._replace(left_out=left_out),choose_free(free.answers, chosen)._replace(chosen_on="the test records, which favours it")
+    left_out = {
+        s: why if s.endswith(("feature", "random")) else reason
+        for s, reason in free.left_out.items()
+    }
+    return free._replace(left_out=left_out), choose_free(free.answers, chosen)._replace(
+        chosen_on="the test records, which favours it"
+    )
 
+# %% ../../nbs/api/evaluation/02_evaluate.ipynb #a95b3269
 def free_baselines(
-    data:RunData, # Corpus and features
-)->tuple[Free, Best]: # Their answers to the generation set, and the best on valid
+    data: RunData,  # Corpus and features
+) -> tuple[Free, Best]:  # Their answers to the generation set, and the best on valid
     "The free baselines of a corpus, from train records only, made once"
-    ev,columns = data.cfg.evaluation,("task", "instruction", "answer")
-    def build(out):
-        train,valid,chosen = data.corpus.side("train", *columns),data.corpus.side("valid", *columns),asked_records(data, *columns)
-        valid = valid[valid.task.isin(train.task)]
-        pooled = {k: v for k,v in dict(feature=data.features.pooled(), random=data.random_pooled).items() if v is not None}
-        free,best = _answered_for_free(train, valid, chosen, data.corpus.proteins.sequence, pooled)
-        answers = [free.answers[free.answers.record_id.isin(chosen.record_id)], bare_answers(data, chosen, out/"bare")]
-        pd.concat(answers, ignore_index=True).to_parquet(out/"answers.parquet", index=False)
-        free.bins[free.bins.protein_id.isin(chosen.protein_id)].to_parquet(out/"bins.parquet", index=False)
-        free.left_out.pop("bare_llm")
-        write_json(out/"facts.json", dict(settings=free.settings, left_out=free.left_out, best=best._asdict()))
-    folder = ensure_stage(run_folder("shared")/f"free-{digest(data.corpus.manifest['key'], data.features.identity, ev.n_generate, ev.random_control, FREE, ev.max_new_tokens)}", build, last="facts.json")
-    facts = read_json(folder/"facts.json")
-    return Free(pd.read_parquet(folder/"answers.parquet"), pd.read_parquet(folder/"bins.parquet"), facts["settings"], facts["left_out"]),Best(**facts["best"])
+    ev, columns = data.cfg.evaluation, ("task", "instruction", "answer")
 
+    def build(out):
+        train, valid, chosen = (
+            data.corpus.side("train", *columns),
+            data.corpus.side("valid", *columns),
+            asked_records(data, *columns),
+        )
+        valid = valid[valid.task.isin(train.task)]
+        pooled = {
+            k: v
+            for k, v in dict(feature=data.features.pooled(), random=data.random_pooled).items()
+            if v is not None
+        }
+        free, best = _answered_for_free(train, valid, chosen, data.corpus.proteins.sequence, pooled)
+        answers = [
+            free.answers[free.answers.record_id.isin(chosen.record_id)],
+            bare_answers(data, chosen, out / "bare"),
+        ]
+        pd.concat(answers, ignore_index=True).to_parquet(out / "answers.parquet", index=False)
+        free.bins[free.bins.protein_id.isin(chosen.protein_id)].to_parquet(
+            out / "bins.parquet", index=False
+        )
+        free.left_out.pop("bare_llm")
+        write_json(
+            out / "facts.json",
+            dict(settings=free.settings, left_out=free.left_out, best=best._asdict()),
+        )
+
+    folder = ensure_stage(
+        run_folder("shared")
+        / f"free-{digest(data.corpus.manifest['key'], data.features.identity, ev.n_generate, ev.random_control, FREE, ev.max_new_tokens)}",
+        build,
+        last="facts.json",
+    )
+    facts = read_json(folder / "facts.json")
+    return Free(
+        pd.read_parquet(folder / "answers.parquet"),
+        pd.read_parquet(folder / "bins.parquet"),
+        facts["settings"],
+        facts["left_out"],
+    ), Best(**facts["best"])
+
+# %% ../../nbs/api/evaluation/02_evaluate.ipynb #9bb7fc70
 def baseline_answers(
-    data:RunData, # Corpus and features
-)->tuple[pd.DataFrame, dict]: # `system, record_id, prediction, neighbour, identity` for the generation set, and facts
+    data: RunData,  # Corpus and features
+) -> tuple[
+    pd.DataFrame, dict
+]:  # `system, record_id, prediction, neighbour, identity` for the generation set, and facts
     "Answers of the free baselines. Facts: the `best`, where it was chosen (`chosen_on`) and all scores there (`valid`), `settings`, `left_out`, `coverage` (share of records with a sequence neighbour), `identity` (test proteins in each bin)"
-    free,best = free_baselines(data)
-    coverage = float(free.answers.identity[free.answers.system == "nearest_sequence"].notna().mean())
-    return free.answers,dict(best=best.system, chosen_on=best.chosen_on, valid=best.scores, settings=free.settings, left_out=free.left_out, identity=free.bins.bin.value_counts(sort=False).to_dict(), coverage=coverage)
+    free, best = free_baselines(data)
+    coverage = float(
+        free.answers.identity[free.answers.system == "nearest_sequence"].notna().mean()
+    )
+    return free.answers, dict(
+        best=best.system,
+        chosen_on=best.chosen_on,
+        valid=best.scores,
+        settings=free.settings,
+        left_out=free.left_out,
+        identity=free.bins.bin.value_counts(sort=False).to_dict(),
+        coverage=coverage,
+    )
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #568313ba
 def bits(
-    sums:np.ndarray, # NLL in nats, and bytes [.., 2]
-)->np.ndarray: # [..]
+    sums: np.ndarray,  # NLL in nats, and bytes [.., 2]
+) -> np.ndarray:  # [..]
     "Bits per byte; NaN where there is no byte"
-    nll,n = np.asarray(sums, float)[...,0],np.asarray(sums, float)[...,1]
-    return np.divide(nll/np.log(2), n, out=np.full(n.shape, np.nan), where=n > 0)
+    nll, n = np.asarray(sums, float)[..., 0], np.asarray(sums, float)[..., 1]
+    return np.divide(nll / np.log(2), n, out=np.full(n.shape, np.nan), where=n > 0)
 
-LOSS_SCORES = dict(loss=(["true", "count"], ratio), bits_per_byte=(["true", "bytes"], bits), bits_per_entity_byte=(["entity", "entity_bytes"], bits),
-    bits_per_template_byte=(["true", "bytes", "entity", "entity_bytes"], lambda sums: bits(sums[...,:2]-sums[...,2:])))
+# %% ../../nbs/api/evaluation/02_evaluate.ipynb #55b22bb3
+LOSS_SCORES = dict(
+    loss=(["true", "count"], ratio),
+    bits_per_byte=(["true", "bytes"], bits),
+    bits_per_entity_byte=(["entity", "entity_bytes"], bits),
+    bits_per_template_byte=(
+        ["true", "bytes", "entity", "entity_bytes"],
+        lambda sums: bits(sums[..., :2] - sums[..., 2:]),
+    ),
+)
 
-def _long(system:str, table:pd.DataFrame)->list:
+
+def _long(system: str, table: pd.DataFrame) -> list:
     "Rows of the long table, from `score_table` by task"
-    return table.rename(columns=dict(group="task", score="metric")).assign(system=system)[["system", "task", "metric", "value", "low", "high", "n"]].to_dict("records")
+    return (
+        table.rename(columns=dict(group="task", score="metric"))
+        .assign(system=system)[["system", "task", "metric", "value", "low", "high", "n"]]
+        .to_dict("records")
+    )
 
+# %% ../../nbs/api/evaluation/02_evaluate.ipynb #95d562e6
 def loss_rows(
-    system:str, # Arm
-    losses:pd.DataFrame, # From `diagnose`
-    draws:int, # Bootstrap draws
-)->list: # Rows of the long table
+    system: str,  # Arm
+    losses: pd.DataFrame,  # From `diagnose`
+    draws: int,  # Bootstrap draws
+) -> list:  # Rows of the long table
     "`LOSS_SCORES` in all and by task; losses with each protein of `PROTEINS` on the records that have all of them"
-    out,shown = [score_table(losses, losses.cluster, LOSS_SCORES, losses.task, draws)],[c for c in PROTEINS if losses[c].notna().any()]
+    out, shown = (
+        [score_table(losses, losses.cluster, LOSS_SCORES, losses.task, draws)],
+        [c for c in PROTEINS if losses[c].notna().any()],
+    )
     mine = losses.dropna(subset=shown)
-    if len(shown) > 1: out.append(score_table(mine, mine.cluster, {f"loss_{c}": ([c, "count"], ratio) for c in shown}, draws=draws))
+    if len(shown) > 1:
+        out.append(
+            score_table(
+                mine, mine.cluster, {f"loss_{c}": ([c, "count"], ratio) for c in shown}, draws=draws
+            )
+        )
     return _long(system, pd.concat(out).dropna(subset="value"))
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #f2f6cdc6
 def text_rows(
-    system:str, # Arm or baseline
-    samples:pd.DataFrame, # `task, cluster, answer, prediction`
-    draws:int, # Bootstrap draws
-)->list: # Rows of the long table
+    system: str,  # Arm or baseline
+    samples: pd.DataFrame,  # `task, cluster, answer, prediction`
+    draws: int,  # Bootstrap draws
+) -> list:  # Rows of the long table
     "BLEU and ROUGE-L in all and by task"
-    said,right = samples.prediction.tolist(),samples.answer.tolist()
-    counts = pd.DataFrame(bleu_statistics(said, right), columns=list(BLEU_COLUMNS)).assign(rouge_l=rouge_l(said, right))
-    return _long(system, score_table(counts, samples.cluster, dict(bleu=(BLEU_COLUMNS, bleu_from_statistics), rouge_l=(("rouge_l",), None)), samples.task, draws))
+    said, right = samples.prediction.tolist(), samples.answer.tolist()
+    counts = pd.DataFrame(bleu_statistics(said, right), columns=list(BLEU_COLUMNS)).assign(
+        rouge_l=rouge_l(said, right)
+    )
+    return _long(
+        system,
+        score_table(
+            counts,
+            samples.cluster,
+            dict(bleu=(BLEU_COLUMNS, bleu_from_statistics), rouge_l=(("rouge_l",), None)),
+            samples.task,
+            draws,
+        ),
+    )
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #fc723d10
-def _rouge(samples:pd.DataFrame)->pd.DataFrame: return samples.assign(sum=rouge_l(samples.prediction.tolist(), samples.answer.tolist()), count=1)
+def _rouge(samples: pd.DataFrame) -> pd.DataFrame:
+    return samples.assign(
+        sum=rouge_l(samples.prediction.tolist(), samples.answer.tolist()), count=1
+    )
 
-def _pairs(systems:dict, against:dict, metric:str, set_hash:str, draws:int, tasks:tuple=())->list:
+# %% ../../nbs/api/evaluation/02_evaluate.ipynb #5421dea4
+def _pairs(
+    systems: dict, against: dict, metric: str, set_hash: str, draws: int, tasks: tuple = ()
+) -> list:
     "Paired differences of each system to each of `against`; in all and by task, or for `tasks` only"
     out = []
-    for a,ta in systems.items():
-        for b,tb in against.items():
+    for a, ta in systems.items():
+        for b, tb in against.items():
             for task in tasks or ("all", *sorted(ta.task.unique())):
                 pick = lambda t: t if task == "all" else t[t.task == task]
                 d = paired_difference(pick(ta), pick(tb), set_hash, set_hash, draws)
-                out.append(dict(system=a, against=b, metric=metric, task=task, **d._asdict(), n=len(pick(ta)), clusters=pick(ta).cluster.nunique()))
+                out.append(
+                    dict(
+                        system=a,
+                        against=b,
+                        metric=metric,
+                        task=task,
+                        **d._asdict(),
+                        n=len(pick(ta)),
+                        clusters=pick(ta).cluster.nunique(),
+                    )
+                )
     return out
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #f841cbae
-GAPS = dict(loss=lambda t: t.assign(sum=t.true), # what is compared with blind, from losses: summed, and by what it is divided
-    bits_per_entity_byte=lambda t: t[t.entity_bytes > 0].assign(sum=t.entity/np.log(2), count=t.entity_bytes))
+GAPS = dict(
+    loss=lambda t: t.assign(
+        sum=t.true
+    ),  # what is compared with blind, from losses: summed, and by what it is divided
+    bits_per_entity_byte=lambda t: t[t.entity_bytes > 0].assign(
+        sum=t.entity / np.log(2), count=t.entity_bytes
+    ),
+)
 
-def _tables(cfgs:list, folders:dict, set_hash:str)->tuple:
+
+def _tables(cfgs: list, folders: dict, set_hash: str) -> tuple:
     "Long table of scores, table of paired differences (task by task to blind and to the best baseline only), facts of the baselines"
-    ev,data = cfgs[0].evaluation, RunData(cfgs[0])
-    losses,samples = ({a: pd.read_parquet(f/f"{name}.parquet") for a,f in folders.items()} for name in ("losses", "samples"))
-    free,about = baseline_answers(data)
+    ev, data = cfgs[0].evaluation, RunData(cfgs[0])
+    losses, samples = (
+        {a: pd.read_parquet(f / f"{name}.parquet") for a, f in folders.items()}
+        for name in ("losses", "samples")
+    )
+    free, about = baseline_answers(data)
     shared = samples["blind"].drop(columns=["prediction", "finish"])
-    texts = samples | {s: shared.merge(t, on="record_id") for s,t in free.groupby("system", sort=False)}
-    table = [r for a,t in losses.items() for r in loss_rows(a, t, ev.draws)] + [r for s,t in texts.items() for r in text_rows(s, t, ev.draws)]
-    nll = {m: {a: of(t) for a,t in losses.items()} for m,of in GAPS.items()}
-    rouge = {s: _rouge(t) for s,t in texts.items()}
+    texts = samples | {
+        s: shared.merge(t, on="record_id") for s, t in free.groupby("system", sort=False)
+    }
+    table = [r for a, t in losses.items() for r in loss_rows(a, t, ev.draws)] + [
+        r for s, t in texts.items() for r in text_rows(s, t, ev.draws)
+    ]
+    nll = {m: {a: of(t) for a, t in losses.items()} for m, of in GAPS.items()}
+    rouge = {s: _rouge(t) for s, t in texts.items()}
     seeing = [a for a in losses if a != "blind"]
-    gaps,named = (_pairs({a: nll[m][a] for a in seeing}, dict(blind=nll[m]["blind"]) if len(nll[m]["blind"]) else {}, m, set_hash, ev.draws, tasks) for m,tasks in (("loss", ()), ("bits_per_entity_byte", ("all",))))
-    arms = [g for i,a in enumerate(seeing) for g in _pairs({a: nll["loss"][a]}, {b: nll["loss"][b] for b in seeing[i+1:]}, "loss", set_hash, ev.draws, ("all",))]
-    by_task,others = ("blind", about["best"]),[s for s in FREE if s in rouge and s != about["best"]]
-    lifts = [g for names,tasks in ((by_task, ()), (others, ("all",))) for g in _pairs({a: rouge[a] for a in seeing}, {s: rouge[s] for s in names}, "rouge_l", set_hash, ev.draws, tasks)]
-    table += [{k: g[k] for k in ("system", "task", "value", "low", "high")} | dict(metric="gap_to_blind", n=len(losses["blind"])) for g in gaps]
-    return pd.DataFrame(table), pd.DataFrame(gaps+named+arms+lifts), about
+    gaps, named = (
+        _pairs(
+            {a: nll[m][a] for a in seeing},
+            dict(blind=nll[m]["blind"]) if len(nll[m]["blind"]) else {},
+            m,
+            set_hash,
+            ev.draws,
+            tasks,
+        )
+        for m, tasks in (("loss", ()), ("bits_per_entity_byte", ("all",)))
+    )
+    arms = [
+        g
+        for i, a in enumerate(seeing)
+        for g in _pairs(
+            {a: nll["loss"][a]},
+            {b: nll["loss"][b] for b in seeing[i + 1 :]},
+            "loss",
+            set_hash,
+            ev.draws,
+            ("all",),
+        )
+    ]
+    by_task, others = (
+        ("blind", about["best"]),
+        [s for s in FREE if s in rouge and s != about["best"]],
+    )
+    lifts = [
+        g
+        for names, tasks in ((by_task, ()), (others, ("all",)))
+        for g in _pairs(
+            {a: rouge[a] for a in seeing},
+            {s: rouge[s] for s in names},
+            "rouge_l",
+            set_hash,
+            ev.draws,
+            tasks,
+        )
+    ]
+    table += [
+        {k: g[k] for k in ("system", "task", "value", "low", "high")}
+        | dict(metric="gap_to_blind", n=len(losses["blind"]))
+        for g in gaps
+    ]
+    return pd.DataFrame(table), pd.DataFrame(gaps + named + arms + lifts), about
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #0a908da0
 def compare_runs(
-    cfgs:list, # One trained run an arm, `blind` among them
-)->Path: # Folder with `comparison.parquet` (scores), `differences.parquet` (paired), `facts.json` (with `left_out`: what could not be measured, and why)
+    cfgs: list,  # One trained run an arm, `blind` among them
+) -> Path:  # Folder with `comparison.parquet` (scores), `differences.parquet` (paired), `facts.json` (with `left_out`: what could not be measured, and why)
     "Put arms and baselines side by side. Raises `ValueError` when their test sets differ"
     archs = [c.model.arch for c in cfgs]
     twice = [a for a in archs if archs.count(a) > 1]
-    if twice: raise ValueError(f"two runs of {twice[0]}: compare one run an arm, or several seeds with over_seeds")
+    if twice:
+        raise ValueError(
+            f"two runs of {twice[0]}: compare one run an arm, or several seeds with over_seeds"
+        )
     folders = {c.model.arch: evaluate_arm(c) for c in cfgs}
-    cards = {a: read_json(f/"card.json") for a,f in folders.items()}
-    if "blind" not in cards: raise ValueError(f"no blind run among {', '.join(cards)}: without it no gap can be told")
-    if len({c["test_hash"] for c in cards.values()}) > 1: raise ValueError(f"not of one test set: {', '.join(a+' '+c['test_hash'] for a,c in cards.items())}")
-    left_out = {what: why for c in cards.values() for what,why in c["left_out"].items()}
+    cards = {a: read_json(f / "card.json") for a, f in folders.items()}
+    if "blind" not in cards:
+        raise ValueError(f"no blind run among {', '.join(cards)}: without it no gap can be told")
+    if len({c["test_hash"] for c in cards.values()}) > 1:
+        raise ValueError(
+            f"not of one test set: {', '.join(a + ' ' + c['test_hash'] for a, c in cards.items())}"
+        )
+    left_out = {what: why for c in cards.values() for what, why in c["left_out"].items()}
+
     def build(out):
-        table,differences,about = _tables(cfgs, folders, cards["blind"]["test_hash"])
-        table.to_parquet(out/"comparison.parquet"); differences.to_parquet(out/"differences.parquet")
-        write_json(out/"facts.json", dict(free=about, test_hash=cards["blind"]["test_hash"], split=cards["blind"]["split"], left_out=left_out, cards=cards))
-    key = digest([run_name(c) for c in cfgs], cfgs[0].evaluation, LOSS_COLUMNS, list(GAPS), FREE, FEW, FEW_RECORDS, left_out, identity("terms"))
-    return ensure_stage(run_folder(f"comparison-{key}")/"tables", build, last="facts.json")
+        table, differences, about = _tables(cfgs, folders, cards["blind"]["test_hash"])
+        table.to_parquet(out / "comparison.parquet")
+        differences.to_parquet(out / "differences.parquet")
+        write_json(
+            out / "facts.json",
+            dict(
+                free=about,
+                test_hash=cards["blind"]["test_hash"],
+                split=cards["blind"]["split"],
+                left_out=left_out,
+                cards=cards,
+            ),
+        )
+
+    key = digest(
+        [run_name(c) for c in cfgs],
+        cfgs[0].evaluation,
+        LOSS_COLUMNS,
+        list(GAPS),
+        FREE,
+        FEW,
+        FEW_RECORDS,
+        left_out,
+        identity("terms"),
+    )
+    return ensure_stage(run_folder(f"comparison-{key}") / "tables", build, last="facts.json")
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #1d6432ac
 def seed_gap(
-    a:list, # Tables of a system, one a seed: `record_id`, `sum` (a loss, or a score), `count` (tokens, or 1), `cluster`
-    b:list, # Another system's, of the same seeds and records
-    draws:int=1_000, # Bootstrap draws
-)->dict: # `value, low, high, established` (by `is_established`), `by_seed` (a value each), `n` (records), `clusters`
+    a: list,  # Tables of a system, one a seed: `record_id`, `sum` (a loss, or a score), `count` (tokens, or 1), `cluster`
+    b: list,  # Another system's, of the same seeds and records
+    draws: int = 1_000,  # Bootstrap draws
+) -> dict:  # `value, low, high, established` (by `is_established`), `by_seed` (a value each), `n` (records), `clusters`
     "Mean over seeds of the paired difference, first minus second, its interval over clusters and seeds. Raises `ValueError` on tables of different records"
-    if len(a) != len(b): raise ValueError(f"{len(a)} seeds against {len(b)}: compare systems at the same seeds")
-    a,b = ([t.sort_values("record_id", ignore_index=True) for t in tables] for tables in (a, b))
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} seeds against {len(b)}: compare systems at the same seeds")
+    a, b = ([t.sort_values("record_id", ignore_index=True) for t in tables] for tables in (a, b))
     for t in (*a, *b):
-        if not t[["record_id", "count"]].equals(a[0][["record_id", "count"]]): raise ValueError(f"tables of {len(a[0])} and {len(t)} records that are not the same: compare runs of one test set")
-    sums = np.stack([np.column_stack([x["sum"]-y["sum"], x["count"]]) for x,y in zip(a, b)]) # [S, n, 2]
+        if not t[["record_id", "count"]].equals(a[0][["record_id", "count"]]):
+            raise ValueError(
+                f"tables of {len(a[0])} and {len(t)} records that are not the same: compare runs of one test set"
+            )
+    sums = np.stack(
+        [np.column_stack([x["sum"] - y["sum"], x["count"]]) for x, y in zip(a, b)]
+    )  # [S, n, 2]
     i = two_way_bootstrap(sums, a[0].cluster, ratio, draws)
-    n,clusters = len(a[0]),a[0].cluster.nunique()
-    return i._asdict() | dict(established=is_established(i.low, i.high, clusters, n), by_seed=ratio(sums.sum(1)).tolist(), n=n, clusters=clusters)
+    n, clusters = len(a[0]), a[0].cluster.nunique()
+    return i._asdict() | dict(
+        established=is_established(i.low, i.high, clusters, n),
+        by_seed=ratio(sums.sum(1)).tolist(),
+        n=n,
+        clusters=clusters,
+    )
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #fd6c5f04
 def over_seeds(
-    runs:dict, # {seed: trained runs, one an arm, `blind` among them}
-)->pd.DataFrame: # `system, against, metric, value, low, high, established, by_seed, n, clusters`
+    runs: dict,  # {seed: trained runs, one an arm, `blind` among them}
+) -> pd.DataFrame:  # `system, against, metric, value, low, high, established, by_seed, n, clusters`
     "Loss and ROUGE-L of each arm against blind, and ROUGE-L against the best baseline, over clusters and seeds. Raises what `evaluate_arm` raises, and `ValueError` when seeds differ in test set"
-    folders,(first,*_) = [{c.model.arch: evaluate_arm(c) for c in cfgs} for cfgs in runs.values()],next(iter(runs.values()))
-    tables = lambda arch, name, of: [of(pd.read_parquet(f[arch]/f"{name}.parquet")) for f in folders]
-    free,best = free_baselines(RunData(first))
-    ev,copied,seeing = first.evaluation,free.answers[free.answers.system == best.system][["record_id", "prediction"]],[a for a in folders[0] if a != "blind"]
-    blind = {m: tables("blind", *how) for m,how in (("loss", ("losses", GAPS["loss"])), ("rouge_l", ("samples", _rouge)))}
-    free_best = tables("blind", "samples", lambda t: _rouge(t.drop(columns="prediction").merge(copied, on="record_id", validate="1:1")))
-    mine = {("loss", a): tables(a, "losses", GAPS["loss"]) for a in seeing} | {("rouge_l", a): tables(a, "samples", _rouge) for a in seeing}
-    rows = [dict(system=a, against="blind", metric=m, **seed_gap(t, blind[m], ev.draws)) for (m,a),t in mine.items()]
-    return pd.DataFrame(rows + [dict(system=a, against=best.system, metric=m, **seed_gap(t, free_best, ev.draws)) for (m,a),t in mine.items() if m == "rouge_l"])
+    folders, (first, *_) = (
+        [{c.model.arch: evaluate_arm(c) for c in cfgs} for cfgs in runs.values()],
+        next(iter(runs.values())),
+    )
+    tables = lambda arch, name, of: [
+        of(pd.read_parquet(f[arch] / f"{name}.parquet")) for f in folders
+    ]
+    free, best = free_baselines(RunData(first))
+    ev, copied, seeing = (
+        first.evaluation,
+        free.answers[free.answers.system == best.system][["record_id", "prediction"]],
+        [a for a in folders[0] if a != "blind"],
+    )
+    blind = {
+        m: tables("blind", *how)
+        for m, how in (("loss", ("losses", GAPS["loss"])), ("rouge_l", ("samples", _rouge)))
+    }
+    free_best = tables(
+        "blind",
+        "samples",
+        lambda t: _rouge(
+            t.drop(columns="prediction").merge(copied, on="record_id", validate="1:1")
+        ),
+    )
+    mine = {("loss", a): tables(a, "losses", GAPS["loss"]) for a in seeing} | {
+        ("rouge_l", a): tables(a, "samples", _rouge) for a in seeing
+    }
+    rows = [
+        dict(system=a, against="blind", metric=m, **seed_gap(t, blind[m], ev.draws))
+        for (m, a), t in mine.items()
+    ]
+    return pd.DataFrame(
+        rows
+        + [
+            dict(system=a, against=best.system, metric=m, **seed_gap(t, free_best, ev.draws))
+            for (m, a), t in mine.items()
+            if m == "rouge_l"
+        ]
+    )

@@ -10,150 +10,212 @@ __all__ = ['PROBED', 'STRENGTHS', 'TooFew', 'common_entities', 'least_for', 'ent
 from collections import Counter
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 import torch
 from scipy.linalg import eigh
 from torch import nn
 
-from .attention import run_bridges
 from ..config import RunConfig
 from ..core import digest
-from ..scoring.entities import frozen_dictionary, known_entities
+from .attention import run_bridges
 from ..proteins.features import FeatureStore
-from ..scoring.metrics import bootstrap, is_established
 from ..runs.prepare import RunData
+from ..scoring.entities import frozen_dictionary, known_entities
+from ..scoring.metrics import bootstrap, is_established
 
 # %% ../../nbs/api/evaluation/04_probes.ipynb #2d6ae626
 PROBED = ("ec", "go", "location", "interpro")
 
+
 class TooFew(ValueError):
     "There is not enough to be probed"
 
+
 def common_entities(
-    known:dict, # {protein: {(kind, id)}}, from `known_entities`
-    protein_ids:list, # Those to count: the train proteins
-    n:int=30, # Most entities
-    least:int=20, # Fewest proteins that have one
-)->list: # (kind, id), the commonest first
+    known: dict,  # {protein: {(kind, id)}}, from `known_entities`
+    protein_ids: list,  # Those to count: the train proteins
+    n: int = 30,  # Most entities
+    least: int = 20,  # Fewest proteins that have one
+) -> list:  # (kind, id), the commonest first
     "The commonest entities of `PROBED`. Raises `TooFew`, a `ValueError`, when not one is common enough"
     counts = Counter(e for p in protein_ids for e in known.get(p, ()) if e[0] in PROBED)
-    found = [e for e,k in sorted(counts.items(), key=lambda c: (-c[1], c[0])) if k >= least][:n]
-    if not found: raise TooFew(f"no entity is named for {least} of {len(protein_ids)} proteins: use more proteins, or lower least")
+    found = [e for e, k in sorted(counts.items(), key=lambda c: (-c[1], c[0])) if k >= least][:n]
+    if not found:
+        raise TooFew(
+            f"no entity is named for {least} of {len(protein_ids)} proteins: use more proteins, or lower least"
+        )
     return found
 
+# %% ../../nbs/api/evaluation/04_probes.ipynb #18a8f671
 def least_for(
-    n:int, # Train proteins
-)->int: # A tenth of them, from 2 to 20
+    n: int,  # Train proteins
+) -> int:  # A tenth of them, from 2 to 20
     "Fewest train proteins of an entity that is probed: small sets cannot ask for 20"
-    return min(20, max(2, n//10))
+    return min(20, max(2, n // 10))
+
 
 def entity_labels(
-    known:dict, # As above
-    protein_ids:list, # Proteins
-    entities:list, # From `common_entities`
-)->np.ndarray: # 1 where a protein has an entity, else 0 [n, E]
+    known: dict,  # As above
+    protein_ids: list,  # Proteins
+    entities: list,  # From `common_entities`
+) -> np.ndarray:  # 1 where a protein has an entity, else 0 [n, E]
     "Entities as numbers"
     return np.array([[e in known.get(p, ()) for e in entities] for p in protein_ids], float)
 
 # %% ../../nbs/api/evaluation/04_probes.ipynb #b06fa3fe
-STRENGTHS = (.001, .01, .1, 1., 10., 100.) # to choose from on valid
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # to choose from on valid
+
 
 def ridge_predictions(
-    train:np.ndarray, # Features of train proteins [n, D]
-    labels:np.ndarray, # Theirs [n, E]
-    others:np.ndarray, # Features of proteins to predict for [m, D]
-    strengths:tuple=STRENGTHS, # Strengths, in units of n
-)->np.ndarray: # Predicted labels for each strength [S, m, E]
+    train: np.ndarray,  # Features of train proteins [n, D]
+    labels: np.ndarray,  # Theirs [n, E]
+    others: np.ndarray,  # Features of proteins to predict for [m, D]
+    strengths: tuple = STRENGTHS,  # Strengths, in units of n
+) -> np.ndarray:  # Predicted labels for each strength [S, m, E]
     "Ridge regression with an intercept (Hoerl and Kennard 1970), all strengths from one decomposition"
-    train,others = np.asarray(train, float),np.asarray(others, float)
-    mean,spread,middle = train.mean(0),train.std(0),labels.mean(0)
-    spread = np.where(spread > 1e-9, spread, 1.) # what never changes says nothing
-    z,turn = (train-mean)/spread,(others-mean)/spread
-    values,vectors = eigh(z.T@z)
-    cross,turn,values = vectors.T@(z.T@(labels-middle)),turn@vectors,np.maximum(values, 0)
-    return np.stack([turn/(values+s*len(train))@cross+middle for s in strengths])
+    train, others = np.asarray(train, float), np.asarray(others, float)
+    mean, spread, middle = train.mean(0), train.std(0), labels.mean(0)
+    spread = np.where(spread > 1e-9, spread, 1.0)  # what never changes says nothing
+    z, turn = (train - mean) / spread, (others - mean) / spread
+    values, vectors = eigh(z.T @ z)
+    cross, turn, values = (
+        vectors.T @ (z.T @ (labels - middle)),
+        turn @ vectors,
+        np.maximum(values, 0),
+    )
+    return np.stack([turn / (values + s * len(train)) @ cross + middle for s in strengths])
 
 # %% ../../nbs/api/evaluation/04_probes.ipynb #693983a9
 def _squares(x, y, split, strengths):
     "Squared errors on test with the strength that is best on valid, and around the train mean, both [m]; and that strength"
-    train,valid,test = (split == s for s in ("train", "valid", "test"))
+    train, valid, test = (split == s for s in ("train", "valid", "test"))
     said = ridge_predictions(x[train], y[train], x[valid | test], strengths)
-    wrong,held = np.square(said-y[valid | test]).sum(-1),split[valid | test] # [S, valid and test]
+    wrong, held = (
+        np.square(said - y[valid | test]).sum(-1),
+        split[valid | test],
+    )  # [S, valid and test]
     best = int(wrong[:, held == "valid"].sum(1).argmin())
-    return wrong[best][held == "test"],np.square(y[test]-y[train].mean(0)).sum(-1),strengths[best]
+    return (
+        wrong[best][held == "test"],
+        np.square(y[test] - y[train].mean(0)).sum(-1),
+        strengths[best],
+    )
 
+# %% ../../nbs/api/evaluation/04_probes.ipynb #e3e34680
 def probe(
-    x:dict, # {what is read: vectors of the proteins [n, D]}
-    y:np.ndarray, # What is to be read [n, E]
-    split:list, # train, valid or test [n]
-    clusters:list, # Cluster of each protein [n]
-    pairs:tuple=(), # Names whose difference, first minus second, is wanted
-    strengths:tuple=STRENGTHS, # Of the ridge, to choose from on valid
-    draws:int=1_000, # Bootstrap draws
-)->pd.DataFrame: # `value, low, high, established` (by `is_established`), `strength`, `width` (D), by name or `a - b`
+    x: dict,  # {what is read: vectors of the proteins [n, D]}
+    y: np.ndarray,  # What is to be read [n, E]
+    split: list,  # train, valid or test [n]
+    clusters: list,  # Cluster of each protein [n]
+    pairs: tuple = (),  # Names whose difference, first minus second, is wanted
+    strengths: tuple = STRENGTHS,  # Of the ridge, to choose from on valid
+    draws: int = 1_000,  # Bootstrap draws
+) -> pd.DataFrame:  # `value, low, high, established` (by `is_established`), `strength`, `width` (D), by name or `a - b`
     "Explained variance on test. Raises `ValueError` on mismatched lengths and where a side is empty, `TooFew` where test labels are all as train's mean"
-    split,mine = np.asarray(split),np.asarray(clusters)[np.asarray(split) == "test"]
-    for name,v in dict(labels=y, clusters=clusters, **x).items():
-        if len(v) != len(split): raise ValueError(f"{name}: {len(v)} rows for {len(split)} proteins")
+    split, mine = np.asarray(split), np.asarray(clusters)[np.asarray(split) == "test"]
+    for name, v in dict(labels=y, clusters=clusters, **x).items():
+        if len(v) != len(split):
+            raise ValueError(f"{name}: {len(v)} rows for {len(split)} proteins")
     for side in ("train", "valid", "test"):
-        if not (split == side).any(): raise ValueError(f"there are no {side} proteins to probe")
-    if np.allclose(y[split == "test"], y[split == "train"].mean(0)): raise TooFew("the labels of test are the mean of train: there is nothing to explain")
-    found = {name: _squares(np.asarray(v), y, split, strengths) for name,v in x.items()}
-    scores = {name: (np.stack([total, total-wrong], 1), s, x[name].shape[1]) for name,(wrong,total,s) in found.items()}
-    scores |= {f"{a} - {b}": (np.stack([found[a][1], found[b][0]-found[a][0]], 1), np.nan, np.nan) for a,b in pairs}
-    rows = {n: bootstrap(s, mine, lambda sums: sums[...,1]/sums[...,0], draws)._asdict() | dict(strength=strength, width=width) for n,(s,strength,width) in scores.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").assign(established=lambda t: is_established(t.low, t.high, len(np.unique(mine))))
+        if not (split == side).any():
+            raise ValueError(f"there are no {side} proteins to probe")
+    if np.allclose(y[split == "test"], y[split == "train"].mean(0)):
+        raise TooFew("the labels of test are the mean of train: there is nothing to explain")
+    found = {name: _squares(np.asarray(v), y, split, strengths) for name, v in x.items()}
+    scores = {
+        name: (np.stack([total, total - wrong], 1), s, x[name].shape[1])
+        for name, (wrong, total, s) in found.items()
+    }
+    scores |= {
+        f"{a} - {b}": (np.stack([found[a][1], found[b][0] - found[a][0]], 1), np.nan, np.nan)
+        for a, b in pairs
+    }
+    rows = {
+        n: bootstrap(s, mine, lambda sums: sums[..., 1] / sums[..., 0], draws)._asdict()
+        | dict(strength=strength, width=width)
+        for n, (s, strength, width) in scores.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").assign(
+        established=lambda t: is_established(t.low, t.high, len(np.unique(mine)))
+    )
 
 # %% ../../nbs/api/evaluation/04_probes.ipynb #80a05790
 @torch.no_grad()
 def bridge_means(
-    bridge:nn.Module, # On the CPU, reads features
-    features:FeatureStore, # Of these proteins
-    protein_ids:list, # Proteins
-    n_tokens:int, # Tokens of a protein; 0 for one a residue
-    batch:int=32, # Proteins at once
-)->np.ndarray: # [n, D]
+    bridge: nn.Module,  # On the CPU, reads features
+    features: FeatureStore,  # Of these proteins
+    protein_ids: list,  # Proteins
+    n_tokens: int,  # Tokens of a protein; 0 for one a residue
+    batch: int = 32,  # Proteins at once
+) -> np.ndarray:  # [n, D]
     "Mean of the tokens that a bridge makes of each protein"
-    ids,out = pd.Series(protein_ids),{}
+    ids, out = pd.Series(protein_ids), {}
     order = ids.map(features.index.set_index("protein_id").length).sort_values(kind="stable").index
     for k in range(0, len(order), batch):
-        some = ids[order[k:k+batch]].tolist()
-        x,mask = features.batch(some)
-        tokens = bridge.eval()(x, mask).float() # [P, N, D]
+        some = ids[order[k : k + batch]].tolist()
+        x, mask = features.batch(some)
+        tokens = bridge.eval()(x, mask).float()  # [P, N, D]
         weight = mask[..., None].float() if n_tokens == 0 else torch.ones(*tokens.shape[:2], 1)
-        out |= dict(zip(some, ((tokens*weight).sum(1)/weight.sum(1)).numpy()))
+        out |= dict(zip(some, ((tokens * weight).sum(1) / weight.sum(1)).numpy()))
     return np.stack([out[p] for p in protein_ids])
 
 # %% ../../nbs/api/evaluation/04_probes.ipynb #210a9c8f
 def probe_inputs(
-    cfg:RunConfig, # A trained run whose bridge reads features
-    folder:Path|str, # Its folder
-    data:RunData, # Its data
-    most:int=3_000, # Most train proteins; of more, those whose id's hash is lowest
-    least:int|None=None, # Fewest train proteins of an entity; `least_for` them when None
-)->tuple[dict, np.ndarray, pd.DataFrame, list]: # Vectors by name, labels [n, E], proteins with `split` and `cluster` [n], entities
+    cfg: RunConfig,  # A trained run whose bridge reads features
+    folder: Path | str,  # Its folder
+    data: RunData,  # Its data
+    most: int = 3_000,  # Most train proteins; of more, those whose id's hash is lowest
+    least: int | None = None,  # Fewest train proteins of an entity; `least_for` them when None
+) -> tuple[
+    dict, np.ndarray, pd.DataFrame, list
+]:  # Vectors by name, labels [n, E], proteins with `split` and `cluster` [n], entities
     "What `probe` takes, of a run. Raises `ValueError` for an arch that reads no features"
-    if not cfg.model.reads_features: raise ValueError(f"arch {cfg.model.arch} reads no features: there is no bridge to probe")
+    if not cfg.model.reads_features:
+        raise ValueError(f"arch {cfg.model.arch} reads no features: there is no bridge to probe")
     sides = [data.corpus.side(s, "answer") for s in ("train", "valid", "test")]
     records = pd.concat(sides)
-    known = known_entities(records.answer.tolist(), records.protein_id.tolist(), frozen_dictionary())
+    known = known_entities(
+        records.answer.tolist(), records.protein_id.tolist(), frozen_dictionary()
+    )
     train = sorted(sides[0].protein_id.unique(), key=digest)[:most]
     ids = [*train, *sorted(sides[1].protein_id.unique()), *sorted(sides[2].protein_id.unique())]
     entities = common_entities(known, train, least=least or least_for(len(train)))
-    fresh,trained = run_bridges(cfg, folder, data)
-    x = dict(features=data.features.pooled().loc[ids].to_numpy(), **{name: bridge_means(b, data.features, ids, cfg.model.n_tokens) for name,b in (("trained", trained), ("untrained", fresh))})
-    if data.random_pooled is not None: x["random encoder"] = data.random_pooled.loc[ids].to_numpy()
-    return x, entity_labels(known, ids, entities), data.corpus.proteins.loc[ids, ["protein_id", "split", "cluster"]], entities
+    fresh, trained = run_bridges(cfg, folder, data)
+    x = dict(
+        features=data.features.pooled().loc[ids].to_numpy(),
+        **{
+            name: bridge_means(b, data.features, ids, cfg.model.n_tokens)
+            for name, b in (("trained", trained), ("untrained", fresh))
+        },
+    )
+    if data.random_pooled is not None:
+        x["random encoder"] = data.random_pooled.loc[ids].to_numpy()
+    return (
+        x,
+        entity_labels(known, ids, entities),
+        data.corpus.proteins.loc[ids, ["protein_id", "split", "cluster"]],
+        entities,
+    )
 
+# %% ../../nbs/api/evaluation/04_probes.ipynb #33569841
 def probe_run(
-    cfg:RunConfig, # A trained run whose bridge reads features
-    folder:Path|str, # Its folder
-    data:RunData, # Its data
-    **kwargs, # As `probe_inputs`
-)->pd.DataFrame: # From `probe`: `features` before the bridge, `trained` and `untrained` behind it, differences, `random encoder` where there is one; with `entities`, how many. Where no entity is common enough one row, `left out`, that says why
+    cfg: RunConfig,  # A trained run whose bridge reads features
+    folder: Path | str,  # Its folder
+    data: RunData,  # Its data
+    **kwargs,  # As `probe_inputs`
+) -> pd.DataFrame:  # From `probe`: `features` before the bridge, `trained` and `untrained` behind it, differences, `random encoder` where there is one; with `entities`, how many. Where no entity is common enough one row, `left out`, that says why
     "What can be read before and after a run's bridge"
     try:
-        x,y,proteins,entities = probe_inputs(cfg, folder, data, **kwargs)
-        table = probe(x, y, proteins.split, proteins.cluster, (("trained", "features"), ("trained", "untrained")), draws=cfg.evaluation.draws)
-    except TooFew as e: return pd.DataFrame(dict(why=[str(e)]), index=["left out"])
+        x, y, proteins, entities = probe_inputs(cfg, folder, data, **kwargs)
+        table = probe(
+            x,
+            y,
+            proteins.split,
+            proteins.cluster,
+            (("trained", "features"), ("trained", "untrained")),
+            draws=cfg.evaluation.draws,
+        )
+    except TooFew as e:
+        return pd.DataFrame(dict(why=[str(e)]), index=["left out"])
     return table.assign(entities=len(entities))

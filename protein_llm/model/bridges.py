@@ -7,148 +7,215 @@ __all__ = ['BRIDGES', 'draw_flow', 'parameters_by_part', 'attention_weights', 'a
            'ResamplerLayer', 'PerceiverResampler', 'ConstantTokens', 'make_class', 'make_bridge', 'check_bridge']
 
 # %% ../../nbs/api/model/01_bridges.ipynb #2f250097
-import re, traceback
+import re
+import traceback
 from collections import Counter
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn, Tensor
+from torch import Tensor, nn
 
 from ..config import ModelConfig, bridge_file
 from ..own_code import import_anew
 
 # %% ../../nbs/api/model/01_bridges.ipynb #549a2748
 def draw_flow(
-    steps:list, # Texts of the boxes, from left to right; one with a shape in brackets is data, one that begins with `frozen` is not trained
-    below:dict={}, # Boxes that lead into a step from below, the last one under it: list of texts by position
-    repeat:tuple=(), # First and last step of what is repeated, and how often
-): # A matplotlib figure
+    steps: list,  # Texts of the boxes, from left to right; one with a shape in brackets is data, one that begins with `frozen` is not trained
+    below: dict = {},  # Boxes that lead into a step from below, the last one under it: list of texts by position
+    repeat: tuple = (),  # First and last step of what is repeated, and how often
+):  # A matplotlib figure
     "Draw how data flows through a module: data white, trained blue, frozen grey"
     import matplotlib.pyplot as plt
-    fig,ax = plt.subplots(figsize=(1.3*len(steps), 1.9 if below else .9))
-    colour = lambda text: "white" if "[" in text else "#dddddd" if text.startswith("frozen") else "#cfe2f3"
-    boxes = [[ax.text(first+i, y, text, ha="center", va="center", fontsize=8, bbox=dict(boxstyle="round", fc=colour(text))) for i,text in enumerate(texts)]
-        for first,y,texts in [(0, 1, steps)] + [(at-len(texts)+1, 0, texts) for at,texts in below.items()]]
-    for a,b in [pair for row in boxes for pair in zip(row, row[1:])] + [(row[-1], boxes[0][at]) for row,at in zip(boxes[1:], below)]:
-        ax.annotate("", b.get_position(), a.get_position(), zorder=9, arrowprops=dict(arrowstyle="->", patchA=a.get_bbox_patch(), patchB=b.get_bbox_patch()))
+
+    fig, ax = plt.subplots(figsize=(1.3 * len(steps), 1.9 if below else 0.9))
+    colour = lambda text: (
+        "white" if "[" in text else "#dddddd" if text.startswith("frozen") else "#cfe2f3"
+    )
+    boxes = [
+        [
+            ax.text(
+                first + i,
+                y,
+                text,
+                ha="center",
+                va="center",
+                fontsize=8,
+                bbox=dict(boxstyle="round", fc=colour(text)),
+            )
+            for i, text in enumerate(texts)
+        ]
+        for first, y, texts in [(0, 1, steps)]
+        + [(at - len(texts) + 1, 0, texts) for at, texts in below.items()]
+    ]
+    for a, b in [pair for row in boxes for pair in zip(row, row[1:])] + [
+        (row[-1], boxes[0][at]) for row, at in zip(boxes[1:], below)
+    ]:
+        ax.annotate(
+            "",
+            b.get_position(),
+            a.get_position(),
+            zorder=9,
+            arrowprops=dict(arrowstyle="->", patchA=a.get_bbox_patch(), patchB=b.get_bbox_patch()),
+        )
     if repeat:
-        ax.add_patch(plt.Rectangle((repeat[0]-.46, .6), repeat[1]-repeat[0]+.92, .85, fill=False, ls=":"))
-        ax.text(repeat[1]+.42, 1.58, repeat[2], ha="right", va="center", fontsize=8)
-    ax.set(xlim=(-.5, len(steps)-.5), ylim=(-.4 if below else .5, 1.7 if repeat else 1.5)); ax.axis("off")
+        ax.add_patch(
+            plt.Rectangle(
+                (repeat[0] - 0.46, 0.6), repeat[1] - repeat[0] + 0.92, 0.85, fill=False, ls=":"
+            )
+        )
+        ax.text(repeat[1] + 0.42, 1.58, repeat[2], ha="right", va="center", fontsize=8)
+    ax.set(xlim=(-0.5, len(steps) - 0.5), ylim=(-0.4 if below else 0.5, 1.7 if repeat else 1.5))
+    ax.axis("off")
     return fig
 
 # %% ../../nbs/api/model/01_bridges.ipynb #1f6f3ea4
 def parameters_by_part(
-    module:nn.Module, # A bridge, also on the meta device
-)->dict: # Number of parameters by name of the part
+    module: nn.Module,  # A bridge, also on the meta device
+) -> dict:  # Number of parameters by name of the part
     "Count parameters; equal layers, and the weights and biases of one part, are summed"
     parts = Counter()
-    for name,p in module.named_parameters(): parts[re.sub(r"\.(\d+|(in_proj_|out_proj\.)?(weight|bias))(?=\.|$)", "", name)] += p.numel()
+    for name, p in module.named_parameters():
+        parts[re.sub(r"\.(\d+|(in_proj_|out_proj\.)?(weight|bias))(?=\.|$)", "", name)] += p.numel()
     return dict(parts)
 
 # %% ../../nbs/api/model/01_bridges.ipynb #18e365f9
 def attention_weights(
-    attn:nn.MultiheadAttention, # Holds the projections; width D, heads H
-    query:Tensor, # Queries [P, N, D], or [1, N, D] when all proteins share them
-    x:Tensor, # Residues [P, L, D]
-    mask:Tensor, # True at residues, False at padding [P, L]
-    norm:nn.LayerNorm|None=None, # Its scale and shift act on `x`, which is already normalised
-)->Tensor: # How much each query looks at each residue, by head; sums to 1 over residues [P, H, N, L]
+    attn: nn.MultiheadAttention,  # Holds the projections; width D, heads H
+    query: Tensor,  # Queries [P, N, D], or [1, N, D] when all proteins share them
+    x: Tensor,  # Residues [P, L, D]
+    mask: Tensor,  # True at residues, False at padding [P, L]
+    norm: nn.LayerNorm | None = None,  # Its scale and shift act on `x`, which is already normalised
+) -> (
+    Tensor
+):  # How much each query looks at each residue, by head; sums to 1 over residues [P, H, N, L]
     "The softmax of few queries over many residues, without a projected residue"
-    (wq,wk,_),bq,N = attn.in_proj_weight.chunk(3),attn.in_proj_bias.chunk(3)[0],query.shape[1]
-    q = F.linear(query, wq, bq).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) # [P, H, N, E]
-    q = (q*attn.head_dim**-0.5) @ wk.unflatten(0, (attn.num_heads, -1)) # [P, H, N, D]
-    if norm is not None: q = q*norm.weight
-    scores = (q.flatten(1, 2) @ x.mT).masked_fill(~mask[:, None], float("-inf")) # [P, H*N, L]
+    (wq, wk, _), bq, N = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)[0], query.shape[1]
+    q = F.linear(query, wq, bq).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)  # [P, H, N, E]
+    q = (q * attn.head_dim**-0.5) @ wk.unflatten(0, (attn.num_heads, -1))  # [P, H, N, D]
+    if norm is not None:
+        q = q * norm.weight
+    scores = (q.flatten(1, 2) @ x.mT).masked_fill(~mask[:, None], float("-inf"))  # [P, H*N, L]
     return scores.softmax(-1).unflatten(1, (-1, N))
 
 # %% ../../nbs/api/model/01_bridges.ipynb #38cb42b4
 def attend(
-    attn:nn.MultiheadAttention, # Holds the projections; width D, heads H
-    query:Tensor, # Queries [P, N, D], or [1, N, D] when all proteins share them
-    x:Tensor, # Residues [P, L, D]
-    mask:Tensor, # True at residues, False at padding [P, L]
-    norm:nn.LayerNorm|None=None, # Its scale and shift act on `x`, which is already normalised
-)->Tensor: # [P, N, D]
+    attn: nn.MultiheadAttention,  # Holds the projections; width D, heads H
+    query: Tensor,  # Queries [P, N, D], or [1, N, D] when all proteins share them
+    x: Tensor,  # Residues [P, L, D]
+    mask: Tensor,  # True at residues, False at padding [P, L]
+    norm: nn.LayerNorm | None = None,  # Its scale and shift act on `x`, which is already normalised
+) -> Tensor:  # [P, N, D]
     "Multi-head attention of few queries to many residues: what `attn(query, norm(x), norm(x), ~mask)` gives, at a fraction of the cost"
-    weights,wv,bv = attention_weights(attn, query, x, mask, norm),attn.in_proj_weight.chunk(3)[2],attn.in_proj_bias.chunk(3)[2]
-    seen = (weights.flatten(1, 2).to(x.dtype) @ x).unflatten(1, weights.shape[1:3]) # [P, H, N, D]
-    if norm is not None: seen = seen*norm.weight + norm.bias
-    value = seen @ wv.unflatten(0, (attn.num_heads, -1)).mT + bv.view(attn.num_heads, 1, -1) # [P, H, N, E]
+    weights, wv, bv = (
+        attention_weights(attn, query, x, mask, norm),
+        attn.in_proj_weight.chunk(3)[2],
+        attn.in_proj_bias.chunk(3)[2],
+    )
+    seen = (weights.flatten(1, 2).to(x.dtype) @ x).unflatten(1, weights.shape[1:3])  # [P, H, N, D]
+    if norm is not None:
+        seen = seen * norm.weight + norm.bias
+    value = seen @ wv.unflatten(0, (attn.num_heads, -1)).mT + bv.view(
+        attn.num_heads, 1, -1
+    )  # [P, H, N, E]
     return attn.out_proj(value.transpose(1, 2).flatten(2))
 
 # %% ../../nbs/api/model/01_bridges.ipynb #fcd176ee
 class AttentionPool(nn.Module):
     "Pool residues into a fixed number of tokens with learned queries (Lee et al. 2019, Set Transformer, eq. 11)"
-    def __init__(self,
-        d:int, # Width of the features
-        n_tokens:int=32, # Tokens to return
-        n_heads:int=8, # Attention heads; they must divide `d`
+
+    def __init__(
+        self,
+        d: int,  # Width of the features
+        n_tokens: int = 32,  # Tokens to return
+        n_heads: int = 8,  # Attention heads; they must divide `d`
     ):
         super().__init__()
-        if d % n_heads: raise ValueError(f"heads={n_heads} must divide the encoder's width {d}")
-        self.queries = nn.Parameter(torch.randn(n_tokens, d)*d**-0.5)
-        self.attn,self.norm = nn.MultiheadAttention(d, n_heads, batch_first=True),nn.LayerNorm(d)
+        if d % n_heads:
+            raise ValueError(f"heads={n_heads} must divide the encoder's width {d}")
+        self.queries = nn.Parameter(torch.randn(n_tokens, d) * d**-0.5)
+        self.attn, self.norm = nn.MultiheadAttention(d, n_heads, batch_first=True), nn.LayerNorm(d)
 
-    def forward(self,
-        features:Tensor, # Residue features [P, L, D]
-        mask:Tensor, # True at residues, False at padding [P, L]
-    )->Tensor: # Tokens [P, N, D]
+    def forward(
+        self,
+        features: Tensor,  # Residue features [P, L, D]
+        mask: Tensor,  # True at residues, False at padding [P, L]
+    ) -> Tensor:  # Tokens [P, N, D]
         return self.norm(attend(self.attn, self.queries[None], features, mask))
 
 # %% ../../nbs/api/model/01_bridges.ipynb #11b72107
 class PoolMLP(nn.Module):
     "The `mlp` bridge: attention pooling, then two linear layers with a GELU between; without pooling where every residue is a token"
-    def __init__(self,
-        cfg:ModelConfig, # `n_tokens` (0: one a residue), `d_bridge` (hidden width of the MLP), `heads` of the pooling
-        d:int, # Width of the features
-        d_lm:int, # Width of the language model
+
+    def __init__(
+        self,
+        cfg: ModelConfig,  # `n_tokens` (0: one a residue), `d_bridge` (hidden width of the MLP), `heads` of the pooling
+        d: int,  # Width of the features
+        d_lm: int,  # Width of the language model
     ):
         super().__init__()
         self.pool = AttentionPool(d, cfg.n_tokens, cfg.heads) if cfg.n_tokens else None
-        self.mlp = nn.Sequential(nn.Linear(d, cfg.d_bridge), nn.GELU(), nn.Linear(cfg.d_bridge, d_lm))
+        self.mlp = nn.Sequential(
+            nn.Linear(d, cfg.d_bridge), nn.GELU(), nn.Linear(cfg.d_bridge, d_lm)
+        )
 
-    def forward(self,
-        features:Tensor, # Residue features [P, L, D]
-        mask:Tensor, # True at residues, False at padding [P, L]
-    )->Tensor: # Protein tokens [P, N, D_lm], or [P, L, D_lm]
+    def forward(
+        self,
+        features: Tensor,  # Residue features [P, L, D]
+        mask: Tensor,  # True at residues, False at padding [P, L]
+    ) -> Tensor:  # Protein tokens [P, N, D_lm], or [P, L, D_lm]
         x = features.to(self.mlp[0].weight.dtype)
         return self.mlp(x if self.pool is None else self.pool(x, mask))
 
-    def attention(self,
-        features:Tensor, # Residue features [P, L, D]
-        mask:Tensor, # True at residues, False at padding [P, L]
-    )->Tensor: # [P, H, N, L]
+    def attention(
+        self,
+        features: Tensor,  # Residue features [P, L, D]
+        mask: Tensor,  # True at residues, False at padding [P, L]
+    ) -> Tensor:  # [P, H, N, L]
         "How much each token looks at each residue, by head"
-        if self.pool is None: raise ValueError("n_tokens=0: every residue is a token of its own, and nothing is attended to")
-        return attention_weights(self.pool.attn, self.pool.queries[None], features.to(self.pool.queries.dtype), mask)
+        if self.pool is None:
+            raise ValueError(
+                "n_tokens=0: every residue is a token of its own, and nothing is attended to"
+            )
+        return attention_weights(
+            self.pool.attn, self.pool.queries[None], features.to(self.pool.queries.dtype), mask
+        )
 
 # %% ../../nbs/api/model/01_bridges.ipynb #4adeb6a4
 class ResamplerLayer(nn.Module):
     "Self-attention among the latents, cross-attention to the residues, feed-forward; each with a residual connection"
-    def __init__(self,
-        d:int, # Width of latents and residues
-        n_heads:int, # Heads of both attentions
-        ffn:int, # Hidden width of the feed-forward
+
+    def __init__(
+        self,
+        d: int,  # Width of latents and residues
+        n_heads: int,  # Heads of both attentions
+        ffn: int,  # Hidden width of the feed-forward
     ):
         super().__init__()
-        self.norm_self,self.norm_query,self.norm_residue,self.norm_ffn = (nn.LayerNorm(d) for _ in range(4))
-        self.self_attn,self.cross_attn = (nn.MultiheadAttention(d, n_heads, batch_first=True) for _ in range(2))
+        self.norm_self, self.norm_query, self.norm_residue, self.norm_ffn = (
+            nn.LayerNorm(d) for _ in range(4)
+        )
+        self.self_attn, self.cross_attn = (
+            nn.MultiheadAttention(d, n_heads, batch_first=True) for _ in range(2)
+        )
         self.ffn = nn.Sequential(nn.Linear(d, ffn), nn.GELU(), nn.Linear(ffn, d))
 
-    def forward(self,
-        latents:Tensor, # [P, N, D], or [1, N, D] while all proteins share them
-        x:Tensor, # Residues, normalised but not scaled [P, L, D]
-        mask:Tensor, # True at residues, False at padding [P, L]
-    )->Tensor: # Latents [P, N, D]
+    def forward(
+        self,
+        latents: Tensor,  # [P, N, D], or [1, N, D] while all proteins share them
+        x: Tensor,  # Residues, normalised but not scaled [P, L, D]
+        mask: Tensor,  # True at residues, False at padding [P, L]
+    ) -> Tensor:  # Latents [P, N, D]
         latents = self.among(latents)
-        latents = latents + attend(self.cross_attn, self.norm_query(latents), x, mask, self.norm_residue)
+        latents = latents + attend(
+            self.cross_attn, self.norm_query(latents), x, mask, self.norm_residue
+        )
         return latents + self.ffn(self.norm_ffn(latents))
 
-    def among(self,
-        latents:Tensor, # [P, N, D]
-    )->Tensor: # [P, N, D]
+    def among(
+        self,
+        latents: Tensor,  # [P, N, D]
+    ) -> Tensor:  # [P, N, D]
         "Latents after they have looked at each other"
         z = self.norm_self(latents)
         return latents + attend(self.self_attn, z, z, z.new_ones(z.shape[:2], dtype=bool))
@@ -156,135 +223,180 @@ class ResamplerLayer(nn.Module):
 # %% ../../nbs/api/model/01_bridges.ipynb #af00bb63
 class PerceiverResampler(nn.Module):
     "Latents that attend to the residues in `depth` layers; projected to the language model's width, or left as they are for flamingo"
-    def __init__(self,
-        cfg:ModelConfig, # `n_tokens` latents, `d_bridge` (their width), `depth`, `heads` (they must divide `d_bridge`), `ffn`
-        d:int, # Width of the features
-        d_lm:int, # Width of the language model
+
+    def __init__(
+        self,
+        cfg: ModelConfig,  # `n_tokens` latents, `d_bridge` (their width), `depth`, `heads` (they must divide `d_bridge`), `ffn`
+        d: int,  # Width of the features
+        d_lm: int,  # Width of the language model
     ):
         super().__init__()
         self.proj = nn.Linear(d, cfg.d_bridge)
-        self.latents = nn.Parameter(torch.randn(cfg.n_tokens, cfg.d_bridge)*0.02)
-        self.layers = nn.ModuleList(ResamplerLayer(cfg.d_bridge, cfg.heads, cfg.ffn) for _ in range(cfg.depth))
+        self.latents = nn.Parameter(torch.randn(cfg.n_tokens, cfg.d_bridge) * 0.02)
+        self.layers = nn.ModuleList(
+            ResamplerLayer(cfg.d_bridge, cfg.heads, cfg.ffn) for _ in range(cfg.depth)
+        )
         self.norm = nn.LayerNorm(cfg.d_bridge)
-        self.out = nn.Identity() if cfg.arch == "flamingo" else nn.Linear(cfg.d_bridge, d_lm) # the gated layers project latents themselves
+        self.out = (
+            nn.Identity() if cfg.arch == "flamingo" else nn.Linear(cfg.d_bridge, d_lm)
+        )  # the gated layers project latents themselves
 
-    def residues(self,
-        features:Tensor, # Residue features [P, L, D]
-    )->Tensor: # What the layers look at [P, L, D_bridge]
+    def residues(
+        self,
+        features: Tensor,  # Residue features [P, L, D]
+    ) -> Tensor:  # What the layers look at [P, L, D_bridge]
         "Residues at the latents' width, normalised but not scaled"
         return F.layer_norm(self.proj(features.to(self.latents.dtype)), self.norm.normalized_shape)
 
-    def forward(self,
-        features:Tensor, # Residue features [P, L, D]
-        mask:Tensor, # True at residues, False at padding [P, L]
-    )->Tensor: # Protein tokens [P, N, D_lm], or latents [P, N, D_bridge]
-        x,latents = self.residues(features),self.latents[None]
-        for layer in self.layers: latents = layer(latents, x, mask)
+    def forward(
+        self,
+        features: Tensor,  # Residue features [P, L, D]
+        mask: Tensor,  # True at residues, False at padding [P, L]
+    ) -> Tensor:  # Protein tokens [P, N, D_lm], or latents [P, N, D_bridge]
+        x, latents = self.residues(features), self.latents[None]
+        for layer in self.layers:
+            latents = layer(latents, x, mask)
         return self.out(self.norm(latents))
 
-    def attention(self,
-        features:Tensor, # Residue features [P, L, D]
-        mask:Tensor, # True at residues, False at padding [P, L]
-    )->Tensor: # [P, H, N, L]
+    def attention(
+        self,
+        features: Tensor,  # Residue features [P, L, D]
+        mask: Tensor,  # True at residues, False at padding [P, L]
+    ) -> Tensor:  # [P, H, N, L]
         "How much each latent looks at each residue in the last layer, by head"
-        x,latents,last = self.residues(features),self.latents[None],self.layers[-1]
-        for layer in self.layers[:-1]: latents = layer(latents, x, mask)
-        return attention_weights(last.cross_attn, last.norm_query(last.among(latents)), x, mask, last.norm_residue)
+        x, latents, last = self.residues(features), self.latents[None], self.layers[-1]
+        for layer in self.layers[:-1]:
+            latents = layer(latents, x, mask)
+        return attention_weights(
+            last.cross_attn, last.norm_query(last.among(latents)), x, mask, last.norm_residue
+        )
 
 # %% ../../nbs/api/model/01_bridges.ipynb #c9d10d13
 class ConstantTokens(nn.Module):
     "The `blind` bridge: the same learned tokens for every protein"
-    def __init__(self,
-        cfg:ModelConfig, # `n_tokens`
-        d:int, # Not used: no feature is read
-        d_lm:int, # Width of the language model
+
+    def __init__(
+        self,
+        cfg: ModelConfig,  # `n_tokens`
+        d: int,  # Not used: no feature is read
+        d_lm: int,  # Width of the language model
     ):
         super().__init__()
-        self.tokens = nn.Parameter(torch.randn(cfg.n_tokens, d_lm)*0.02)
+        self.tokens = nn.Parameter(torch.randn(cfg.n_tokens, d_lm) * 0.02)
 
-    def forward(self,
-        features:Tensor|None=None, # Not read
-        mask:Tensor|None=None, # Not read
-    )->Tensor: # One row that serves all proteins [1, N, D_lm]
+    def forward(
+        self,
+        features: Tensor | None = None,  # Not read
+        mask: Tensor | None = None,  # Not read
+    ) -> Tensor:  # One row that serves all proteins [1, N, D_lm]
         return self.tokens[None]
 
 # %% ../../nbs/api/model/01_bridges.ipynb #395698b5
-def _tried(arch:str, doing:str, work):
+def _tried(arch: str, doing: str, work):
     "What `work` gives; any error of a bridge's code becomes a sentence with the line that it comes from"
-    try: return work()
+    try:
+        return work()
     except Exception as e:
         frames = traceback.extract_tb(e.__traceback__)
         frames = [f for f in frames if not re.search("site-packages|^<frozen", f.filename)]
-        file,line = Path(frames[-1].filename).name,frames[-1].lineno
-        if file == "own_code.py": raise # says it already
-        raise ValueError(f"{arch}: {doing} fails with {type(e).__name__}: {e} ({file}, line {line})") from e
+        file, line = Path(frames[-1].filename).name, frames[-1].lineno
+        if file == "own_code.py":
+            raise  # says it already
+        raise ValueError(
+            f"{arch}: {doing} fails with {type(e).__name__}: {e} ({file}, line {line})"
+        ) from e
 
 # %% ../../nbs/api/model/01_bridges.ipynb #2341cc1e
-BRIDGES = dict(mlp=PoolMLP, perceiver=PerceiverResampler, flamingo=PerceiverResampler, blind=ConstantTokens)
+BRIDGES = dict(
+    mlp=PoolMLP, perceiver=PerceiverResampler, flamingo=PerceiverResampler, blind=ConstantTokens
+)
 
-def _imported(arch:str)->type:
+
+def _imported(arch: str) -> type:
     "The class behind an import path"
-    file,name = bridge_file(arch),arch.split(":")[1]
+    file, name = bridge_file(arch), arch.split(":")[1]
     found = vars(_tried(arch, "importing it", lambda: import_anew(arch))).get(name)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)): raise ValueError(f"arch {arch!r}: {file.name} has no torch module named {name}")
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"arch {arch!r}: {file.name} has no torch module named {name}")
     return found
 
+
 def make_class(
-    arch:str, # Arm, or import path
-)->type|None: # None for `text`
+    arch: str,  # Arm, or import path
+) -> type | None:  # None for `text`
     "The class of a bridge. Raises `ValueError` when an import path leads nowhere, or the code there cannot be imported"
     return None if arch == "text" else BRIDGES.get(arch) or _imported(arch)
 
+# %% ../../nbs/api/model/01_bridges.ipynb #7f7bfa78
 def make_bridge(
-    cfg:ModelConfig, # Names the arch and its sizes
-    d:int, # Width of the encoder's features
-    d_lm:int, # Width of the language model
-)->nn.Module|None: # None for `text`; for `flamingo` the resampler that feeds the gated layers
+    cfg: ModelConfig,  # Names the arch and its sizes
+    d: int,  # Width of the encoder's features
+    d_lm: int,  # Width of the language model
+) -> nn.Module | None:  # None for `text`; for `flamingo` the resampler that feeds the gated layers
     "The bridge of an arch. Raises `ValueError` when heads do not divide a width, or an import path leads nowhere"
     kind = make_class(cfg.arch)
     return None if kind is None else kind(cfg, d, d_lm)
 
 # %% ../../nbs/api/model/01_bridges.ipynb #9683cb6f
-def _require_tokens(arch:str, tokens, expected:tuple, what:str):
+def _require_tokens(arch: str, tokens, expected: tuple, what: str):
     "Raise `ValueError` on what are no tokens of this shape"
     given = tuple(tokens.shape) if isinstance(tokens, Tensor) else f"a {type(tokens).__name__}"
     if getattr(tokens, "shape", None) != expected:
         raise ValueError(f"{arch}: forward gives {given} for {what}, not {expected}")
-    if not tokens.isfinite().all(): raise ValueError(f"{arch}: forward gives values that are not finite for {what}")
+    if not tokens.isfinite().all():
+        raise ValueError(f"{arch}: forward gives values that are not finite for {what}")
 
-def _require_gradients(arch:str, bridge:nn.Module, tokens:Tensor):
+# %% ../../nbs/api/model/01_bridges.ipynb #e0defab7
+def _require_gradients(arch: str, bridge: nn.Module, tokens: Tensor):
     "Raise `ValueError` when a parameter gets no finite gradient"
     if not any(p.requires_grad for p in bridge.parameters()):
-        raise ValueError(f"{arch}: the bridge has no parameter to train: assign its layers to self in __init__")
+        raise ValueError(
+            f"{arch}: the bridge has no parameter to train: assign its layers to self in __init__"
+        )
     if not tokens.requires_grad:
-        raise ValueError(f"{arch}: the tokens carry no gradient: forward detaches them, or reads no parameter")
+        raise ValueError(
+            f"{arch}: the tokens carry no gradient: forward detaches them, or reads no parameter"
+        )
     tokens.square().sum().backward()
-    idle = [name for name,p in bridge.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    if idle: raise ValueError(f"{arch}: no finite gradient reaches {', '.join(idle)}")
+    idle = [
+        name
+        for name, p in bridge.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all()
+    ]
+    if idle:
+        raise ValueError(f"{arch}: no finite gradient reaches {', '.join(idle)}")
 
 # %% ../../nbs/api/model/01_bridges.ipynb #ad76f609
 def check_bridge(
-    cfg:ModelConfig, # Names the bridge
-    d:int=320, # Width of the features
-    d_lm:int=192, # Width of the language model
-)->nn.Module: # The bridge, with the gradients of one backward pass
+    cfg: ModelConfig,  # Names the bridge
+    d: int = 320,  # Width of the features
+    d_lm: int = 192,  # Width of the language model
+) -> nn.Module:  # The bridge, with the gradients of one backward pass
     "Try what every bridge must do. Raises `ValueError` that says what does not hold"
-    arch,lengths = cfg.arch,(6, 9, 1)
+    arch, lengths = cfg.arch, (6, 9, 1)
     make_class(arch)
-    bridge = _tried(arch, f"building it with d={d}, d_lm={d_lm}", lambda: make_bridge(cfg, d, d_lm)).eval()
+    bridge = _tried(
+        arch, f"building it with d={d}, d_lm={d_lm}", lambda: make_bridge(cfg, d, d_lm)
+    ).eval()
     mask = torch.arange(9) < torch.tensor(lengths)[:, None]
-    features = torch.where(mask[..., None], torch.randn(3, 9, d), 1e4) # garbage behind the mask
+    features = torch.where(mask[..., None], torch.randn(3, 9, d), 1e4)  # garbage behind the mask
     tokens = _tried(arch, "forward", lambda: bridge(features, mask))
     width = cfg.d_bridge if arch == "flamingo" else d_lm
     _require_tokens(arch, tokens, (3, cfg.n_tokens or 9, width), "3 proteins of at most 9 residues")
     if not torch.equal(tokens, bridge(features, mask)):
-        raise ValueError(f"{arch}: forward gives other tokens when it is called again: in evaluation nothing may be "
-            "drawn at random")
-    for i,n in enumerate(lengths):
+        raise ValueError(
+            f"{arch}: forward gives other tokens when it is called again: in evaluation nothing may be "
+            "drawn at random"
+        )
+    for i, n in enumerate(lengths):
         what = f"one protein with {n} residues"
-        alone = _tried(arch, f"forward of {what}", lambda: bridge(features[i:i+1, :n], mask[i:i+1, :n]))
+        alone = _tried(
+            arch, f"forward of {what}", lambda: bridge(features[i : i + 1, :n], mask[i : i + 1, :n])
+        )
         _require_tokens(arch, alone, (1, cfg.n_tokens or n, width), what)
-        if not torch.allclose(tokens[i, :alone.shape[1]], alone[0], atol=1e-4):
-            raise ValueError(f"{arch}: a protein's tokens depend on what stands behind the mask or on its neighbours")
+        if not torch.allclose(tokens[i, : alone.shape[1]], alone[0], atol=1e-4):
+            raise ValueError(
+                f"{arch}: a protein's tokens depend on what stands behind the mask or on its neighbours"
+            )
     _require_gradients(arch, bridge, tokens[mask if not cfg.n_tokens else ...])
     return bridge

@@ -10,56 +10,69 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..core import require_new_folder, write_folder
 from .generate import ProteinLLM
+from .pretrained import ProteinProcessor, _write
 from .protein_llm import llm_hash
 from ..text.packing import Batch
-from .pretrained import ProteinProcessor, _write
 
 # %% ../../nbs/api/model/09_export.ipynb #70c9e51a
 def export_merged(
-    folder:Path|str, # What `save_pretrained` wrote
-    target:Path|str, # A new folder
-    device:str="cpu", # Where the weights are merged
-)->Path: # `target`: `llm/` with LoRA merged, bridge, processor, card
+    folder: Path | str,  # What `save_pretrained` wrote
+    target: Path | str,  # A new folder
+    device: str = "cpu",  # Where the weights are merged
+) -> Path:  # `target`: `llm/` with LoRA merged, bridge, processor, card
     "Merge LoRA into a plain checkpoint of transformers. Raises `FileExistsError` first, then what loading raises"
     target = require_new_folder(target)
     processor = ProteinProcessor.from_pretrained(folder)
     model = ProteinLLM.from_pretrained(folder, device)
-    if model.cfg.lora_r: model.llm = model.llm.merge_and_unload()
+    if model.cfg.lora_r:
+        model.llm = model.llm.merge_and_unload()
     model.cfg = replace(model.cfg, llm="./llm", lora_r=0)
     model.config.model = processor.model = vars(model.cfg)
     model.config.llm_weights = llm_hash(model.llm)
     with write_folder(target) as new:
-        model.llm.save_pretrained(new/"llm")
-        processor.tokenizer.save_pretrained(new/"llm")
+        model.llm.save_pretrained(new / "llm")
+        processor.tokenizer.save_pretrained(new / "llm")
         _write(model, new, processor, model.trained_state())
     return target
 
 # %% ../../nbs/api/model/09_export.ipynb #3e9f05c8
 @torch.no_grad()
 def prompt_embeddings(
-    model:ProteinLLM, # In evaluation mode
-    batch:Batch, # Prompts, one record a row
-)->list: # Tensor [T, D_lm] of each prompt, without padding
+    model: ProteinLLM,  # In evaluation mode
+    batch: Batch,  # Prompts, one record a row
+) -> list:  # Tensor [T, D_lm] of each prompt, without padding
     "What the decoder reads. Raises `ValueError` for flamingo, whose protein does not stand in the text"
-    if model.cross is not None: raise ValueError("flamingo's gated layers look at the protein from within: answer with model.generate, or export another arm")
+    if model.cross is not None:
+        raise ValueError(
+            "flamingo's gated layers look at the protein from within: answer with model.generate, or export another arm"
+        )
     x = model.decoder_inputs(batch, model.see(batch))["inputs_embeds"]
-    return [row[seen] for row,seen in zip(x, batch.segment_ids >= 0)]
+    return [row[seen] for row, seen in zip(x, batch.segment_ids >= 0)]
 
+# %% ../../nbs/api/model/09_export.ipynb #a2d07502
 def vllm_answers(
-    folder:Path|str, # What `export_merged` wrote
-    prompts:list, # From `prompt_embeddings`
-    max_new_tokens:int=64, # Most tokens of an answer
-    **settings, # Further arguments of `vllm.LLM`
-)->list: # Texts
+    folder: Path | str,  # What `export_merged` wrote
+    prompts: list,  # From `prompt_embeddings`
+    max_new_tokens: int = 64,  # Most tokens of an answer
+    **settings,  # Further arguments of `vllm.LLM`
+) -> list:  # Texts
     "Greedy answers by vLLM. Raises `ImportError` that names the command when it is not installed"
-    try: from vllm import LLM, SamplingParams
-    except ImportError as e: raise ImportError("vLLM is not installed: `uv pip install vllm` on a machine with a GPU") from e
+    try:
+        from vllm import LLM, SamplingParams
+    except ImportError as e:
+        raise ImportError(
+            "vLLM is not installed: `uv pip install vllm` on a machine with a GPU"
+        ) from e
     folder = Path(folder)
-    never = {i: -100. for i in ProteinLLM.config_class.from_pretrained(folder).token_ids} # the protein tokens are no answer
-    llm = LLM(str(folder/"llm"), enable_prompt_embeds=True, **settings)
-    outputs = llm.generate([dict(prompt_embeds=p) for p in prompts], SamplingParams(temperature=0, max_tokens=max_new_tokens, logit_bias=never))
+    never = {
+        i: -100.0 for i in ProteinLLM.config_class.from_pretrained(folder).token_ids
+    }  # the protein tokens are no answer
+    llm = LLM(str(folder / "llm"), enable_prompt_embeds=True, **settings)
+    outputs = llm.generate(
+        [dict(prompt_embeds=p) for p in prompts],
+        SamplingParams(temperature=0, max_tokens=max_new_tokens, logit_bias=never),
+    )
     return [o.outputs[0].text for o in outputs]

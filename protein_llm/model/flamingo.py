@@ -11,84 +11,110 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn, Tensor
+from torch import Tensor, nn
 
 # %% ../../nbs/api/model/02_flamingo.ipynb #23d8b30a
 @dataclass
 class Media:
     "What the gated layers may look at during one call; it travels with the call, no layer keeps it"
-    latents:Tensor # Latents of the batch's proteins [P, N, D_media]
-    slots:Tensor # Protein in each slot of a row [B, K]; unused slots repeat protein 0
-    mask:Tensor|None # True where a token sees a latent of its row [B, 1, T, K*N]; None when no row has two slots
-    seen:Tensor # True at tokens that see a protein [B, T, 1]
+
+    latents: Tensor  # Latents of the batch's proteins [P, N, D_media]
+    slots: Tensor  # Protein in each slot of a row [B, K]; unused slots repeat protein 0
+    mask: (
+        Tensor | None
+    )  # True where a token sees a latent of its row [B, 1, T, K*N]; None when no row has two slots
+    seen: Tensor  # True at tokens that see a protein [B, T, 1]
 
 # %% ../../nbs/api/model/02_flamingo.ipynb #5b4f0211
 def make_media(
-    latents:Tensor, # Latents of the batch's proteins [P, N, D_media]
-    protein_index:Tensor, # Latest protein of each token, -1 for none [B, T]
-)->Media:
+    latents: Tensor,  # Latents of the batch's proteins [P, N, D_media]
+    protein_index: Tensor,  # Latest protein of each token, -1 for none [B, T]
+) -> Media:
     "Gather the proteins of each row into slots, one for each run of tokens that share a protein"
     seen = protein_index >= 0
     before = F.pad(protein_index[:, :-1], (1, 0), value=-1)
-    slot = ((protein_index != before) & seen).cumsum(1)-1 # [B, T], -1 before the first protein
-    k = max(1, int(slot.max())+1)
+    slot = ((protein_index != before) & seen).cumsum(1) - 1  # [B, T], -1 before the first protein
+    k = max(1, int(slot.max()) + 1)
     at = slot.clamp(min=0)
-    slots = protein_index.new_zeros(len(slot), k).scatter_reduce_(1, at, protein_index.clamp(min=0), "amax")
-    if k == 1: return Media(latents, slots, None, seen[..., None])
-    mask = (at[..., None] == torch.arange(k, device=slot.device)).repeat_interleave(latents.shape[1], -1)
+    slots = protein_index.new_zeros(len(slot), k).scatter_reduce_(
+        1, at, protein_index.clamp(min=0), "amax"
+    )
+    if k == 1:
+        return Media(latents, slots, None, seen[..., None])
+    mask = (at[..., None] == torch.arange(k, device=slot.device)).repeat_interleave(
+        latents.shape[1], -1
+    )
     return Media(latents, slots, mask[:, None], seen[..., None])
 
 # %% ../../nbs/api/model/02_flamingo.ipynb #99582df3
 class GatedCrossAttention(nn.Module):
     "Add tanh(gate) times cross-attention to the latents; exactly nothing where a token sees no protein"
-    def __init__(self,
-        d_lm:int, # Width of the language model
-        d_media:int, # Width of the latents
-        n_heads:int=8, # Attention heads
-        head_dim:int=64, # Width of a head
+
+    def __init__(
+        self,
+        d_lm: int,  # Width of the language model
+        d_media: int,  # Width of the latents
+        n_heads: int = 8,  # Attention heads
+        head_dim: int = 64,  # Width of a head
     ):
         super().__init__()
-        inner,self.n_heads = n_heads*head_dim,n_heads
+        inner, self.n_heads = n_heads * head_dim, n_heads
         self.norm = nn.LayerNorm(d_lm)
-        self.to_q,self.to_kv = nn.Linear(d_lm, inner, bias=False),nn.Linear(d_media, 2*inner, bias=False)
+        self.to_q, self.to_kv = (
+            nn.Linear(d_lm, inner, bias=False),
+            nn.Linear(d_media, 2 * inner, bias=False),
+        )
         self.to_out = nn.Linear(inner, d_lm, bias=False)
         self.gate = nn.Parameter(torch.zeros(1))
 
-    def forward(self,
-        x:Tensor, # Hidden states of the language model [B, T, D_lm]
-        latents:Tensor, # Latents of the batch's proteins [P, N, D_media]
-        slots:Tensor, # Protein in each slot of a row [B, K]
-        mask:Tensor|None, # True where a token sees a latent of its row [B, 1, T, K*N]
-        seen:Tensor, # True at tokens that see a protein [B, T, 1]
-    )->Tensor: # [B, T, D_lm]
+    def forward(
+        self,
+        x: Tensor,  # Hidden states of the language model [B, T, D_lm]
+        latents: Tensor,  # Latents of the batch's proteins [P, N, D_media]
+        slots: Tensor,  # Protein in each slot of a row [B, K]
+        mask: Tensor | None,  # True where a token sees a latent of its row [B, 1, T, K*N]
+        seen: Tensor,  # True at tokens that see a protein [B, T, 1]
+    ) -> Tensor:  # [B, T, D_lm]
         q = self.to_q(self.norm(x.to(self.norm.weight.dtype)))
-        kv = self.to_kv(latents.to(self.to_kv.weight.dtype))[slots].flatten(1, 2) # [B, K*N, 2*inner]
-        q,k,v = (z.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for z in (q, *kv.chunk(2, -1))) # [B, H, T or K*N, E]
+        kv = self.to_kv(latents.to(self.to_kv.weight.dtype))[slots].flatten(
+            1, 2
+        )  # [B, K*N, 2*inner]
+        q, k, v = (
+            z.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for z in (q, *kv.chunk(2, -1))
+        )  # [B, H, T or K*N, E]
         out = self.to_out(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
-        return x + (self.gate.tanh()*out).masked_fill(~seen, 0).to(x.dtype)
+        return x + (self.gate.tanh() * out).masked_fill(~seen, 0).to(x.dtype)
 
 # %% ../../nbs/api/model/02_flamingo.ipynb #c45e26b1
 def _look(block, layer, args, kwargs):
     "Forward pre-hook of a decoder layer: take `media` out of the keywords, and look at it if the layer has a block"
-    if "media" not in kwargs: raise ValueError("the decoder was called without `media`, or does not hand keyword arguments to its layers")
+    if "media" not in kwargs:
+        raise ValueError(
+            "the decoder was called without `media`, or does not hand keyword arguments to its layers"
+        )
     media = kwargs.pop("media")
-    if block is None or media is None: return args, kwargs
+    if block is None or media is None:
+        return args, kwargs
     return (block(args[0], media.latents, media.slots, media.mask, media.seen), *args[1:]), kwargs
 
 # %% ../../nbs/api/model/02_flamingo.ipynb #500d18b8
 def insert_cross_attention(
-    layers:nn.ModuleList, # Decoder layers of a transformers model
-    d_lm:int, # Width of the language model
-    d_media:int, # Width of the latents
-    every:int=4, # A block before every k-th layer: the k-th, the 2k-th, ...
-    n_heads:int=8, # Heads of a block
-    head_dim:int=64, # Width of a head
-)->nn.ModuleList: # The blocks; whoever calls this owns and trains them
+    layers: nn.ModuleList,  # Decoder layers of a transformers model
+    d_lm: int,  # Width of the language model
+    d_media: int,  # Width of the latents
+    every: int = 4,  # A block before every k-th layer: the k-th, the 2k-th, ...
+    n_heads: int = 8,  # Heads of a block
+    head_dim: int = 64,  # Width of a head
+) -> nn.ModuleList:  # The blocks; whoever calls this owns and trains them
     "Let the decoder look at `media`, which every call must then name (None for text without proteins)"
     blocks = nn.ModuleList()
-    for i,layer in enumerate(layers, start=1):
+    for i, layer in enumerate(layers, start=1):
         block = GatedCrossAttention(d_lm, d_media, n_heads, head_dim) if i % every == 0 else None
-        if block is not None: blocks.append(block)
+        if block is not None:
+            blocks.append(block)
         layer.register_forward_pre_hook(partial(_look, block), with_kwargs=True)
-    if not blocks: raise ValueError(f"cross_every={every} leaves no gated layer in a decoder of {len(layers)} layers")
+    if not blocks:
+        raise ValueError(
+            f"cross_every={every} leaves no gated layer in a decoder of {len(layers)} layers"
+        )
     return blocks

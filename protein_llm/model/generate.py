@@ -12,296 +12,504 @@ from pathlib import Path
 from typing import Callable
 
 import numpy as np
-import pandas as pd, polars as pl
+import pandas as pd
+import polars as pl
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
 from ..core import digest, read_json, write_atomic, write_json
-from .protein_llm import record_inputs
-from ..text.packing import Batch, collate
-from ..runs.prepare import RunData
 from .pretrained import ProteinLLM
+from .protein_llm import record_inputs
 from ..progress import progress
+from ..runs.prepare import RunData
+from ..text.packing import Batch, collate
 
 # %% ../../nbs/api/model/08_generate.ipynb #0c8fa7f7
 @dataclass(frozen=True)
 class Decoding:
     "How answers are written. Raises `ValueError` on a setting that means nothing"
-    max_new_tokens:int = 64 # Most tokens of an answer
-    samples:int = 1 # Answers to each prompt
-    temperature:float = 0. # Of the distribution that is sampled from; 0 takes the most likely token
-    top_p:float = 1. # Sample from the likeliest tokens that have this much of the probability together
-    seed:int = 0 # Of the samples
-    slots:int = 64 # Answers that are written at a time
-    read:int = 16 # Prompts that are read at a time, into slots that have become free
+
+    max_new_tokens: int = 64  # Most tokens of an answer
+    samples: int = 1  # Answers to each prompt
+    temperature: float = (
+        0.0  # Of the distribution that is sampled from; 0 takes the most likely token
+    )
+    top_p: float = (
+        1.0  # Sample from the likeliest tokens that have this much of the probability together
+    )
+    seed: int = 0  # Of the samples
+    slots: int = 64  # Answers that are written at a time
+    read: int = 16  # Prompts that are read at a time, into slots that have become free
 
     def __post_init__(self):
-        if min(self.max_new_tokens, self.samples, self.slots, self.read) < 1: raise ValueError(f"max_new_tokens={self.max_new_tokens}, samples={self.samples}, slots={self.slots}, read={self.read}: each must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1: raise ValueError(f"temperature={self.temperature}, top_p={self.top_p}: choose at least 0, and from 0 to 1")
-        if self.temperature == 0 and self.samples > 1: raise ValueError(f"samples={self.samples} at temperature 0 would be one answer {self.samples} times: raise temperature")
+        if min(self.max_new_tokens, self.samples, self.slots, self.read) < 1:
+            raise ValueError(
+                f"max_new_tokens={self.max_new_tokens}, samples={self.samples}, slots={self.slots}, read={self.read}: each must be at least 1"
+            )
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"temperature={self.temperature}, top_p={self.top_p}: choose at least 0, and from 0 to 1"
+            )
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                f"samples={self.samples} at temperature 0 would be one answer {self.samples} times: raise temperature"
+            )
 
+# %% ../../nbs/api/model/08_generate.ipynb #ad6929a8
 @dataclass
 class Answer:
     "What was written"
-    tokens:list # Token ids, without the one that ends the answer
-    finish:str # `eos`, or `length` when cut
-    log_prob:float # Of these tokens, and of the end where it came, in nats: summed, at temperature 1 and over the whole vocabulary, whatever they were drawn from
+
+    tokens: list  # Token ids, without the one that ends the answer
+    finish: str  # `eos`, or `length` when cut
+    log_prob: float  # Of these tokens, and of the end where it came, in nats: summed, at temperature 1 and over the whole vocabulary, whatever they were drawn from
 
 # %% ../../nbs/api/model/08_generate.ipynb #e495e554
-def _gumbel(keys:Tensor, turn:Tensor, n:int)->Tensor:
+def _gumbel(keys: Tensor, turn: Tensor, n: int) -> Tensor:
     "Gumbel noise of n tokens, from a 64-bit key and the number of tokens before [B, n], double"
-    x = keys[:, None] + (turn[:, None]*n + torch.arange(1, n+1, device=keys.device))*-0x61C8864680B583EB # multiplication wraps around
-    for shift,factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)): x = (x ^ ((x >> shift) & (1 << 64-shift)-1))*factor
-    x = x ^ ((x >> 31) & (1 << 33)-1)
-    return -(-(((x >> 11) & (1 << 53)-1).double()+.5).mul(2**-53).log()).log()
+    x = (
+        keys[:, None]
+        + (turn[:, None] * n + torch.arange(1, n + 1, device=keys.device)) * -0x61C8864680B583EB
+    )  # multiplication wraps around
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ ((x >> shift) & (1 << 64 - shift) - 1)) * factor
+    x = x ^ ((x >> 31) & (1 << 33) - 1)
+    return -(-(((x >> 11) & (1 << 53) - 1).double() + 0.5).mul(2**-53).log()).log()
 
+# %% ../../nbs/api/model/08_generate.ipynb #8ad73aaa
 def pick_tokens(
-    logits:Tensor, # Of the next token of each row [B, V]
-    how:Decoding, # `temperature`, `top_p`
-    keys:Tensor, # 64 bits that name each row's answer [B]
-    turn:Tensor, # How many tokens the answer has already [B]
-)->Tensor: # Token of each row [B]
+    logits: Tensor,  # Of the next token of each row [B, V]
+    how: Decoding,  # `temperature`, `top_p`
+    keys: Tensor,  # 64 bits that name each row's answer [B]
+    turn: Tensor,  # How many tokens the answer has already [B]
+) -> Tensor:  # Token of each row [B]
     "The most likely token, or a drawn one (top-p: Holtzman et al. 2020)"
-    if not how.temperature: return logits.argmax(-1)
-    scores = (logits.double()/how.temperature).log_softmax(-1)
+    if not how.temperature:
+        return logits.argmax(-1)
+    scores = (logits.double() / how.temperature).log_softmax(-1)
     if how.top_p < 1:
-        ordered,at = scores.sort(dim=-1, descending=True, stable=True)
-        before = ordered.exp().cumsum(-1)-ordered.exp()
+        ordered, at = scores.sort(dim=-1, descending=True, stable=True)
+        before = ordered.exp().cumsum(-1) - ordered.exp()
         scores = scores.scatter(-1, at, ordered.masked_fill(before >= how.top_p, float("-inf")))
-    return (scores+_gumbel(keys, turn, logits.shape[1])).argmax(-1)
+    return (scores + _gumbel(keys, turn, logits.shape[1])).argmax(-1)
 
 # %% ../../nbs/api/model/08_generate.ipynb #6ab3a2e4
 class _Slots:
     "Answers in the making, one a row; to the decoder a cache that takes one token a row"
-    def __init__(self, model, n:int, how:Decoding):
-        self.model,self.how,self.kv,self.latents = model,how,[],None # of each layer keys and values [S, H_kv, C, E]; what flamingo looks at [S, N, D_media]
-        self.next,self.length,self.protein,self.turn,self.key = (torch.zeros(n, dtype=torch.long, device=model.device) for _ in range(5))
 
-    def get_seq_length(self, *_): return 0
+    def __init__(self, model, n: int, how: Decoding):
+        self.model, self.how, self.kv, self.latents = (
+            model,
+            how,
+            [],
+            None,
+        )  # of each layer keys and values [S, H_kv, C, E]; what flamingo looks at [S, N, D_media]
+        self.next, self.length, self.protein, self.turn, self.key = (
+            torch.zeros(n, dtype=torch.long, device=model.device) for _ in range(5)
+        )
+
+    def get_seq_length(self, *_):
+        return 0
+
     def update(self, key, value, layer, *_):
-        for held,new in zip(self.kv[layer], (key, value)): held[self.rows, :, self.length] = new[:, :, 0]
-        return tuple(z[:, :, :self.width] for z in self.kv[layer])
+        for held, new in zip(self.kv[layer], (key, value)):
+            held[self.rows, :, self.length] = new[:, :, 0]
+        return tuple(z[:, :, : self.width] for z in self.kv[layer])
 
-    def keep(self, rows:Tensor):
+    def keep(self, rows: Tensor):
         "Drop all other rows"
         self.kv = [tuple(z[rows] for z in kv) for kv in self.kv]
-        self.next,self.length,self.protein,self.turn,self.key = (z[rows] for z in (self.next, self.length, self.protein, self.turn, self.key))
-        if self.latents is not None: self.latents,self.protein = self.latents[rows],torch.where(self.protein < 0, -1, torch.arange(len(rows), device=rows.device))
+        self.next, self.length, self.protein, self.turn, self.key = (
+            z[rows] for z in (self.next, self.length, self.protein, self.turn, self.key)
+        )
+        if self.latents is not None:
+            self.latents, self.protein = (
+                self.latents[rows],
+                torch.where(self.protein < 0, -1, torch.arange(len(rows), device=rows.device)),
+            )
 
+# %% ../../nbs/api/model/08_generate.ipynb #49747c6d
 class _Reading:
     "Takes the keys and values of one forward pass"
-    def __init__(self): self.kv = []
-    def get_seq_length(self, *_): return 0
-    def get_mask_sizes(self, cache_position, _): return len(cache_position), 0
-    def update(self, key, value, *_): self.kv.append((key, value)); return key, value
+
+    def __init__(self):
+        self.kv = []
+
+    def get_seq_length(self, *_):
+        return 0
+
+    def get_mask_sizes(self, cache_position, _):
+        return len(cache_position), 0
+
+    def update(self, key, value, *_):
+        self.kv.append((key, value))
+        return key, value
 
 # %% ../../nbs/api/model/08_generate.ipynb #f1602b83
 @patch
-def choose(self:_Slots, hidden:Tensor, rows:Tensor)->list:
+def choose(self: _Slots, hidden: Tensor, rows: Tensor) -> list:
     "Row, next token, and its log-probability"
     logits = F.linear(hidden, self.model.llm.get_output_embeddings().weight).float()
     total = logits.logsumexp(-1)
     logits[:, [i for i in self.model.ids if i < logits.shape[1]]] = float("-inf")
     self.next[rows] = token = pick_tokens(logits, self.how, self.key[rows], self.turn[rows])
     self.turn[rows] += 1
-    return list(zip(rows.tolist(), token.tolist(), (logits.gather(1, token[:, None])[:, 0]-total).tolist()))
+    return list(
+        zip(
+            rows.tolist(), token.tolist(), (logits.gather(1, token[:, None])[:, 0] - total).tolist()
+        )
+    )
 
+# %% ../../nbs/api/model/08_generate.ipynb #58a66fd6
 @patch
-def step(self:_Slots)->list:
+def step(self: _Slots) -> list:
     "Read the token just chosen of each row, and choose the next"
-    self.rows,self.width = torch.arange(len(self.next), device=self.next.device),int(self.length.max())+1
+    self.rows, self.width = (
+        torch.arange(len(self.next), device=self.next.device),
+        int(self.length.max()) + 1,
+    )
     seen = torch.arange(self.width, device=self.next.device) <= self.length[:, None]
-    inputs = dict(inputs_embeds=self.model.embed(self.next[:, None]), **self.model.media(self.protein[:, None], self.latents))
-    out = self.model.llm.get_decoder()(**inputs, attention_mask=seen[:, None, None], position_ids=self.length[:, None], past_key_values=self, use_cache=True)
+    inputs = dict(
+        inputs_embeds=self.model.embed(self.next[:, None]),
+        **self.model.media(self.protein[:, None], self.latents),
+    )
+    out = self.model.llm.get_decoder()(
+        **inputs,
+        attention_mask=seen[:, None, None],
+        position_ids=self.length[:, None],
+        past_key_values=self,
+        use_cache=True,
+    )
     self.length += 1
     return self.choose(out.last_hidden_state[:, 0], self.rows)
 
 # %% ../../nbs/api/model/08_generate.ipynb #7da9cd65
 @patch
-def read(self:_Slots, batch:Batch, source:Tensor, rows:Tensor, keys:Tensor)->list:
+def read(self: _Slots, batch: Batch, source: Tensor, rows: Tensor, keys: Tensor) -> list:
     "Read prompts, the one of each row being record `source` of the batch, and choose the first token of each row"
-    reading,seen,n = _Reading(),self.model.see(batch),len(self.next)
-    hidden = self.model.llm.get_decoder()(**self.model.decoder_inputs(batch, seen), **record_inputs(batch), past_key_values=reading, use_cache=True).last_hidden_state
-    want,token = (source[:, None] == batch.segment_ids.flatten()).nonzero(as_tuple=True) # a row wants a token of the batch
-    last,place = token[want.bincount().cumsum(0)-1],batch.position_ids.flatten()
-    room = int(place.max())+1+self.how.max_new_tokens
-    if not self.kv: self.kv = [tuple(z.new_zeros(n, z.shape[1], 0, z.shape[3]) for z in kv) for kv in reading.kv]
-    if (more := room-self.kv[0][0].shape[2]) > 0: self.kv = [tuple(F.pad(z, (0, 0, 0, more)) for z in kv) for kv in self.kv]
-    for held,new in zip(self.kv, reading.kv):
-        for h,z in zip(held, new): h[rows[want], :, place[token]] = z.transpose(1, 2).flatten(0, 1)[token]
+    reading, seen, n = _Reading(), self.model.see(batch), len(self.next)
+    hidden = self.model.llm.get_decoder()(
+        **self.model.decoder_inputs(batch, seen),
+        **record_inputs(batch),
+        past_key_values=reading,
+        use_cache=True,
+    ).last_hidden_state
+    want, token = (source[:, None] == batch.segment_ids.flatten()).nonzero(
+        as_tuple=True
+    )  # a row wants a token of the batch
+    last, place = token[want.bincount().cumsum(0) - 1], batch.position_ids.flatten()
+    room = int(place.max()) + 1 + self.how.max_new_tokens
+    if not self.kv:
+        self.kv = [
+            tuple(z.new_zeros(n, z.shape[1], 0, z.shape[3]) for z in kv) for kv in reading.kv
+        ]
+    if (more := room - self.kv[0][0].shape[2]) > 0:
+        self.kv = [tuple(F.pad(z, (0, 0, 0, more)) for z in kv) for kv in self.kv]
+    for held, new in zip(self.kv, reading.kv):
+        for h, z in zip(held, new):
+            h[rows[want], :, place[token]] = z.transpose(1, 2).flatten(0, 1)[token]
     if self.model.cross is not None and seen is not None:
-        if self.latents is None: self.latents = seen.new_zeros(n, *seen.shape[1:])
+        if self.latents is None:
+            self.latents = seen.new_zeros(n, *seen.shape[1:])
         owner = batch.protein_index.flatten()[last]
-        self.latents[rows],self.protein[rows] = seen[owner],torch.where(owner < 0, -1, rows)
-    self.length[rows],self.turn[rows],self.key[rows] = place[last]+1,0,keys
+        self.latents[rows], self.protein[rows] = seen[owner], torch.where(owner < 0, -1, rows)
+    self.length[rows], self.turn[rows], self.key[rows] = place[last] + 1, 0, keys
     return self.choose(hidden.flatten(0, 1)[last], rows)
 
 # %% ../../nbs/api/model/08_generate.ipynb #75daccfb
-def _any_rank(busy:bool, sliced:bool, device)->bool:
+def _any_rank(busy: bool, sliced: bool, device) -> bool:
     "Whether this rank has something to write, or any other when the model is in slices"
-    if not sliced: return busy
+    if not sliced:
+        return busy
     count = torch.tensor(float(busy), device=device)
     torch.distributed.all_reduce(count)
     return count.item() > 0
 
+
 def _pass_along(model):
     "The decoder over one blank token, for the sake of other ranks"
     one = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    seen = (torch.zeros(1, 1, model.config.d, device=model.device), one == 0) if model.cfg.reads_features else (None, None)
-    batch = Batch(one, one, one, one-100, one-1, *seen, [0])
+    seen = (
+        (torch.zeros(1, 1, model.config.d, device=model.device), one == 0)
+        if model.cfg.reads_features
+        else (None, None)
+    )
+    batch = Batch(one, one, one, one - 100, one - 1, *seen, [0])
     model.llm.get_decoder()(**model.decoder_inputs(batch, model.see(batch)), use_cache=False)
 
 # %% ../../nbs/api/model/08_generate.ipynb #8ece3a1b
-def _key(name:str, sample:int, how:Decoding)->int:
+def _key(name: str, sample: int, how: Decoding) -> int:
     "64 bits that name one answer"
-    return int.from_bytes(hashlib.sha256(f"{how.seed}/{sample}/{name}".encode()).digest()[:8], "little", signed=True)
+    return int.from_bytes(
+        hashlib.sha256(f"{how.seed}/{sample}/{name}".encode()).digest()[:8], "little", signed=True
+    )
 
+# %% ../../nbs/api/model/08_generate.ipynb #2876785d
 class _Queue:
     "Which answer is written where, and what of it there is"
-    def __init__(self, names, how):
-        self.how,self.answers,self.next = how,[Answer([], "length", 0.) for _ in range(len(names)*how.samples)],0
-        self.keys = [_key(name, s, how) for name in names for s in range(how.samples)]
-        self.owner = [None]*min(how.slots, len(self.answers)) # of each slot
 
-    def taken(self): return [r for r,e in enumerate(self.owner) if e is not None]
+    def __init__(self, names, how):
+        self.how, self.answers, self.next = (
+            how,
+            [Answer([], "length", 0.0) for _ in range(len(names) * how.samples)],
+            0,
+        )
+        self.keys = [_key(name, s, how) for name in names for s in range(how.samples)]
+        self.owner = [None] * min(how.slots, len(self.answers))  # of each slot
+
+    def taken(self):
+        return [r for r, e in enumerate(self.owner) if e is not None]
+
     def take(self):
         "Free slots, and the answers that begin there; none while too few are free"
-        free,left = [r for r,e in enumerate(self.owner) if e is None],len(self.answers)-self.next
+        free, left = (
+            [r for r, e in enumerate(self.owner) if e is None],
+            len(self.answers) - self.next,
+        )
         most = min(self.how.read, len(self.owner), left)
-        if not left or len(free) < most: return [], []
+        if not left or len(free) < most:
+            return [], []
         rows = free[:most]
-        new = list(range(self.next, self.next+len(rows)))
+        new = list(range(self.next, self.next + len(rows)))
         self.next += len(rows)
-        for r,e in zip(rows, new): self.owner[r] = e
+        for r, e in zip(rows, new):
+            self.owner[r] = e
         return rows, new
 
 # %% ../../nbs/api/model/08_generate.ipynb #509b3c97
 @patch
-def put(self:_Queue, row:int, token:int, log_prob:float, eos_id:int)->bool:
+def put(self: _Queue, row: int, token: int, log_prob: float, eos_id: int) -> bool:
     "Add a token to the answer of a slot; whether it ends there"
     a = self.answers[self.owner[row]]
     a.log_prob += log_prob
-    if token == eos_id: a.finish = "eos"
-    else: a.tokens.append(token)
-    if token != eos_id and len(a.tokens) < self.how.max_new_tokens: return False
+    if token == eos_id:
+        a.finish = "eos"
+    else:
+        a.tokens.append(token)
+    if token != eos_id and len(a.tokens) < self.how.max_new_tokens:
+        return False
     self.owner[row] = None
     return True
 
 # %% ../../nbs/api/model/08_generate.ipynb #dd6dfade
-def _pass(slots:_Slots, queue:_Queue, prompts:Callable)->list:
+def _pass(slots: _Slots, queue: _Queue, prompts: Callable) -> list:
     "One pass over the model: read prompts, or the last tokens, or nothing"
-    rows,new = queue.take()
+    rows, new = queue.take()
     if rows:
-        asked = list(dict.fromkeys(e//queue.how.samples for e in new))
-        batch,device = prompts(asked),slots.next.device
-        if len(batch.records) != len(asked): raise ValueError(f"{len(asked)} prompts were asked for, and a batch of {len(batch.records)} came")
-        source,rows,keys = (torch.tensor(z, device=device) for z in ([asked.index(e//queue.how.samples) for e in new], rows, [queue.keys[e] for e in new]))
+        asked = list(dict.fromkeys(e // queue.how.samples for e in new))
+        batch, device = prompts(asked), slots.next.device
+        if len(batch.records) != len(asked):
+            raise ValueError(
+                f"{len(asked)} prompts were asked for, and a batch of {len(batch.records)} came"
+            )
+        source, rows, keys = (
+            torch.tensor(z, device=device)
+            for z in (
+                [asked.index(e // queue.how.samples) for e in new],
+                rows,
+                [queue.keys[e] for e in new],
+            )
+        )
         return slots.read(batch, source, rows, keys)
     taken = queue.taken()
-    if not taken: _pass_along(slots.model); return []
-    if queue.next == len(queue.answers) and 2*len(taken) <= len(queue.owner):
-        slots.keep(torch.tensor(taken, device=slots.next.device)); queue.owner = [queue.owner[r] for r in taken]
+    if not taken:
+        _pass_along(slots.model)
+        return []
+    if queue.next == len(queue.answers) and 2 * len(taken) <= len(queue.owner):
+        slots.keep(torch.tensor(taken, device=slots.next.device))
+        queue.owner = [queue.owner[r] for r in taken]
     return slots.step()
 
 # %% ../../nbs/api/model/08_generate.ipynb #6c642e09
 @patch
 @torch.no_grad()
-def answers(self:ProteinLLM,
-    prompts:Callable, # `prompts([3, 4])` gives the `Batch` of prompts 3 and 4, padded on either side or packed
-    names:list, # What each prompt is called: with seed and sample that decides what is drawn [R]
-    how:Decoding=Decoding(), # How answers are written
-    eos_id:int|None=None, # The token that ends an answer; the config's when None
-    tell:Callable|None=None, # Called after each pass with the number of answers that ended
-)->list: # An `Answer` for each sample of each prompt, those of a prompt beside each other [R*samples]
+def answers(
+    self: ProteinLLM,
+    prompts: Callable,  # `prompts([3, 4])` gives the `Batch` of prompts 3 and 4, padded on either side or packed
+    names: list,  # What each prompt is called: with seed and sample that decides what is drawn [R]
+    how: Decoding = Decoding(),  # How answers are written
+    eos_id: int | None = None,  # The token that ends an answer; the config's when None
+    tell: Callable | None = None,  # Called after each pass with the number of answers that ended
+) -> (
+    list
+):  # An `Answer` for each sample of each prompt, those of a prompt beside each other [R*samples]
     "Answer prompts, however many. The ranks that share a model in slices have to call it together, each with prompts of its own or none"
     from torch.distributed.tensor import DTensor
-    sliced,eos_id,was_training = any(isinstance(p, DTensor) for p in self.parameters()),self.config.eos_token_id if eos_id is None else eos_id,self.training
+
+    sliced, eos_id, was_training = (
+        any(isinstance(p, DTensor) for p in self.parameters()),
+        self.config.eos_token_id if eos_id is None else eos_id,
+        self.training,
+    )
     queue = _Queue(names, how)
     slots = _Slots(self.eval(), len(queue.owner), how)
     while _any_rank(queue.next < len(queue.answers) or bool(queue.taken()), sliced, self.device):
-        ended = [row for row,token,log_prob in _pass(slots, queue, prompts) if queue.owner[row] is not None and queue.put(row, token, log_prob, eos_id)]
+        ended = [
+            row
+            for row, token, log_prob in _pass(slots, queue, prompts)
+            if queue.owner[row] is not None and queue.put(row, token, log_prob, eos_id)
+        ]
         slots.length[ended] = 0
-        if tell: tell(len(ended))
+        if tell:
+            tell(len(ended))
     self.train(was_training)
     return queue.answers
 
 # %% ../../nbs/api/model/08_generate.ipynb #000653d8
 @patch
-def generate(self:ProteinLLM,
-    batch:Batch, # Prompts, padded on either side or packed
-    max_new_tokens:int=64, # Most tokens of an answer
-    eos_id:int|None=None, # The token that ends an answer; the config's when None
-)->tuple[list, list]: # For each prompt: its token ids without `eos_id`, and `eos` or `length`
+def generate(
+    self: ProteinLLM,
+    batch: Batch,  # Prompts, padded on either side or packed
+    max_new_tokens: int = 64,  # Most tokens of an answer
+    eos_id: int | None = None,  # The token that ends an answer; the config's when None
+) -> tuple[list, list]:  # For each prompt: its token ids without `eos_id`, and `eos` or `length`
     "The most likely next token, again and again"
     n = len(batch.records)
-    written = self.answers(lambda _: batch, range(n), Decoding(max_new_tokens, slots=n, read=n), eos_id)
+    written = self.answers(
+        lambda _: batch, range(n), Decoding(max_new_tokens, slots=n, read=n), eos_id
+    )
     return [a.tokens for a in written], [a.finish for a in written]
 
 # %% ../../nbs/api/model/08_generate.ipynb #ce9229a2
 def weights_digest(
-    model:ProteinLLM, # On every rank, when it is in slices
-)->str: # Twelve hexadecimal digits
+    model: ProteinLLM,  # On every rank, when it is in slices
+) -> str:  # Twelve hexadecimal digits
     "A short name for trained parameters: equal weights, equal name"
     h = hashlib.sha256()
-    for name,t in sorted(model.trained_state().items()): h.update(name.encode()); h.update(t.flatten().view(torch.uint8).numpy())
+    for name, t in sorted(model.trained_state().items()):
+        h.update(name.encode())
+        h.update(t.flatten().view(torch.uint8).numpy())
     return h.hexdigest()[:12]
 
 # %% ../../nbs/api/model/08_generate.ipynb #c4d9c4ee
-def _claim(folder:Path, about:dict, main:bool, wait:Callable):
+def _claim(folder: Path, about: dict, main: bool, wait: Callable):
     "Say what the answers in a folder are of. Raises `ValueError` when they are of something else"
-    if main and not (folder/"about.json").exists(): write_json(folder/"about.json", about)
+    if main and not (folder / "about.json").exists():
+        write_json(folder / "about.json", about)
     wait()
-    said = read_json(folder/"about.json")
-    odd = ", ".join(f"{k} (there {said.get(k)!r}, here {v!r})" for k,v in about.items() if said.get(k) != v)
-    if odd: raise ValueError(f"{folder.name} holds answers of another run: {odd}: choose another folder")
+    said = read_json(folder / "about.json")
+    odd = ", ".join(
+        f"{k} (there {said.get(k)!r}, here {v!r})" for k, v in about.items() if said.get(k) != v
+    )
+    if odd:
+        raise ValueError(
+            f"{folder.name} holds answers of another run: {odd}: choose another folder"
+        )
 
 # %% ../../nbs/api/model/08_generate.ipynb #8f6ed4b3
-def _prompt_text(store, tokenizer, record:int, place:int)->str:
+def _prompt_text(store, tokenizer, record: int, place: int) -> str:
     "A prompt as text, each protein that is not spelt out as one placeholder"
-    ids,n,_ = store(record)
+    ids, n, _ = store(record)
     ids = ids[:n]
     return tokenizer.decode(ids[(ids != place) | (np.r_[-1, ids[:-1]] != place)])
 
+# %% ../../nbs/api/model/08_generate.ipynb #6c4fc07a
 def _answer_part(model, records, data, how, path, tell):
     "Write the answers to a few records, longest prompt first: prompts of like length are read together. Without records it only runs along"
-    features,at = data.features if data.reads_features else None,data.tokens.positions(records.record_id.tolist())
+    features, at = (
+        data.features if data.reads_features else None,
+        data.tokens.positions(records.record_id.tolist()),
+    )
     order = np.argsort(-data.tokens.prompt_lengths(at), kind="stable")
-    def prompts(some): return collate([at[order[some]].tolist()], data.tokens, features, prompt_only=True).to(model.device)
+
+    def prompts(some):
+        return collate([at[order[some]].tolist()], data.tokens, features, prompt_only=True).to(
+            model.device
+        )
+
     written = model.answers(prompts, records.record_id.iloc[order].tolist(), how, tell=tell)
-    if not len(records): return
-    rows = [(int(i), s, written[k*how.samples+s]) for k,i in enumerate(order) for s in range(how.samples)]
+    if not len(records):
+        return
+    rows = [
+        (int(i), s, written[k * how.samples + s])
+        for k, i in enumerate(order)
+        for s in range(how.samples)
+    ]
     rows.sort(key=lambda r: r[:2])
-    texts = data.tokenizer.batch_decode([a.tokens for *_,a in rows], skip_special_tokens=True)
+    texts = data.tokenizer.batch_decode([a.tokens for *_, a in rows], skip_special_tokens=True)
     asked = [_prompt_text(data.tokens, data.tokenizer, i, model.ids[1]) for i in at.tolist()]
-    table = pl.DataFrame([dict(record_id=records.record_id.iloc[i], sample=s, prompt=asked[i], reference=records.answer.iloc[i], prediction=text, tokens=a.tokens, n_tokens=len(a.tokens)+(a.finish == "eos"),
-        finish=a.finish, log_prob=a.log_prob) for (i,s,a),text in zip(rows, texts)], schema_overrides=dict(tokens=pl.List(pl.Int32)))
-    with write_atomic(path) as tmp: table.write_parquet(tmp)
+    table = pl.DataFrame(
+        [
+            dict(
+                record_id=records.record_id.iloc[i],
+                sample=s,
+                prompt=asked[i],
+                reference=records.answer.iloc[i],
+                prediction=text,
+                tokens=a.tokens,
+                n_tokens=len(a.tokens) + (a.finish == "eos"),
+                finish=a.finish,
+                log_prob=a.log_prob,
+            )
+            for (i, s, a), text in zip(rows, texts)
+        ],
+        schema_overrides=dict(tokens=pl.List(pl.Int32)),
+    )
+    with write_atomic(path) as tmp:
+        table.write_parquet(tmp)
 
 # %% ../../nbs/api/model/08_generate.ipynb #9b064451
 def answer_records(
-    model:ProteinLLM, # Trained
-    records:pd.DataFrame, # Records to answer: `record_id`, and `answer`, which is copied as the reference
-    data:RunData, # Tokens and features
-    folder:Path|str, # Gets `part-00000.parquet` and so on, and `manifest.json` at the end; what is there already is not done again
-    how:Decoding=Decoding(), # How answers are written
-    part:int=1_000, # Records of a part
-    acc=None, # From `make_accelerator`, where several ranks share the records; the folder is one that all of them see
-)->pd.DataFrame: # `record_id, sample, prompt, reference, prediction, tokens, n_tokens` (that `log_prob` sums over), `finish` (`eos`, or `length` when cut), `log_prob`; in the order of `records`
+    model: ProteinLLM,  # Trained
+    records: pd.DataFrame,  # Records to answer: `record_id`, and `answer`, which is copied as the reference
+    data: RunData,  # Tokens and features
+    folder: Path
+    | str,  # Gets `part-00000.parquet` and so on, and `manifest.json` at the end; what is there already is not done again
+    how: Decoding = Decoding(),  # How answers are written
+    part: int = 1_000,  # Records of a part
+    acc=None,  # From `make_accelerator`, where several ranks share the records; the folder is one that all of them see
+) -> pd.DataFrame:  # `record_id, sample, prompt, reference, prediction, tokens, n_tokens` (that `log_prob` sums over), `finish` (`eos`, or `length` when cut), `log_prob`; in the order of `records`
     "Answer records. Raises `ValueError` when the folder holds answers of another model, of other records or written in another way"
-    folder,starts,wait,rank,world = Path(folder),range(0, len(records), part),(lambda: None),0,1
-    if acc is not None: wait,rank,world = acc.wait_for_everyone,acc.process_index,acc.num_processes
-    _claim(folder, dict(model=weights_digest(model), arch=data.cfg.model.name, corpus=data.corpus.manifest["key"], records=digest(records.record_id.tolist()), part=part, how=asdict(how)), rank == 0, wait)
-    names = {k: folder/f"part-{k//part:05d}.parquet" for k in starts}
+    folder, starts, wait, rank, world = (
+        Path(folder),
+        range(0, len(records), part),
+        (lambda: None),
+        0,
+        1,
+    )
+    if acc is not None:
+        wait, rank, world = acc.wait_for_everyone, acc.process_index, acc.num_processes
+    _claim(
+        folder,
+        dict(
+            model=weights_digest(model),
+            arch=data.cfg.model.name,
+            corpus=data.corpus.manifest["key"],
+            records=digest(records.record_id.tolist()),
+            part=part,
+            how=asdict(how),
+        ),
+        rank == 0,
+        wait,
+    )
+    names = {k: folder / f"part-{k // part:05d}.parquet" for k in starts}
     todo = [k for k in starts if not names[k].exists()]
-    wait() # all ranks have seen the same
-    asked = sum(len(records.iloc[k:k+part]) for k in todo[rank::world])*how.samples
+    wait()  # all ranks have seen the same
+    asked = sum(len(records.iloc[k : k + part]) for k in todo[rank::world]) * how.samples
     with progress(asked, data.cfg.model.name, "answers", disable=rank > 0) as bar:
-        for first in range(0, len(todo), world): # a rank without a part runs along
-            mine = records.iloc[[i for k in todo[first:first+world][rank:rank+1] for i in range(k, min(k+part, len(records)))]]
-            _answer_part(model, mine, data, how, names[todo[first+rank]] if len(mine) else None, bar.update)
+        for first in range(0, len(todo), world):  # a rank without a part runs along
+            mine = records.iloc[
+                [
+                    i
+                    for k in todo[first : first + world][rank : rank + 1]
+                    for i in range(k, min(k + part, len(records)))
+                ]
+            ]
+            _answer_part(
+                model, mine, data, how, names[todo[first + rank]] if len(mine) else None, bar.update
+            )
     wait()
     out = pd.concat([pd.read_parquet(p) for p in names.values()], ignore_index=True)
-    if rank == 0: write_json(folder/"manifest.json", dict(answers=len(out), cut=int((out.finish == "length").sum()), empty=int((out.prediction.str.strip() == "").sum()), tokens=int(out.n_tokens.sum())))
+    if rank == 0:
+        write_json(
+            folder / "manifest.json",
+            dict(
+                answers=len(out),
+                cut=int((out.finish == "length").sum()),
+                empty=int((out.prediction.str.strip() == "").sum()),
+                tokens=int(out.n_tokens.sum()),
+            ),
+        )
     return out

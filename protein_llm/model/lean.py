@@ -12,70 +12,106 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .lora import _lora_backward, _lora_forward, adapter_of, apply_lora, as_computed
+from protein_llm.model.lora import (
+    _lora_backward,
+    _lora_forward,
+    adapter_of,
+    apply_lora,
+    as_computed,
+)
 
 # %% ../../nbs/api/model/05_lean.ipynb #c69a4fc8
 class _RMSNorm(torch.autograd.Function):
     "transformers' RMS norm of a frozen weight; keeps its input and one number a token"
+
     @staticmethod
     def forward(ctx, x, weight, eps):
-        wide = x.float() # as transformers does, whatever comes in
-        r = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True)+eps)
+        wide = x.float()  # as transformers does, whatever comes in
+        r = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, r)
-        return weight*(wide*r).to(x.dtype)
+        return weight * (wide * r).to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
-        x,weight,r = ctx.saved_tensors
-        g,wide = (grad*weight).to(r.dtype),x.to(r.dtype)
-        return (g-wide*(r*r*(g*wide).mean(-1, keepdim=True))).mul_(r).to(x.dtype), None, None
+        x, weight, r = ctx.saved_tensors
+        g, wide = (grad * weight).to(r.dtype), x.to(r.dtype)
+        return (
+            (g - wide * (r * r * (g * wide).mean(-1, keepdim=True))).mul_(r).to(x.dtype),
+            None,
+            None,
+        )
 
-def _norm_forward(self, x): return _RMSNorm.apply(x, self.weight, self.variance_epsilon)
+
+def _norm_forward(self, x):
+    return _RMSNorm.apply(x, self.weight, self.variance_epsilon)
 
 # %% ../../nbs/api/model/05_lean.ipynb #c0b60182
 class _SwiGLUDown(torch.autograd.Function):
     "silu(gate) up, and the last linear layer with LoRA; gradients for gate, up, A and B"
+
     @staticmethod
     def forward(ctx, gate, up, weight, bias, a, b, scale, p, seed):
-        y,low = _lora_forward(ctx, F.silu(gate)*up, weight, bias, a, b, scale, p, seed)
+        y, low = _lora_forward(ctx, F.silu(gate) * up, weight, bias, a, b, scale, p, seed)
         ctx.save_for_backward(gate, up, weight, a, b, low)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        gate,up,weight,a,b,low = ctx.saved_tensors
-        d_h,_,_,d_a,d_b,*_ = _lora_backward(ctx, grad, F.silu(gate)*up, weight, a, b, low)
+        gate, up, weight, a, b, low = ctx.saved_tensors
+        d_h, _, _, d_a, d_b, *_ = _lora_backward(ctx, grad, F.silu(gate) * up, weight, a, b, low)
         return *_d_swiglu(d_h, gate, up), None, None, d_a, d_b, None, None, None
 
+# %% ../../nbs/api/model/05_lean.ipynb #928085ad
 class _SwiGLU(torch.autograd.Function):
     "silu(gate) up; gradients for both"
+
     @staticmethod
     def forward(ctx, gate, up):
         ctx.save_for_backward(gate, up)
-        return F.silu(gate)*up
+        return F.silu(gate) * up
 
     @staticmethod
-    def backward(ctx, grad): return _d_swiglu(grad, *ctx.saved_tensors)
+    def backward(ctx, grad):
+        return _d_swiglu(grad, *ctx.saved_tensors)
+
 
 def _d_swiglu(d_h, gate, up):
     "Gradients of gate and up from that of their product"
-    return torch.ops.aten.silu_backward(d_h*up, gate), d_h*F.silu(gate)
+    return torch.ops.aten.silu_backward(d_h * up, gate), d_h * F.silu(gate)
 
 # %% ../../nbs/api/model/05_lean.ipynb #1272d5f4
 def _mlp_forward(self, x):
-    gate,up,down = self.gate_proj(x),self.up_proj(x),self.down_proj
+    gate, up, down = self.gate_proj(x), self.up_proj(x), self.down_proj
     added = adapter_of(down)
-    if added is None: return down(_SwiGLU.apply(gate, up))
-    weight,bias,a,b,scale,dropout = added
-    return apply_lora(_SwiGLUDown, as_computed(weight, gate, up, weight, bias, a, b), scale, dropout)
+    if added is None:
+        return down(_SwiGLU.apply(gate, up))
+    weight, bias, a, b, scale, dropout = added
+    return apply_lora(
+        _SwiGLUDown, as_computed(weight, gate, up, weight, bias, a, b), scale, dropout
+    )
 
+# %% ../../nbs/api/model/05_lean.ipynb #4360c9df
 def make_lean(
-    model:nn.Module, # A decoder of transformers, with or without LoRA; its norms are frozen
-)->tuple[int, int]: # Norms and MLPs that remember less from now on
+    model: nn.Module,  # A decoder of transformers, with or without LoRA; its norms are frozen
+) -> tuple[int, int]:  # Norms and MLPs that remember less from now on
     "Replace the forward of RMS norms and SwiGLU MLPs of the Llama family (Qwen3 too), on the instance; other layers stay as they are"
     from transformers.activations import SiLUActivation
-    norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon") and not m.weight.requires_grad]
-    mlps = [m for m in model.modules() if all(hasattr(m, n) for n in ("gate_proj", "up_proj", "down_proj")) and isinstance(getattr(m, "act_fn", None), (nn.SiLU, SiLUActivation))]
-    for m in norms: m.forward = MethodType(_norm_forward, m)
-    for m in mlps: m.forward = MethodType(_mlp_forward, m)
+
+    norms = [
+        m
+        for m in model.modules()
+        if type(m).__name__.endswith("RMSNorm")
+        and hasattr(m, "variance_epsilon")
+        and not m.weight.requires_grad
+    ]
+    mlps = [
+        m
+        for m in model.modules()
+        if all(hasattr(m, n) for n in ("gate_proj", "up_proj", "down_proj"))
+        and isinstance(getattr(m, "act_fn", None), (nn.SiLU, SiLUActivation))
+    ]
+    for m in norms:
+        m.forward = MethodType(_norm_forward, m)
+    for m in mlps:
+        m.forward = MethodType(_mlp_forward, m)
     return len(norms), len(mlps)

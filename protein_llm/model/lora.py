@@ -10,98 +10,142 @@ from types import MethodType
 
 import torch
 import torch.nn.functional as F
-from torch import nn, Tensor
+from torch import Tensor, nn
 
 # %% ../../nbs/api/model/04_lora.ipynb #f297d54e
 def _dropped(x, p, seed):
     "Dropout whose mask follows from a seed: it can be drawn again, so nobody has to keep it"
-    if not p: return x
-    mask = torch.empty_like(x).bernoulli_(1-p, generator=torch.Generator(x.device).manual_seed(seed) if x.device.type != "meta" else None)
-    return mask.mul_(x).div_(1-p)
+    if not p:
+        return x
+    mask = torch.empty_like(x).bernoulli_(
+        1 - p,
+        generator=torch.Generator(x.device).manual_seed(seed) if x.device.type != "meta" else None,
+    )
+    return mask.mul_(x).div_(1 - p)
+
 
 class _LoRALinear(torch.autograd.Function):
     "y = x W^T + b + scale drop(x) A^T B^T; gradients for x, A and B"
+
     @staticmethod
     def forward(ctx, x, weight, bias, a, b, scale, p, seed):
-        y,low = _lora_forward(ctx, x, weight, bias, a, b, scale, p, seed)
+        y, low = _lora_forward(ctx, x, weight, bias, a, b, scale, p, seed)
         ctx.save_for_backward(x, weight, a, b, low)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        x,weight,a,b,low = ctx.saved_tensors
+        x, weight, a, b, low = ctx.saved_tensors
         return _lora_backward(ctx, grad, x, weight, a, b, low)
 
+# %% ../../nbs/api/model/04_lora.ipynb #f3a01124
 def _lora_forward(ctx, x, weight, bias, a, b, scale, p, seed):
     "The sum, and what B is applied to; `ctx` gets the numbers that the backward pass needs"
-    ctx.scale,ctx.p,ctx.seed = scale,p,seed
-    flat = x.flatten(0, -2) # [T, D_in]
-    low = _dropped(flat, p, seed) @ a.T # [T, r]
-    y = F.linear(flat, weight, bias).addmm_(low, b.T, alpha=scale) # [T, D_out]
+    ctx.scale, ctx.p, ctx.seed = scale, p, seed
+    flat = x.flatten(0, -2)  # [T, D_in]
+    low = _dropped(flat, p, seed) @ a.T  # [T, r]
+    y = F.linear(flat, weight, bias).addmm_(low, b.T, alpha=scale)  # [T, D_out]
     return y.view(*x.shape[:-1], -1), low
 
+# %% ../../nbs/api/model/04_lora.ipynb #5fb591b2
 def _lora_backward(ctx, grad, x, weight, a, b, low):
     "Gradients of x, nothing, nothing, A, B, nothing, nothing, nothing"
-    g,flat = grad.flatten(0, -2),x.flatten(0, -2)
-    d_low = (b.T @ g.T).mul_(ctx.scale) # [r, T]: a few long rows, which CPUs multiply faster than many short ones
-    if ctx.p: d_x = (g @ weight).add_(_dropped(d_low.T @ a, ctx.p, ctx.seed))
-    else: d_x = (g @ weight).addmm_(d_low.T, a)
-    return d_x.view_as(x), None, None, d_low @ _dropped(flat, ctx.p, ctx.seed), (low.T @ g).mul_(ctx.scale).T, None, None, None
+    g, flat = grad.flatten(0, -2), x.flatten(0, -2)
+    d_low = (b.T @ g.T).mul_(
+        ctx.scale
+    )  # [r, T]: a few long rows, which CPUs multiply faster than many short ones
+    if ctx.p:
+        d_x = (g @ weight).add_(_dropped(d_low.T @ a, ctx.p, ctx.seed))
+    else:
+        d_x = (g @ weight).addmm_(d_low.T, a)
+    return (
+        d_x.view_as(x),
+        None,
+        None,
+        d_low @ _dropped(flat, ctx.p, ctx.seed),
+        (low.T @ g).mul_(ctx.scale).T,
+        None,
+        None,
+        None,
+    )
 
 # %% ../../nbs/api/model/04_lora.ipynb #f52cff1f
 def as_computed(
-    weight:Tensor, # A frozen weight
-    *tensors, # Tensors, or None
-)->list: # The same in the type that PyTorch's autocast computes in, or the weight's
+    weight: Tensor,  # A frozen weight
+    *tensors,  # Tensors, or None
+) -> list:  # The same in the type that PyTorch's autocast computes in, or the weight's
     "Tensors in the type of the computation"
-    kind,device = weight.dtype,weight.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device): kind = torch.get_autocast_dtype(device)
+    kind, device = weight.dtype, weight.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        kind = torch.get_autocast_dtype(device)
     return [None if t is None else t.to(kind) for t in tensors]
 
-@torch.compiler.disable # torch.compile (2.11) does not take these functions; their products are kernels already
+# %% ../../nbs/api/model/04_lora.ipynb #817ec213
+@torch.compiler.disable  # torch.compile (2.11) does not take these functions; their products are kernels already
 def apply_lora(
-    function, # `_LoRALinear`, or another that ends with scale, rate and seed
-    tensors:list, # Its tensors
-    scale:float, # alpha / r
-    dropout:nn.Module, # `nn.Dropout` or `nn.Identity`
-)->Tensor: # What `function` gives
+    function,  # `_LoRALinear`, or another that ends with scale, rate and seed
+    tensors: list,  # Its tensors
+    scale: float,  # alpha / r
+    dropout: nn.Module,  # `nn.Dropout` or `nn.Identity`
+) -> Tensor:  # What `function` gives
     "Call a fused function; its dropout follows from a seed of torch's random state"
-    p = dropout.p if dropout.training and isinstance(dropout, nn.Dropout) else 0.
+    p = dropout.p if dropout.training and isinstance(dropout, nn.Dropout) else 0.0
     return function.apply(*tensors, scale, p, int(torch.randint(2**62, ())) if p else 0)
 
+# %% ../../nbs/api/model/04_lora.ipynb #4369fb08
 def lora_linear(
-    x:Tensor, # [.., D_in]
-    weight:Tensor, # Frozen [D_out, D_in]
-    bias:Tensor|None, # Frozen [D_out]
-    a:Tensor, # Trained [r, D_in]
-    b:Tensor, # Trained [D_out, r]
-    scale:float, # alpha / r
-    dropout:nn.Module=nn.Identity(), # `nn.Dropout` on what `a` sees, or none
-)->Tensor: # [.., D_out]
+    x: Tensor,  # [.., D_in]
+    weight: Tensor,  # Frozen [D_out, D_in]
+    bias: Tensor | None,  # Frozen [D_out]
+    a: Tensor,  # Trained [r, D_in]
+    b: Tensor,  # Trained [D_out, r]
+    scale: float,  # alpha / r
+    dropout: nn.Module = nn.Identity(),  # `nn.Dropout` on what `a` sees, or none
+) -> Tensor:  # [.., D_out]
     "A frozen linear map with a trained one of low rank added (Hu et al. 2021, eq. 3)"
     return apply_lora(_LoRALinear, as_computed(weight, x, weight, bias, a, b), scale, dropout)
 
 # %% ../../nbs/api/model/04_lora.ipynb #084638c1
 def adapter_of(
-    layer:nn.Module, # A linear layer, perhaps one of PEFT's with an adapter
-)->tuple|None: # Weight, bias, A, B, scale and dropout, as `lora_linear` takes them; None where no adapter is, or it is switched off or merged
+    layer: nn.Module,  # A linear layer, perhaps one of PEFT's with an adapter
+) -> (
+    tuple | None
+):  # Weight, bias, A, B, scale and dropout, as `lora_linear` takes them; None where no adapter is, or it is switched off or merged
     "What an adapter adds to a linear layer"
-    if not hasattr(layer, "lora_A") or layer.disable_adapters or layer.merged: return None
-    base,(name,) = layer.base_layer,layer.active_adapters
-    return base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], layer.lora_dropout[name]
+    if not hasattr(layer, "lora_A") or layer.disable_adapters or layer.merged:
+        return None
+    base, (name,) = layer.base_layer, layer.active_adapters
+    return (
+        base.weight,
+        base.bias,
+        layer.lora_A[name].weight,
+        layer.lora_B[name].weight,
+        layer.scaling[name],
+        layer.lora_dropout[name],
+    )
+
 
 def _forward(self, x):
     added = adapter_of(self)
     return self.base_layer(x) if added is None else lora_linear(x, *added)
 
+# %% ../../nbs/api/model/04_lora.ipynb #d47f9149
 def fuse_lora(
-    model:nn.Module, # A `PeftModel` with one LoRA adapter on linear layers
-)->int: # Layers that compute their adapter in one step from now on
+    model: nn.Module,  # A `PeftModel` with one LoRA adapter on linear layers
+) -> int:  # Layers that compute their adapter in one step from now on
     "Let PEFT's LoRA layers use `lora_linear`. Raises `ValueError` on a variant that it does not compute (DoRA, a bias in B, another kind of layer)"
     from peft.tuners.lora import Linear, LoraLayer
-    layers = {n: m for n,m in model.named_modules() if isinstance(m, LoraLayer)}
-    for name,m in layers.items():
-        odd = type(m) is not Linear or type(m.base_layer) is not nn.Linear or len(m.lora_A) != 1 or m.lora_variant or any(m.lora_bias.values())
-        if odd: raise ValueError(f"{name}: only plain LoRA with one adapter on nn.Linear is supported")
+
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+    for name, m in layers.items():
+        odd = (
+            type(m) is not Linear
+            or type(m.base_layer) is not nn.Linear
+            or len(m.lora_A) != 1
+            or m.lora_variant
+            or any(m.lora_bias.values())
+        )
+        if odd:
+            raise ValueError(f"{name}: only plain LoRA with one adapter on nn.Linear is supported")
         m.forward = MethodType(_forward, m)
     return len(layers)

@@ -12,83 +12,106 @@ from torch import Tensor
 
 # %% ../../nbs/api/model/03_loss.ipynb #93989919
 def answer_positions(
-    labels:Tensor, # Token id at answer tokens, -100 elsewhere [B, T]
-    segment_ids:Tensor, # Record of each token, -1 at padding [B, T]
-)->tuple[Tensor, Tensor]: # Row and column of the position that predicts each answer token, both [A], in reading order
+    labels: Tensor,  # Token id at answer tokens, -100 elsewhere [B, T]
+    segment_ids: Tensor,  # Record of each token, -1 at padding [B, T]
+) -> tuple[
+    Tensor, Tensor
+]:  # Row and column of the position that predicts each answer token, both [A], in reading order
     "Where the answer tokens are predicted. Raises `ValueError` for an answer token that opens its record: nothing precedes it"
-    rows,cols = (labels != -100).nonzero(as_tuple=True)
-    same = segment_ids[rows, cols] == segment_ids[rows, (cols-1).clamp(min=0)]
+    rows, cols = (labels != -100).nonzero(as_tuple=True)
+    same = segment_ids[rows, cols] == segment_ids[rows, (cols - 1).clamp(min=0)]
     if not bool((same & (cols > 0) & (segment_ids[rows, cols] >= 0)).all()):
-        raise ValueError("a labelled token is padding or the first of its record: every answer needs a prompt before it")
-    return rows, cols-1
+        raise ValueError(
+            "a labelled token is padding or the first of its record: every answer needs a prompt before it"
+        )
+    return rows, cols - 1
 
 # %% ../../nbs/api/model/03_loss.ipynb #18272649
 def _blocks(hidden, weight, targets, max_logits):
     "Yield each block of the vocabulary: its slice, the logits of all tokens [A, v] in float32, the place of each target in it and whether it is there [A, 1]"
-    step = max(1, max_logits//max(1, len(targets)))
+    step = max(1, max_logits // max(1, len(targets)))
     for at in range(0, len(weight), step):
-        s,place = slice(at, at+step),targets[:, None]-at
+        s, place = slice(at, at + step), targets[:, None] - at
         logits = F.linear(hidden.to(weight.dtype), weight[s]).float()
-        yield s, logits, place.clamp(0, logits.shape[1]-1), (place >= 0) & (place < logits.shape[1])
+        yield (
+            s,
+            logits,
+            place.clamp(0, logits.shape[1] - 1),
+            (place >= 0) & (place < logits.shape[1]),
+        )
 
 # %% ../../nbs/api/model/03_loss.ipynb #355d0e60
 class _TokenNLL(torch.autograd.Function):
     "NLL [A] of targets; keeps the gradient of the hidden states [A, D] instead of the logits [A, V]"
+
     @staticmethod
     def forward(ctx, hidden, weight, targets, max_logits, want_grad):
-        total = torch.zeros(len(hidden), 1, device=hidden.device) # of exp(logit - top)
-        top,target,grad = total-torch.inf,total,torch.zeros_like(hidden, dtype=torch.float32) if want_grad else None
-        for s,logits,place,here in _blocks(hidden, weight, targets, max_logits):
+        total = torch.zeros(len(hidden), 1, device=hidden.device)  # of exp(logit - top)
+        top, target, grad = (
+            total - torch.inf,
+            total,
+            torch.zeros_like(hidden, dtype=torch.float32) if want_grad else None,
+        )
+        for s, logits, place, here in _blocks(hidden, weight, targets, max_logits):
             target = torch.where(here, logits.gather(1, place), target)
-            old,top = top,torch.maximum(top, logits.amax(1, keepdim=True))
-            e,shrink = logits.sub_(top).exp_(),(old-top).exp_()
-            total = total*shrink + e.sum(1, keepdim=True)
-            if want_grad: grad = grad*shrink + e.to(weight.dtype) @ weight[s]
-        lse = top+total.log()
-        if want_grad: grad = (grad/total-weight[targets]).to(hidden.dtype)
+            old, top = top, torch.maximum(top, logits.amax(1, keepdim=True))
+            e, shrink = logits.sub_(top).exp_(), (old - top).exp_()
+            total = total * shrink + e.sum(1, keepdim=True)
+            if want_grad:
+                grad = grad * shrink + e.to(weight.dtype) @ weight[s]
+        lse = top + total.log()
+        if want_grad:
+            grad = (grad / total - weight[targets]).to(hidden.dtype)
         ctx.save_for_backward(grad, hidden, weight, targets, lse)
         ctx.max_logits = max_logits
-        return (lse-target)[:, 0]
+        return (lse - target)[:, 0]
 
     @staticmethod
     def backward(ctx, scale):
-        grad,hidden,weight,targets,lse = ctx.saved_tensors
-        d_hidden = grad*scale[:, None].to(grad.dtype) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]: return d_hidden, None, None, None, None
+        grad, hidden, weight, targets, lse = ctx.saved_tensors
+        d_hidden = grad * scale[:, None].to(grad.dtype) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return d_hidden, None, None, None, None
         d_weight = torch.empty_like(weight)
-        for s,logits,place,here in _blocks(hidden, weight, targets, ctx.max_logits):
-            error = logits.sub_(lse).exp_().scatter_add_(1, place, -here.float()) # softmax minus one-hot
-            d_weight[s] = (error*scale[:, None]).to(weight.dtype).T @ hidden.to(weight.dtype)
+        for s, logits, place, here in _blocks(hidden, weight, targets, ctx.max_logits):
+            error = (
+                logits.sub_(lse).exp_().scatter_add_(1, place, -here.float())
+            )  # softmax minus one-hot
+            d_weight[s] = (error * scale[:, None]).to(weight.dtype).T @ hidden.to(weight.dtype)
         return d_hidden, d_weight, None, None, None
 
 # %% ../../nbs/api/model/03_loss.ipynb #4b5a62ff
 def token_nll(
-    hidden:Tensor, # Hidden states that predict [A, D]
-    weight:Tensor, # Output head [V, D]
-    targets:Tensor, # The tokens to predict [A]
-    max_logits:int=2**21, # Most logits held at a time
-)->Tensor: # Negative log-likelihood of each target [A], float32
+    hidden: Tensor,  # Hidden states that predict [A, D]
+    weight: Tensor,  # Output head [V, D]
+    targets: Tensor,  # The tokens to predict [A]
+    max_logits: int = 2**21,  # Most logits held at a time
+) -> Tensor:  # Negative log-likelihood of each target [A], float32
     "NLL of each token, in blocks of `max_logits` logits; a frozen head gets no gradient"
-    return _TokenNLL.apply(hidden, weight, targets, max_logits, torch.is_grad_enabled() and hidden.requires_grad)
+    return _TokenNLL.apply(
+        hidden, weight, targets, max_logits, torch.is_grad_enabled() and hidden.requires_grad
+    )
 
 # %% ../../nbs/api/model/03_loss.ipynb #65f9e46b
 def answer_nll(
-    hidden:Tensor, # Hidden states after the last norm [B, T, D]
-    weight:Tensor, # Output head [V, D]
-    labels:Tensor, # Token id at answer tokens, -100 elsewhere [B, T]
-    segment_ids:Tensor, # Record of each token, -1 at padding [B, T]
-    max_logits:int=2**21, # Most logits held at a time
-)->tuple[Tensor, Tensor]: # NLL of each answer token [A], and the record that it belongs to [A]
+    hidden: Tensor,  # Hidden states after the last norm [B, T, D]
+    weight: Tensor,  # Output head [V, D]
+    labels: Tensor,  # Token id at answer tokens, -100 elsewhere [B, T]
+    segment_ids: Tensor,  # Record of each token, -1 at padding [B, T]
+    max_logits: int = 2**21,  # Most logits held at a time
+) -> tuple[Tensor, Tensor]:  # NLL of each answer token [A], and the record that it belongs to [A]
     "NLL of the answer tokens of a batch, in reading order"
-    rows,cols = answer_positions(labels, segment_ids)
-    return token_nll(hidden[rows, cols], weight, labels[rows, cols+1], max_logits), segment_ids[rows, cols]
+    rows, cols = answer_positions(labels, segment_ids)
+    return token_nll(hidden[rows, cols], weight, labels[rows, cols + 1], max_logits), segment_ids[
+        rows, cols
+    ]
 
 # %% ../../nbs/api/model/03_loss.ipynb #04c10151
 def record_sums(
-    nll:Tensor, # NLL of each answer token [A]
-    record:Tensor, # Record that each token belongs to [A]
-    n_records:int, # Records in the batch
-)->tuple[Tensor, Tensor]: # Summed NLL [R] and number of answer tokens [R]
+    nll: Tensor,  # NLL of each answer token [A]
+    record: Tensor,  # Record that each token belongs to [A]
+    n_records: int,  # Records in the batch
+) -> tuple[Tensor, Tensor]:  # Summed NLL [R] and number of answer tokens [R]
     "Add up the answer tokens of each record"
     sums = nll.new_zeros(n_records).index_add_(0, record, nll)
     return sums, torch.bincount(record, minlength=n_records)

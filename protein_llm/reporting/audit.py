@@ -14,214 +14,372 @@ from ..scoring.names import record_keys, require_once, require_own_name
 
 # %% ../../nbs/api/reporting/04_audit.ipynb #aeaf5041
 def check_call(
-    folder:Path|str, # Where the card shall go
-    files:dict, # {what it is: path}; those that are None are not looked at
-    name:str, # The system's name; that of the file of predictions when empty
-    draws:int, # Bootstrap draws
-)->tuple[Path, str]: # The folder, as an absolute path, and the name
+    folder: Path | str,  # Where the card shall go
+    files: dict,  # {what it is: path}; those that are None are not looked at
+    name: str,  # The system's name; that of the file of predictions when empty
+    draws: int,  # Bootstrap draws
+) -> tuple[Path, str]:  # The folder, as an absolute path, and the name
     "Raise `ValueError` or `OSError` on a folder that is not empty, a file that is not there or is given twice, a baseline's name, and draws below 1"
     folder = require_new_folder(folder)
-    given = {what: Path(path) for what,path in files.items() if path}
-    for what,path in given.items():
-        if path.is_dir(): raise IsADirectoryError(f"{what}: {path} is a folder: give a file")
-        if not path.exists(): raise FileNotFoundError(f"{what}: {path}: there is no such file")
-    for i,(what,path) in enumerate(given.items()):
+    given = {what: Path(path) for what, path in files.items() if path}
+    for what, path in given.items():
+        if path.is_dir():
+            raise IsADirectoryError(f"{what}: {path} is a folder: give a file")
+        if not path.exists():
+            raise FileNotFoundError(f"{what}: {path}: there is no such file")
+    for i, (what, path) in enumerate(given.items()):
         same = [other for other in list(given)[:i] if os.path.samefile(path, given[other])]
-        if same: raise ValueError(f"{path} is given as {same[0]} and as {what}: give each a file of its own")
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1: raise ValueError(f"draws is {draws!r}: give a whole number, 1 or more")
+        if same:
+            raise ValueError(
+                f"{path} is given as {same[0]} and as {what}: give each a file of its own"
+            )
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise ValueError(f"draws is {draws!r}: give a whole number, 1 or more")
     stem = given["predictions"].name.removesuffix(".gz").rpartition(".")[0]
-    return folder,require_own_name(name or stem)
+    return folder, require_own_name(name or stem)
 
 # %% ../../nbs/api/reporting/04_audit.ipynb #68e7e671
 FIELDS = ("protein_id", "sequence", "answer", "prediction")
 
-def _one_sequence(samples:"pd.DataFrame", name:str):
+
+def _one_sequence(samples: "pd.DataFrame", name: str):
     "Raise `ValueError` on an id that stands for two sequences"
     first = samples.drop_duplicates("protein_id").set_index("protein_id")
     other = samples[samples.sequence.to_numpy() != first.sequence[samples.protein_id].to_numpy()]
-    if len(other): raise ValueError(f"{name}, line {other.line.iloc[0]}: {other.protein_id.iloc[0]} has another sequence in line {first.line[other.protein_id.iloc[0]]}: one id, one protein")
+    if len(other):
+        raise ValueError(
+            f"{name}, line {other.line.iloc[0]}: {other.protein_id.iloc[0]} has another sequence in line {first.line[other.protein_id.iloc[0]]}: one id, one protein"
+        )
 
+# %% ../../nbs/api/reporting/04_audit.ipynb #7ab01fc3
 def read_predictions(
-    path:Path|str, # JSON lines, CSV or TSV
-)->"pd.DataFrame": # `record_id` (the same for the same record in every file), `line`, `FIELDS`, `task`, `instruction`
+    path: Path | str,  # JSON lines, CSV or TSV
+) -> "pd.DataFrame":  # `record_id` (the same for the same record in every file), `line`, `FIELDS`, `task`, `instruction`
     "Predictions of any model, sequences repaired. Raises `ValueError` that names file and line: a record that cannot be used or occurs twice, an id with two sequences"
     import polars as pl
+
     from protein_llm.data.readers import read_table
     from protein_llm.data.sets import repair_sequence
-    name,parts = Path(path).name,list(read_table(path, FIELDS, ("task", "instruction")))
+
+    name, parts = Path(path).name, list(read_table(path, FIELDS, ("task", "instruction")))
     samples = pl.concat(parts, how="diagonal").to_pandas()
-    for field in ("task", "instruction"): samples[field] = samples[field].fillna("").str.strip() if field in samples else ""
+    for field in ("task", "instruction"):
+        samples[field] = samples[field].fillna("").str.strip() if field in samples else ""
     samples["task"] = samples.task.replace("", "all")
-    samples["sequence"] = [repair_sequence(s, f"{name}, line {n}") for s,n in zip(samples.sequence, samples.line)] # as in every set that it is compared with
+    samples["sequence"] = [
+        repair_sequence(s, f"{name}, line {n}") for s, n in zip(samples.sequence, samples.line)
+    ]  # as in every set that it is compared with
     _one_sequence(samples, name)
     require_once(samples, name, by_words=True)
     return samples.assign(record_id=record_keys(samples))
 
 # %% ../../nbs/api/reporting/04_audit.ipynb #8d3ac675
 def check_declared(
-    samples:"pd.DataFrame", # From `read_predictions`
-    declared:"ProteinSet", # The test set that they claim to be of
-    files:tuple=("the predictions", "the test set"), # What the two are called
+    samples: "pd.DataFrame",  # From `read_predictions`
+    declared: "ProteinSet",  # The test set that they claim to be of
+    files: tuple = ("the predictions", "the test set"),  # What the two are called
 ):
     "Raise `ValueError` that names file and line unless both hold the same proteins"
-    predictions,test = files
+    predictions, test = files
     sequences = dict(zip(declared.proteins["protein_id"], declared.proteins["sequence"]))
     for row in samples.itertuples():
-        if row.protein_id not in sequences: raise ValueError(f"{predictions}, line {row.line}: {row.protein_id} is not in {test}: predict for its proteins alone")
-        if sequences[row.protein_id] != row.sequence: raise ValueError(f"{predictions}, line {row.line}: {row.protein_id} has another sequence in {test}")
-    missing = sorted(set(sequences)-set(samples.protein_id))
-    if missing: raise ValueError(f"{predictions} has no prediction for {missing[0]}{f' and {len(missing)-1:,} more proteins' if missing[1:] else ''} of {test}: answer every protein of the test set")
+        if row.protein_id not in sequences:
+            raise ValueError(
+                f"{predictions}, line {row.line}: {row.protein_id} is not in {test}: predict for its proteins alone"
+            )
+        if sequences[row.protein_id] != row.sequence:
+            raise ValueError(
+                f"{predictions}, line {row.line}: {row.protein_id} has another sequence in {test}"
+            )
+    missing = sorted(set(sequences) - set(samples.protein_id))
+    if missing:
+        raise ValueError(
+            f"{predictions} has no prediction for {missing[0]}{f' and {len(missing) - 1:,} more proteins' if missing[1:] else ''} of {test}: answer every protein of the test set"
+        )
 
 # %% ../../nbs/api/reporting/04_audit.ipynb #cf054120
-def _answered(given:"ProteinSet", side:str)->tuple:
+def _answered(given: "ProteinSet", side: str) -> tuple:
     "Records of a set that have an answer, their ids behind the set's name; and how many have none"
     import polars as pl
+
     from protein_llm.data.readers import says_nothing
-    if "answer" not in given.records.collect_schema(): return None,given.records.select(pl.len()).collect().item()
+
+    if "answer" not in given.records.collect_schema():
+        return None, given.records.select(pl.len()).collect().item()
     answer = pl.col("answer").fill_null("")
-    table = given.records.with_columns(nothing=says_nothing(answer) | (answer.str.strip_chars() == "")).collect()
+    table = given.records.with_columns(
+        nothing=says_nothing(answer) | (answer.str.strip_chars() == "")
+    ).collect()
     records = table.filter(~pl.col("nothing")).drop("nothing").to_pandas()
     tasks = records.task.fillna("").replace("", "all") if "task" in records else "all"
     ids = [f"{side} {i}" for i in range(len(records))]
-    return records.assign(record_id=ids, protein_id=side+" "+records.protein_id, instruction="", task=tasks),int(table["nothing"].sum())
+    return records.assign(
+        record_id=ids, protein_id=side + " " + records.protein_id, instruction="", task=tasks
+    ), int(table["nothing"].sum())
 
-def _sequences(given:"ProteinSet", side:str)->dict:
-    return {f"{side} {p}": s for p,s in zip(given.proteins["protein_id"], given.proteins["sequence"])}
+# %% ../../nbs/api/reporting/04_audit.ipynb #fa720c29
+def _sequences(given: "ProteinSet", side: str) -> dict:
+    return {
+        f"{side} {p}": s for p, s in zip(given.proteins["protein_id"], given.proteins["sequence"])
+    }
+
 
 def _without_side(ids):
     "Ids as they stood in their files"
     return [p.partition(" ")[2] if isinstance(p, str) else None for p in ids]
 
 # %% ../../nbs/api/reporting/04_audit.ipynb #a3704eed
-def _train_notes(known:"pd.DataFrame", silent:int)->list:
+def _train_notes(known: "pd.DataFrame", silent: int) -> list:
     "Sentences on train records that no baseline can use, or that contradict each other"
     from protein_llm.evaluation.baselines import several_answers
-    notes,(questions,records) = [],several_answers(known)
-    if silent: notes.append(f"{silent:,} of {silent+len(known):,} train records have no answer: baselines do without them.")
-    if questions: notes.append(f"{questions:,} train proteins have several answers to one task, {records:,} records: baselines count each, and copy a neighbour's first.")
+
+    notes, (questions, records) = [], several_answers(known)
+    if silent:
+        notes.append(
+            f"{silent:,} of {silent + len(known):,} train records have no answer: baselines do without them."
+        )
+    if questions:
+        notes.append(
+            f"{questions:,} train proteins have several answers to one task, {records:,} records: baselines count each, and copy a neighbour's first."
+        )
     return notes
 
-def _valid_records(valid:"ProteinSet", known:"pd.DataFrame")->"pd.DataFrame":
+# %% ../../nbs/api/reporting/04_audit.ipynb #71c36694
+def _valid_records(valid: "ProteinSet", known: "pd.DataFrame") -> "pd.DataFrame":
     "Validation records with an answer, of tasks that train has. Raises `ValueError` where there are none"
-    records,_ = _answered(valid, "valid")
-    if records is None or not len(records): raise ValueError("the validation set has no answers, so no baseline can be chosen there: give answers, or no validation set")
-    if set(known.task) == {"all"}: records = records.assign(task="all")
+    records, _ = _answered(valid, "valid")
+    if records is None or not len(records):
+        raise ValueError(
+            "the validation set has no answers, so no baseline can be chosen there: give answers, or no validation set"
+        )
+    if set(known.task) == {"all"}:
+        records = records.assign(task="all")
     records = records[records.task.isin(known.task)]
-    if not len(records): raise ValueError("no validation record is of a task of the training set, so no baseline can be chosen there: name tasks alike, or give no validation set")
+    if not len(records):
+        raise ValueError(
+            "no validation record is of a task of the training set, so no baseline can be chosen there: name tasks alike, or give no validation set"
+        )
     return records
 
 # %% ../../nbs/api/reporting/04_audit.ipynb #9e9ba48d
-def _of_one_task(known:"pd.DataFrame", test:"pd.DataFrame")->bool:
+def _of_one_task(known: "pd.DataFrame", test: "pd.DataFrame") -> bool:
     "Whether train or the predictions name no task, so that baselines take all records for those of one. Raises `ValueError` on a task that only the predictions have"
-    if set(known.task) == {"all"} or set(test.task) == {"all"}: return set(known.task) != set(test.task)
+    if set(known.task) == {"all"} or set(test.task) == {"all"}:
+        return set(known.task) != set(test.task)
     absent = test[~test.task.isin(known.task)]
-    if len(absent): raise ValueError(f"line {absent.line.iloc[0]}: task {absent.task.iloc[0]!r} has no train record with an answer ({len(absent):,} predictions are of such tasks): name tasks as the training set does ({', '.join(sorted(set(known.task))[:10])}), or leave these predictions out")
+    if len(absent):
+        raise ValueError(
+            f"line {absent.line.iloc[0]}: task {absent.task.iloc[0]!r} has no train record with an answer ({len(absent):,} predictions are of such tasks): name tasks as the training set does ({', '.join(sorted(set(known.task))[:10])}), or leave these predictions out"
+        )
     return False
 
-def _no_baselines(test:"pd.DataFrame", train:"ProteinSet", sequences:dict, threads:int):
+# %% ../../nbs/api/reporting/04_audit.ipynb #9e481a55
+def _no_baselines(test: "pd.DataFrame", train: "ProteinSet", sequences: dict, threads: int):
     "The bins of identity alone"
     import pandas as pd
+
     from protein_llm.evaluation.baselines import FREE, Free, find_hits, identity_bins
-    bins = identity_bins(test.protein_id, find_hits(test.protein_id, list(_sequences(train, "train")), sequences, threads))
-    why = {s: "no language model" if s == "bare_llm" else "no features" if s.endswith(("feature", "random")) else "the training set has no answers" for s in FREE}
-    return Free(pd.DataFrame(columns=["system", "record_id", "prediction", "neighbour", "identity"]), _plain(bins, ("protein_id", "neighbour")), {}, why)
 
-def _plain(table:"pd.DataFrame", columns:tuple)->"pd.DataFrame": return table.assign(**{c: _without_side(table[c]) for c in columns})
+    bins = identity_bins(
+        test.protein_id,
+        find_hits(test.protein_id, list(_sequences(train, "train")), sequences, threads),
+    )
+    why = {
+        s: "no language model"
+        if s == "bare_llm"
+        else "no features"
+        if s.endswith(("feature", "random"))
+        else "the training set has no answers"
+        for s in FREE
+    }
+    return Free(
+        pd.DataFrame(columns=["system", "record_id", "prediction", "neighbour", "identity"]),
+        _plain(bins, ("protein_id", "neighbour")),
+        {},
+        why,
+    )
 
+# %% ../../nbs/api/reporting/04_audit.ipynb #1986da38
+def _plain(table: "pd.DataFrame", columns: tuple) -> "pd.DataFrame":
+    return table.assign(**{c: _without_side(table[c]) for c in columns})
+
+# %% ../../nbs/api/reporting/04_audit.ipynb #c13030bb
 def foreign_baselines(
-    samples:"pd.DataFrame", # From `read_predictions`
-    train:"ProteinSet", # What was trained on, with or without answers
-    valid:"ProteinSet|None"=None, # Where the best baseline is chosen; the test records when None
-    threads:int=2, # Threads of MMseqs2
-)->tuple: # `Free`; `Best`, or None where train has no answers; sentences on what was counted
+    samples: "pd.DataFrame",  # From `read_predictions`
+    train: "ProteinSet",  # What was trained on, with or without answers
+    valid: "ProteinSet|None" = None,  # Where the best baseline is chosen; the test records when None
+    threads: int = 2,  # Threads of MMseqs2
+) -> tuple:  # `Free`; `Best`, or None where train has no answers; sentences on what was counted
     "Baselines from train only, and the one to beat. Raises `ValueError` where valid has no answers, or a task no train record"
     from protein_llm.evaluation.baselines import choose_free, free_answers
-    test = samples.assign(protein_id="test "+samples.protein_id)
+
+    test = samples.assign(protein_id="test " + samples.protein_id)
     sequences = _sequences(train, "train") | dict(zip(test.protein_id, samples.sequence))
-    known,silent = _answered(train, "train")
-    if known is None or not len(known): return _no_baselines(test, train, sequences, threads),None,[f"The training set has no answers: {silent:,} records, and no baseline."]
+    known, silent = _answered(train, "train")
+    if known is None or not len(known):
+        return (
+            _no_baselines(test, train, sequences, threads),
+            None,
+            [f"The training set has no answers: {silent:,} records, and no baseline."],
+        )
     notes = _train_notes(known, silent)
     if _of_one_task(known, test):
-        known,test = known.assign(task="all"),test.assign(task="all")
-        notes.append("Only one of training set and predictions names tasks: baselines take all records for those of one task.")
+        known, test = known.assign(task="all"), test.assign(task="all")
+        notes.append(
+            "Only one of training set and predictions names tasks: baselines take all records for those of one task."
+        )
     chosen = None if valid is None else _valid_records(valid, known)
-    if valid is not None: sequences |= _sequences(valid, "valid")
+    if valid is not None:
+        sequences |= _sequences(valid, "valid")
     free = free_answers(known, chosen, test, sequences, threads=threads)
     best = choose_free(free.answers, test if chosen is None else chosen)
-    answers,bins = free.answers[free.answers.record_id.isin(test.record_id)],free.bins[free.bins.protein_id.isin(test.protein_id)]
-    return free._replace(answers=_plain(answers, ("neighbour",)), bins=_plain(bins, ("protein_id", "neighbour"))),best,notes
+    answers, bins = (
+        free.answers[free.answers.record_id.isin(test.record_id)],
+        free.bins[free.bins.protein_id.isin(test.protein_id)],
+    )
+    return (
+        free._replace(
+            answers=_plain(answers, ("neighbour",)), bins=_plain(bins, ("protein_id", "neighbour"))
+        ),
+        best,
+        notes,
+    )
 
 # %% ../../nbs/api/reporting/04_audit.ipynb #e006f0cf
-def _require_same(samples:"pd.DataFrame", blind:"pd.DataFrame"):
+def _require_same(samples: "pd.DataFrame", blind: "pd.DataFrame"):
     "Raise `ValueError` that names the first record that is in one of two files alone, or has another sequence there"
-    for here,there,what in ((samples, blind, "the predictions is not in the blind file"), (blind, samples, "the blind file is not in the predictions")):
+    for here, there, what in (
+        (samples, blind, "the predictions is not in the blind file"),
+        (blind, samples, "the blind file is not in the predictions"),
+    ):
         lost = here[~here.record_id.isin(there.record_id)]
-        if len(lost): raise ValueError(f"line {lost.line.iloc[0]} of {what} ({lost.protein_id.iloc[0]}, task {lost.task.iloc[0]}; {len(lost):,} such records): give the same records, in any order")
+        if len(lost):
+            raise ValueError(
+                f"line {lost.line.iloc[0]} of {what} ({lost.protein_id.iloc[0]}, task {lost.task.iloc[0]}; {len(lost):,} such records): give the same records, in any order"
+            )
     both = samples.merge(blind, on="record_id", suffixes=("", "_blind"), validate="1:1")
     other = both[both.sequence != both.sequence_blind]
-    if len(other): raise ValueError(f"line {other.line_blind.iloc[0]} of the blind file: {other.protein_id.iloc[0]} has another sequence in the predictions")
+    if len(other):
+        raise ValueError(
+            f"line {other.line_blind.iloc[0]} of the blind file: {other.protein_id.iloc[0]} has another sequence in the predictions"
+        )
 
+# %% ../../nbs/api/reporting/04_audit.ipynb #a9f95f64
 def blind_gap(
-    samples:"pd.DataFrame", # From `read_predictions`, with `cluster`
-    blind:"pd.DataFrame", # The same records answered without the protein, in any order
-    known:dict, # From `known_entities`
-    draws:int=1_000, # Bootstrap draws
-)->"pd.DataFrame": # `score, value, low, high, established`
+    samples: "pd.DataFrame",  # From `read_predictions`, with `cluster`
+    blind: "pd.DataFrame",  # The same records answered without the protein, in any order
+    known: dict,  # From `known_entities`
+    draws: int = 1_000,  # Bootstrap draws
+) -> "pd.DataFrame":  # `score, value, low, high, established`
     "Scores minus those without the protein. Raises `ValueError` unless both files hold the same records"
     from protein_llm.reporting.card import answer_statistics, score_differences
+
     _require_same(samples, blind)
     matched = blind.set_index("record_id").prediction[samples.record_id]
-    with_protein,without = (answer_statistics(p.tolist(), samples, known) for p in (samples.prediction, matched))
-    return score_differences(with_protein, without, samples.cluster, draws=draws)[["score", "value", "low", "high", "established"]]
+    with_protein, without = (
+        answer_statistics(p.tolist(), samples, known) for p in (samples.prediction, matched)
+    )
+    return score_differences(with_protein, without, samples.cluster, draws=draws)[
+        ["score", "value", "low", "high", "established"]
+    ]
 
 # %% ../../nbs/api/reporting/04_audit.ipynb #1f09f9f1
-def _read_all(predictions, train, valid, test)->tuple:
+def _read_all(predictions, train, valid, test) -> tuple:
     "The predictions, and as sets: what they are of, what was trained on, what was validated on (or None)"
     import polars as pl
-    from protein_llm.data.sets import check_set, read_set
-    samples = read_predictions(predictions)
-    held = check_set([pl.from_pandas(samples[["line", "protein_id", "sequence", "task", "answer"]])], Path(predictions).name)
-    if test: check_declared(samples, read_set(test), (Path(predictions).name, Path(test).name))
-    return samples,held,read_set(train),read_set(valid) if valid else None
 
-def _shared_ids(samples:"pd.DataFrame")->list:
+    from protein_llm.data.sets import check_set, read_set
+
+    samples = read_predictions(predictions)
+    held = check_set(
+        [pl.from_pandas(samples[["line", "protein_id", "sequence", "task", "answer"]])],
+        Path(predictions).name,
+    )
+    if test:
+        check_declared(samples, read_set(test), (Path(predictions).name, Path(test).name))
+    return samples, held, read_set(train), read_set(valid) if valid else None
+
+# %% ../../nbs/api/reporting/04_audit.ipynb #68b8c443
+def _shared_ids(samples: "pd.DataFrame") -> list:
     "A sentence on proteins that stand under several ids"
     ids = samples.drop_duplicates("protein_id").groupby("sequence").size()
     again = ids[ids > 1]
-    return [f"{len(again):,} sequences stand under several ids, {again.sum():,} in all: each is scored, and all are in one cluster."] if len(again) else []
+    return (
+        [
+            f"{len(again):,} sequences stand under several ids, {again.sum():,} in all: each is scored, and all are in one cluster."
+        ]
+        if len(again)
+        else []
+    )
 
+# %% ../../nbs/api/reporting/04_audit.ipynb #85fa7269
 def audit(
-    predictions:Path|str, # JSON lines, CSV or TSV with `FIELDS`
-    train:Path|str, # What was trained on: FASTA, or CSV, TSV, JSON lines with `protein_id, sequence` and, for baselines, `answer` (and `task`)
-    folder:Path|str, # Where the card goes: a new folder, or an empty one
-    valid:Path|str|None=None, # Likewise, with answers: the best baseline is chosen there
-    test:Path|str|None=None, # The declared test set: the predictions must be of exactly its proteins
-    blind:Path|str|None=None, # The same records answered without the protein, in any order
-    name:str="", # The system's name; the file's when empty
-    draws:int=1_000, # Bootstrap draws
-)->Path: # The card's folder
+    predictions: Path | str,  # JSON lines, CSV or TSV with `FIELDS`
+    train: Path
+    | str,  # What was trained on: FASTA, or CSV, TSV, JSON lines with `protein_id, sequence` and, for baselines, `answer` (and `task`)
+    folder: Path | str,  # Where the card goes: a new folder, or an empty one
+    valid: Path | str | None = None,  # Likewise, with answers: the best baseline is chosen there
+    test: Path
+    | str
+    | None = None,  # The declared test set: the predictions must be of exactly its proteins
+    blind: Path | str | None = None,  # The same records answered without the protein, in any order
+    name: str = "",  # The system's name; the file's when empty
+    draws: int = 1_000,  # Bootstrap draws
+) -> Path:  # The card's folder
     "Ledger, baselines, bins, entities and hallucinations of a file of predictions. Raises `ValueError` or `OSError` on what cannot be used"
-    folder,name = check_call(folder, dict(predictions=predictions, train=train, valid=valid, test=test, blind=blind), name, draws)
-    samples,held,trained,chosen = _read_all(predictions, train, valid, test)
+    folder, name = check_call(
+        folder,
+        dict(predictions=predictions, train=train, valid=valid, test=test, blind=blind),
+        name,
+        draws,
+    )
+    samples, held, trained, chosen = _read_all(predictions, train, valid, test)
     without = read_predictions(blind) if blind else None
-    if blind: _require_same(samples, without)
+    if blind:
+        _require_same(samples, without)
+    from protein_llm.data.ledger import leak_ledger, sequence_clusters
     from protein_llm.reporting.card import make_card, write_card
     from protein_llm.scoring.entities import frozen_dictionary, known_entities
-    from protein_llm.data.ledger import leak_ledger, sequence_clusters
+
     clusters = sequence_clusters(held.proteins["sequence"].unique().sort())
     samples["cluster"] = samples.sequence.map(dict(clusters.iter_rows()))
     ledger = leak_ledger(dict(train=trained, test=held) | (dict(valid=chosen) if valid else {}))
-    known = known_entities(samples.answer.tolist(), samples.protein_id.tolist(), frozen_dictionary())
-    free,best,notes = foreign_baselines(samples, trained, chosen)
+    known = known_entities(
+        samples.answer.tolist(), samples.protein_id.tolist(), frozen_dictionary()
+    )
+    free, best, notes = foreign_baselines(samples, trained, chosen)
     chosen_on = "validation records" if valid else "the test records, which favours it"
-    losses = dict(losses={"difference to the answers without the protein": blind_gap(samples, without, known, draws).to_dict("records")}) if blind else {}
+    losses = (
+        dict(
+            losses={
+                "difference to the answers without the protein": blind_gap(
+                    samples, without, known, draws
+                ).to_dict("records")
+            }
+        )
+        if blind
+        else {}
+    )
     notes += _shared_ids(samples)
-    made = make_card(name, samples.drop(columns="sequence"), free, best, ledger, known, "foreign predictions", chosen_on, allow_leak=True, draws=draws, notes=notes, **losses)
+    made = make_card(
+        name,
+        samples.drop(columns="sequence"),
+        free,
+        best,
+        ledger,
+        known,
+        "foreign predictions",
+        chosen_on,
+        allow_leak=True,
+        draws=draws,
+        notes=notes,
+        **losses,
+    )
     return write_card(folder, made)
 
 # %% ../../nbs/api/reporting/04_audit.ipynb #ef444e54
 def audit_text(
-    card:dict, # From `card.json`
-)->str: # Lines
+    card: dict,  # From `card.json`
+) -> str:  # Lines
     "What a terminal shows of a card: leaks or what was searched, what was counted, what is claimed"
     return "\n".join([*card["found"], *card["counted"], *card["claims"]])

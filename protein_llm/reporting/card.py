@@ -13,130 +13,232 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 
-from ..evaluation.baselines import BINS, FREE, Best, Free, several_answers
 from ..config import RunConfig
-from ..core import digest, ensure_stage, read_json, require_new_folder, run_folder, write_atomic, write_json
-from ..scoring.entities import ENTITY_COUNTS, EntityDictionary, entity_scores, entity_statistics, frozen_dictionary, known_entities
-from ..evaluation.evaluate import evaluate_arm, free_baselines, ledger_of
-from .figures import STYLE, interval_text, label
+from protein_llm.core import (
+    digest,
+    ensure_stage,
+    read_json,
+    require_new_folder,
+    run_folder,
+    write_atomic,
+    write_json,
+)
 from ..data.ledger import KINDS, Ledger, require_clean
 from ..data.manifest import identity
-from ..scoring.metrics import BLEU_COLUMNS, FEW, FEW_RECORDS, bleu_from_statistics, is_established, ratio, score_table, text_scores
-from ..scoring.names import record_keys, require_once, require_own_name
-from ..runs.prepare import RunData
+from ..evaluation.baselines import BINS, FREE, Best, Free, several_answers
+from ..evaluation.evaluate import evaluate_arm, free_baselines, ledger_of
+from .figures import STYLE, interval_text, label
 from .report import html_page, page_figure, page_table
+from ..runs.prepare import RunData
+from protein_llm.scoring.entities import (
+    ENTITY_COUNTS,
+    EntityDictionary,
+    entity_scores,
+    entity_statistics,
+    frozen_dictionary,
+    known_entities,
+)
+from protein_llm.scoring.metrics import (
+    BLEU_COLUMNS,
+    FEW,
+    FEW_RECORDS,
+    bleu_from_statistics,
+    is_established,
+    ratio,
+    score_table,
+    text_scores,
+)
+from ..scoring.names import record_keys, require_once, require_own_name
 
 # %% ../../nbs/api/reporting/03_card.ipynb #70a9bac2
-def _entity(name, sums): return entity_scores(sums)[name]
+def _entity(name, sums):
+    return entity_scores(sums)[name]
 
+# %% ../../nbs/api/reporting/03_card.ipynb #f9d5ec18
 TEXT = ("exact_match", "rouge_1", "rouge_2", "rouge_l", "meteor_exact_stem")
-SCORES = {n: ((n,), None) for n in TEXT} | dict(bleu=(BLEU_COLUMNS, bleu_from_statistics), rouge_l_clusters=(("rouge_l_share", "share"), ratio)) | {
-    f"entity_{n}": (ENTITY_COUNTS, partial(_entity, n)) for n in ("precision", "recall", "f1")} | {n: (ENTITY_COUNTS, partial(_entity, n)) for n in ("hallucination_rate", "invention_rate")}
-HEADLINE = ("rouge_l", "bleu", "entity_f1", "hallucination_rate") # what a card compares
-LOWER = ("hallucination_rate", "invention_rate") # lower is better
+SCORES = (
+    {n: ((n,), None) for n in TEXT}
+    | dict(
+        bleu=(BLEU_COLUMNS, bleu_from_statistics),
+        rouge_l_clusters=(("rouge_l_share", "share"), ratio),
+    )
+    | {f"entity_{n}": (ENTITY_COUNTS, partial(_entity, n)) for n in ("precision", "recall", "f1")}
+    | {n: (ENTITY_COUNTS, partial(_entity, n)) for n in ("hallucination_rate", "invention_rate")}
+)
+HEADLINE = ("rouge_l", "bleu", "entity_f1", "hallucination_rate")  # what a card compares
+LOWER = ("hallucination_rate", "invention_rate")  # lower is better
+
 
 def answer_statistics(
-    predictions:list, # Answers of a system
-    samples:pd.DataFrame, # The records, in the same order: `protein_id`, `cluster`, `answer`
-    known:dict|None=None, # What else is true of each protein: {protein: {(kind, id)}}, from `known_entities`
-    dictionary:EntityDictionary|None=None, # What counts as an entity; the shipped one when None
-)->pd.DataFrame: # One row a record: the columns that `SCORES` sum
+    predictions: list,  # Answers of a system
+    samples: pd.DataFrame,  # The records, in the same order: `protein_id`, `cluster`, `answer`
+    known: dict
+    | None = None,  # What else is true of each protein: {protein: {(kind, id)}}, from `known_entities`
+    dictionary: EntityDictionary
+    | None = None,  # What counts as an entity; the shipped one when None
+) -> pd.DataFrame:  # One row a record: the columns that `SCORES` sum
     "What every score of a card is computed from. Raises `ValueError` on mismatched lists and on what is no text"
     answers = samples.answer.tolist()
     facts = None if known is None else [known.get(p, frozenset()) for p in samples.protein_id]
     text = text_scores(predictions, answers)
-    out = pd.concat([text, entity_statistics(predictions, answers, dictionary or frozen_dictionary(), facts)], axis=1)
+    out = pd.concat(
+        [text, entity_statistics(predictions, answers, dictionary or frozen_dictionary(), facts)],
+        axis=1,
+    )
     out.attrs = text.attrs
-    out["share"] = 1/samples.groupby("cluster").record_id.transform("size").to_numpy()
-    return out.assign(rouge_l_share=out.rouge_l*out.share)
+    out["share"] = 1 / samples.groupby("cluster").record_id.transform("size").to_numpy()
+    return out.assign(rouge_l_share=out.rouge_l * out.share)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #a2ad5d7c
-FEW_DRAWS = 50 # bootstrap draws that a claim needs: the 2.5 % percentile of fewer is the lowest of them
-_CARRIED = dict(entity_precision="predicted", hallucination_rate="predicted", invention_rate="predicted", entity_recall="referenced", entity_f1="referenced") # what has to be named
+FEW_DRAWS = (
+    50  # bootstrap draws that a claim needs: the 2.5 % percentile of fewer is the lowest of them
+)
+_CARRIED = dict(
+    entity_precision="predicted",
+    hallucination_rate="predicted",
+    invention_rate="predicted",
+    entity_recall="referenced",
+    entity_f1="referenced",
+)  # what has to be named
 
-def _carrying(a:pd.DataFrame, b:pd.DataFrame, clusters:list, here:np.ndarray, score:str)->int:
+
+def _carrying(
+    a: pd.DataFrame, b: pd.DataFrame, clusters: list, here: np.ndarray, score: str
+) -> int:
     "Clusters of some records that a score rests on: of entities, those in which both systems name what it needs"
     names = np.asarray(clusters)
-    if score not in _CARRIED: return len(set(names[here]))
+    if score not in _CARRIED:
+        return len(set(names[here]))
     named = [here & (t[_CARRIED[score]].to_numpy() > 0) for t in (a, b)]
     return min(len(set(names[n])) for n in named)
 
-def _minus(score, k): return lambda sums: score(sums[...,:k])-score(sums[...,k:])
 
+def _minus(score, k):
+    return lambda sums: score(sums[..., :k]) - score(sums[..., k:])
+
+# %% ../../nbs/api/reporting/03_card.ipynb #27c5cd8b
 def score_differences(
-    a:pd.DataFrame, # From `answer_statistics`
-    b:pd.DataFrame, # The same records, another system
-    clusters:list, # Cluster of each record
-    by:list|None=None, # Group of each record: the differences in each are given too
-    scores:tuple=HEADLINE, # Names in `SCORES`
-    draws:int=1_000, # Bootstrap draws
-)->pd.DataFrame: # `group` (`all` first), `score, value, low, high, established, n, clusters, carried` (clusters that the score rests on), `draws`; the values are those of `a` minus those of `b`
+    a: pd.DataFrame,  # From `answer_statistics`
+    b: pd.DataFrame,  # The same records, another system
+    clusters: list,  # Cluster of each record
+    by: list | None = None,  # Group of each record: the differences in each are given too
+    scores: tuple = HEADLINE,  # Names in `SCORES`
+    draws: int = 1_000,  # Bootstrap draws
+) -> pd.DataFrame:  # `group` (`all` first), `score, value, low, high, established, n, clusters, carried` (clusters that the score rests on), `draws`; the values are those of `a` minus those of `b`
     "Paired differences of scores. Raises `ValueError` on an unknown score and on tables of unequal length"
-    if odd := [s for s in scores if s not in SCORES]: raise ValueError(f"unknown score {odd[0]!r}: choose from {', '.join(SCORES)}")
-    if len(a) != len(b): raise ValueError(f"{len(a)} records against {len(b)}: compare systems on the same records")
-    both = pd.concat([t.reset_index(drop=True).add_prefix(side) for side,t in (("a_", a), ("b_", b))], axis=1).assign(a_one=1., b_one=1.)
+    if odd := [s for s in scores if s not in SCORES]:
+        raise ValueError(f"unknown score {odd[0]!r}: choose from {', '.join(SCORES)}")
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} records against {len(b)}: compare systems on the same records")
+    both = pd.concat(
+        [t.reset_index(drop=True).add_prefix(side) for side, t in (("a_", a), ("b_", b))], axis=1
+    ).assign(a_one=1.0, b_one=1.0)
     used = {s: (*SCORES[s][0], *(() if SCORES[s][1] else ("one",))) for s in scores}
-    table = score_table(both, clusters, {s: ([side+c for side in ("a_", "b_") for c in cs], _minus(SCORES[s][1] or ratio, len(cs))) for s,cs in used.items()}, by, draws)
+    table = score_table(
+        both,
+        clusters,
+        {
+            s: (
+                [side + c for side in ("a_", "b_") for c in cs],
+                _minus(SCORES[s][1] or ratio, len(cs)),
+            )
+            for s, cs in used.items()
+        },
+        by,
+        draws,
+    )
     groups = None if by is None else np.asarray(by, object)
-    inside = [np.ones(len(a), bool) if i < len(scores) else groups == g for i,g in enumerate(table.group)] # all records come first
-    carried = np.array([_carrying(a, b, clusters, here, score) for here,score in zip(inside, table.score)])
-    return table.assign(established=is_established(table.low, table.high, carried, table.n) & (draws >= FEW_DRAWS), carried=carried, draws=draws)
+    inside = [
+        np.ones(len(a), bool) if i < len(scores) else groups == g for i, g in enumerate(table.group)
+    ]  # all records come first
+    carried = np.array(
+        [_carrying(a, b, clusters, here, score) for here, score in zip(inside, table.score)]
+    )
+    return table.assign(
+        established=is_established(table.low, table.high, carried, table.n) & (draws >= FEW_DRAWS),
+        carried=carried,
+        draws=draws,
+    )
 
 # %% ../../nbs/api/reporting/03_card.ipynb #b1c4a77b
 GROUPS = ("task", "source", "style", "bin")
 
-def _in_groups(samples:pd.DataFrame, columns:tuple, table)->pd.DataFrame:
+
+def _in_groups(samples: pd.DataFrame, columns: tuple, table) -> pd.DataFrame:
     "What `table(by)` gives for all records, then for the groups of each column that there is"
     parts = [table(None).assign(by="all")]
     for by in columns:
-        if by in samples: parts.append(table(samples[by])[len(parts[0]):].assign(by=by)) # which opens with all records again
+        if by in samples:
+            parts.append(
+                table(samples[by])[len(parts[0]) :].assign(by=by)
+            )  # which opens with all records again
     return pd.concat(parts, ignore_index=True).astype(dict(group=str))
 
+
 def group_scores(
-    system:str, # Its name
-    statistics:pd.DataFrame, # From `answer_statistics`
-    samples:pd.DataFrame, # The records: `cluster`, and of `GROUPS` what there is
-    draws:int=1_000, # Bootstrap draws
-)->pd.DataFrame: # `system, by, group, score, value, low, high, n, clusters`
+    system: str,  # Its name
+    statistics: pd.DataFrame,  # From `answer_statistics`
+    samples: pd.DataFrame,  # The records: `cluster`, and of `GROUPS` what there is
+    draws: int = 1_000,  # Bootstrap draws
+) -> pd.DataFrame:  # `system, by, group, score, value, low, high, n, clusters`
     "Scores in all (`by` is all) and in every group"
-    return _in_groups(samples, GROUPS, lambda by: score_table(statistics, samples.cluster, SCORES, by, draws)).assign(system=system)
+    return _in_groups(
+        samples, GROUPS, lambda by: score_table(statistics, samples.cluster, SCORES, by, draws)
+    ).assign(system=system)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #29f19f22
 def lifts_over(
-    system:str, # Its name
-    statistics:dict, # Of the system and of others, from `answer_statistics`, by name
-    against:str, # One of the others
-    samples:pd.DataFrame, # The records
-    draws:int=1_000, # Bootstrap draws
-)->pd.DataFrame: # `system, against, by, group, score, value, low, high, established, n, clusters`
+    system: str,  # Its name
+    statistics: dict,  # Of the system and of others, from `answer_statistics`, by name
+    against: str,  # One of the others
+    samples: pd.DataFrame,  # The records
+    draws: int = 1_000,  # Bootstrap draws
+) -> (
+    pd.DataFrame
+):  # `system, against, by, group, score, value, low, high, established, n, clusters`
     "Paired differences in all, by task and by bin"
-    return _in_groups(samples, ("task", "bin"), lambda by: score_differences(statistics[system], statistics[against], samples.cluster, by, draws=draws)).assign(system=system, against=against)
+    return _in_groups(
+        samples,
+        ("task", "bin"),
+        lambda by: score_differences(
+            statistics[system], statistics[against], samples.cluster, by, draws=draws
+        ),
+    ).assign(system=system, against=against)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #38875201
 def why_unclaimed(
-    row, # A row of `lifts_over`: `n, clusters, carried, draws`
-)->str: # The reason; empty where a claim is possible
+    row,  # A row of `lifts_over`: `n, clusters, carried, draws`
+) -> str:  # The reason; empty where a claim is possible
     "Why a difference carries no claim, whatever its interval"
-    if row.n < FEW_RECORDS: return f"{row.n} records, and a claim needs {FEW_RECORDS}"
-    if row.clusters < FEW: return f"{row.clusters} clusters, and a claim needs {FEW}"
-    if row.carried < FEW: return f"something to score is named in {row.carried} clusters, and a claim needs {FEW}"
-    if row.draws < FEW_DRAWS: return f"{row.draws} bootstrap draws, and a claim needs {FEW_DRAWS}"
+    if row.n < FEW_RECORDS:
+        return f"{row.n} records, and a claim needs {FEW_RECORDS}"
+    if row.clusters < FEW:
+        return f"{row.clusters} clusters, and a claim needs {FEW}"
+    if row.carried < FEW:
+        return f"something to score is named in {row.carried} clusters, and a claim needs {FEW}"
+    if row.draws < FEW_DRAWS:
+        return f"{row.draws} bootstrap draws, and a claim needs {FEW_DRAWS}"
     return ""
 
-def _verdict(row)->str:
+# %% ../../nbs/api/reporting/03_card.ipynb #03b44812
+def _verdict(row) -> str:
     "What a row of `lifts_over` supports, in words"
-    against,why = label(row.against),why_unclaimed(row)
-    if why: return f"nothing is claimed against {against}, from {why}"
-    if not row.established: return f"no difference to {against} is established"
+    against, why = label(row.against), why_unclaimed(row)
+    if why:
+        return f"nothing is claimed against {against}, from {why}"
+    if not row.established:
+        return f"no difference to {against} is established"
     good = (row.value > 0) != (row.score in LOWER)
     return f"{'better' if good else 'worse'} than {against}"
 
+# %% ../../nbs/api/reporting/03_card.ipynb #d7cdc852
 def card_claims(
-    lifts:pd.DataFrame, # From `lifts_over`
-    over:str="", # What else they are judged over: where the baseline was chosen, whether the test set leaks
-)->list: # Sentences
+    lifts: pd.DataFrame,  # From `lifts_over`
+    over: str = "",  # What else they are judged over: where the baseline was chosen, whether the test set leaks
+) -> list:  # Sentences
     "What is established over all records, what is not, and what that rests on"
     said = []
     for r in lifts[lifts.by == "all"].itertuples():
@@ -146,273 +248,590 @@ def card_claims(
     return said
 
 # %% ../../nbs/api/reporting/03_card.ipynb #1adbed8c
-def _shown(samples:pd.DataFrame, statistics:pd.DataFrame, n:int)->dict:
+def _shown(samples: pd.DataFrame, statistics: pd.DataFrame, n: int) -> dict:
     "Some records at random, and those with the lowest ROUGE-L"
-    columns = [c for c in ("record_id", "line", "task", "protein_id", "neighbour", "identity", "answer", "prediction", "finish") if c in samples]
-    table = samples[columns].assign(rouge_l=statistics.rouge_l.round(3).to_numpy()).astype(object).where(lambda t: t.notna(), None)
+    columns = [
+        c
+        for c in (
+            "record_id",
+            "line",
+            "task",
+            "protein_id",
+            "neighbour",
+            "identity",
+            "answer",
+            "prediction",
+            "finish",
+        )
+        if c in samples
+    ]
+    table = (
+        samples[columns]
+        .assign(rouge_l=statistics.rouge_l.round(3).to_numpy())
+        .astype(object)
+        .where(lambda t: t.notna(), None)
+    )
     worst = statistics.rouge_l.to_numpy().argsort(kind="stable")[:n]
-    return dict(random=table.sample(min(n, len(table)), random_state=0).to_dict("records"), worst=table.iloc[worst].to_dict("records"))
+    return dict(
+        random=table.sample(min(n, len(table)), random_state=0).to_dict("records"),
+        worst=table.iloc[worst].to_dict("records"),
+    )
 
-def _counts(samples:pd.DataFrame)->dict:
+# %% ../../nbs/api/reporting/03_card.ipynb #1ba60f4a
+def _counts(samples: pd.DataFrame) -> dict:
     "How many there are, and how many answers are empty or cut"
-    return dict(records=len(samples), proteins=samples.protein_id.nunique(), clusters=samples.cluster.nunique(), empty=int((samples.prediction.str.strip() == "").sum()),
-        cut=int((samples.finish == "length").sum()) if "finish" in samples else None)
+    return dict(
+        records=len(samples),
+        proteins=samples.protein_id.nunique(),
+        clusters=samples.cluster.nunique(),
+        empty=int((samples.prediction.str.strip() == "").sum()),
+        cut=int((samples.finish == "length").sum()) if "finish" in samples else None,
+    )
+
 
 def set_hash(
-    samples:pd.DataFrame, # `record_id`, `answer`
-)->str: # 12 hexadecimal digits
+    samples: pd.DataFrame,  # `record_id`, `answer`
+) -> str:  # 12 hexadecimal digits
     "What identifies a set of evaluated records: their ids and right answers, in any order"
     return digest(sorted(zip(samples.record_id, samples.answer)))
 
-def _counted(name:str, samples:pd.DataFrame, statistics:pd.DataFrame)->list:
+# %% ../../nbs/api/reporting/03_card.ipynb #6de006f3
+def _counted(name: str, samples: pd.DataFrame, statistics: pd.DataFrame) -> list:
     "Sentences on what of the records and predictions limits what can be claimed"
-    said,n,(questions,records) = [],len(samples),several_answers(samples)
+    said, n, (questions, records) = [], len(samples), several_answers(samples)
     empty = int((samples.prediction.str.strip() == "").sum())
-    if empty: said.append(f"{empty:,} of {n:,} predictions are empty: they count, as wrong.")
-    named,right = int((statistics.predicted > 0).sum()),int((statistics.referenced > 0).sum())
-    said.append(f"{name} names an entity in {named:,} of {n:,} records, the right answers in {right:,}.")
-    if questions: said.append(f"{questions:,} questions on a protein have several right answers, {records:,} records: each record is scored against its own answer alone.")
-    again = n-len(set(record_keys(samples)))
-    if again: said.append(f"{again:,} records state what another one states: each is scored.")
+    if empty:
+        said.append(f"{empty:,} of {n:,} predictions are empty: they count, as wrong.")
+    named, right = int((statistics.predicted > 0).sum()), int((statistics.referenced > 0).sum())
+    said.append(
+        f"{name} names an entity in {named:,} of {n:,} records, the right answers in {right:,}."
+    )
+    if questions:
+        said.append(
+            f"{questions:,} questions on a protein have several right answers, {records:,} records: each record is scored against its own answer alone."
+        )
+    again = n - len(set(record_keys(samples)))
+    if again:
+        said.append(f"{again:,} records state what another one states: each is scored.")
     return said
 
 # %% ../../nbs/api/reporting/03_card.ipynb #7ef5c60b
-def _near(bins:dict)->str:
+def _near(bins: dict) -> str:
     "A sentence on how near train the test proteins are; empty where nothing was found"
-    near = {b: k for b,k in bins.items() if b in BINS[2:] and k}
-    if not near: return ""
-    shares = ", ".join(f"{k:,} in {b}" for b,k in near.items())
+    near = {b: k for b, k in bins.items() if b in BINS[2:] and k}
+    if not near:
+        return ""
+    shares = ", ".join(f"{k:,} in {b}" for b, k in near.items())
     return f"{sum(near.values()):,} of {sum(bins.values()):,} test proteins have a train protein at 30 % identity or more, over whatever part aligns ({shares}): read scores by bin."
 
+# %% ../../nbs/api/reporting/03_card.ipynb #357044b2
 def found_text(
-    ledger:Ledger, # Of the test set
-    bins:dict|None=None, # Test proteins in each of `BINS`; None where none were made
-)->list: # Sentences, the verdict first
+    ledger: Ledger,  # Of the test set
+    bins: dict | None = None,  # Test proteins in each of `BINS`; None where none were made
+) -> list:  # Sentences, the verdict first
     "What was searched and what was found; that nothing was found is said of what was searched alone"
-    words = dict(leak="Leak", clean="Found, and within what is allowed", information="Found, for information")
-    trained = [r for r in ledger.rows if r["n_overlap"] and r["against"] in ledger.settings["trained"]]
+    words = dict(
+        leak="Leak", clean="Found, and within what is allowed", information="Found, for information"
+    )
+    trained = [
+        r for r in ledger.rows if r["n_overlap"] and r["against"] in ledger.settings["trained"]
+    ]
     met = [r for r in trained if r["verdict"] == "leak" or r["held"] == "test"]
-    rows = [f"{words[r['verdict']]}: {r['n_overlap']:,} of {r['n_held']:,} {r['of']} of {r['held']} have in {r['against']}: {KINDS[r['kind']]}{'; ' if r['note'] else ''}{r['note']}." for r in met]
+    rows = [
+        f"{words[r['verdict']]}: {r['n_overlap']:,} of {r['n_held']:,} {r['of']} of {r['held']} have in {r['against']}: {KINDS[r['kind']]}{'; ' if r['note'] else ''}{r['note']}."
+        for r in met
+    ]
     leaks = len(ledger.leaks)
-    verdict = f"{leaks} rows of the leak ledger leak: these numbers flatter." if leaks else "No row of the leak ledger leaks."
+    verdict = (
+        f"{leaks} rows of the leak ledger leak: these numbers flatter."
+        if leaks
+        else "No row of the leak ledger leaks."
+    )
     rows.sort(key=lambda text: not text.startswith("Leak"))
     return [verdict, *rows, *filter(None, [_near(bins or {})]), ledger.searched]
 
-def _systems(name:str, samples:pd.DataFrame, free:Free)->dict:
+# %% ../../nbs/api/reporting/03_card.ipynb #383b5326
+def _systems(name: str, samples: pd.DataFrame, free: Free) -> dict:
     "The answers of the system and of each baseline to the same records. Raises `ValueError` on a baseline that lacks one"
     systems = {name: samples.prediction.tolist()}
-    for system,table in free.answers.groupby("system", sort=False):
+    for system, table in free.answers.groupby("system", sort=False):
         answers = table.set_index("record_id").prediction.reindex(samples.record_id)
         absent = answers.index[answers.isna()]
-        if len(absent): raise ValueError(f"{system} has no answer to record {absent[0]!r}: baselines and system must meet the same records")
+        if len(absent):
+            raise ValueError(
+                f"{system} has no answer to record {absent[0]!r}: baselines and system must meet the same records"
+            )
         systems[system] = answers.tolist()
     return systems
 
-def _with_bins(samples:pd.DataFrame, free:Free)->pd.DataFrame:
+# %% ../../nbs/api/reporting/03_card.ipynb #7e410871
+def _with_bins(samples: pd.DataFrame, free: Free) -> pd.DataFrame:
     "The records with the nearest train protein of each. Raises `ValueError` on a protein that was not searched for"
-    if free.bins is None: return samples
+    if free.bins is None:
+        return samples
     lost = ~samples.protein_id.isin(free.bins.protein_id)
-    if lost.any(): raise ValueError(f"protein {samples.protein_id[lost].iloc[0]!r} has no bin of identity: search for it, too")
-    return samples.merge(free.bins[["protein_id", "neighbour", "identity", "bin"]], on="protein_id", how="left", validate="m:1")
+    if lost.any():
+        raise ValueError(
+            f"protein {samples.protein_id[lost].iloc[0]!r} has no bin of identity: search for it, too"
+        )
+    return samples.merge(
+        free.bins[["protein_id", "neighbour", "identity", "bin"]],
+        on="protein_id",
+        how="left",
+        validate="m:1",
+    )
 
-def _check_card(name:str, samples:pd.DataFrame, ledger, allow_leak:bool, repeats:bool):
+# %% ../../nbs/api/reporting/03_card.ipynb #60e51351
+def _check_card(name: str, samples: pd.DataFrame, ledger, allow_leak: bool, repeats: bool):
     "Raise `ValueError` on what no card is made of"
     require_own_name(name)
     alike = [s for s in FREE if label(s).casefold() == name.casefold().strip()]
-    if alike: raise ValueError(f"{name!r} is how a baseline ({alike[0]}) is called on a card: give the system another name")
-    if not isinstance(ledger, Ledger): raise ValueError(f"{name}: no card without the leak ledger of its test set: make it with leak_ledger")
-    if not allow_leak: require_clean(ledger)
-    if not len(samples): raise ValueError(f"{name}: no records: an empty test set has no card")
-    if samples.record_id.duplicated().any(): raise ValueError(f"{name}: record {samples.record_id[samples.record_id.duplicated()].iloc[0]!r} occurs twice")
-    if not repeats: require_once(samples, name)
+    if alike:
+        raise ValueError(
+            f"{name!r} is how a baseline ({alike[0]}) is called on a card: give the system another name"
+        )
+    if not isinstance(ledger, Ledger):
+        raise ValueError(
+            f"{name}: no card without the leak ledger of its test set: make it with leak_ledger"
+        )
+    if not allow_leak:
+        require_clean(ledger)
+    if not len(samples):
+        raise ValueError(f"{name}: no records: an empty test set has no card")
+    if samples.record_id.duplicated().any():
+        raise ValueError(
+            f"{name}: record {samples.record_id[samples.record_id.duplicated()].iloc[0]!r} occurs twice"
+        )
+    if not repeats:
+        require_once(samples, name)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #a0f24a33
 def make_card(
-    name:str, # The system
-    samples:pd.DataFrame, # One row a record: `record_id, task, protein_id, cluster, answer, prediction`, and where there are any `source, style, finish`
-    free:Free, # The baselines' answers to them
-    best:Best, # The one to beat
-    ledger:Ledger|None, # Of the test set: a card needs one
-    known:dict|None=None, # From `known_entities`
-    label:str="", # What the split is; one that leaks on purpose says so here
-    chosen_on:str="validation records", # Where the baseline to beat was chosen
-    allow_leak:bool=False, # A leaky set is shown as such instead of refused
-    draws:int=1_000, # Bootstrap draws
-    repeats:bool=False, # Records of equal content are counted instead of refused: a corpus may keep what several sources state, or copies
-    notes:tuple=(), # More sentences on what was counted
-    **about, # More facts: preset, steps, hashes, losses
-)->tuple[dict, pd.DataFrame]: # The card, and the statistics of its records
+    name: str,  # The system
+    samples: pd.DataFrame,  # One row a record: `record_id, task, protein_id, cluster, answer, prediction`, and where there are any `source, style, finish`
+    free: Free,  # The baselines' answers to them
+    best: Best,  # The one to beat
+    ledger: Ledger | None,  # Of the test set: a card needs one
+    known: dict | None = None,  # From `known_entities`
+    label: str = "",  # What the split is; one that leaks on purpose says so here
+    chosen_on: str = "validation records",  # Where the baseline to beat was chosen
+    allow_leak: bool = False,  # A leaky set is shown as such instead of refused
+    draws: int = 1_000,  # Bootstrap draws
+    repeats: bool = False,  # Records of equal content are counted instead of refused: a corpus may keep what several sources state, or copies
+    notes: tuple = (),  # More sentences on what was counted
+    **about,  # More facts: preset, steps, hashes, losses
+) -> tuple[dict, pd.DataFrame]:  # The card, and the statistics of its records
     "Everything that stands on a card. Raises `ValueError` without a ledger, on one that leaks, on records that occur twice, on a baseline's name, and on baselines of other records"
     _check_card(name, samples, ledger, allow_leak, repeats)
     samples = _with_bins(samples, free)
-    stats = {s: answer_statistics(p, samples, known) for s,p in _systems(name, samples, free).items()}
-    scores = pd.concat([group_scores(s, t, samples, draws) for s,t in stats.items()], ignore_index=True)
-    lifts = lifts_over(name, stats, best.system, samples, draws) if best else pd.DataFrame(columns=["by"])
-    bins = samples.drop_duplicates("protein_id").bin.value_counts(sort=False).to_dict() if "bin" in samples else None
+    stats = {
+        s: answer_statistics(p, samples, known) for s, p in _systems(name, samples, free).items()
+    }
+    scores = pd.concat(
+        [group_scores(s, t, samples, draws) for s, t in stats.items()], ignore_index=True
+    )
+    lifts = (
+        lifts_over(name, stats, best.system, samples, draws)
+        if best
+        else pd.DataFrame(columns=["by"])
+    )
+    bins = (
+        samples.drop_duplicates("protein_id").bin.value_counts(sort=False).to_dict()
+        if "bin" in samples
+        else None
+    )
     over = f"the baseline was chosen on {chosen_on}{'; on a test set that leaks' if ledger.leaks else ''}"
-    claims = card_claims(lifts, over) if best else [f"{name}: no baseline could be computed ({free.left_out.get('majority', 'none was asked for')}), so nothing is claimed."]
-    baselines = dict(best=best.system if best else None, chosen_on=chosen_on, valid=best.scores if best else {}, settings=free.settings, left_out=free.left_out, identity_of_proteins=bins)
-    card = dict(name=name, label=label, set_hash=set_hash(samples), **about, counts=_counts(samples), ledger=asdict(ledger), leaks=len(ledger.leaks), found=found_text(ledger, bins),
-        counted=[*_counted(name, samples, stats[name]), *notes], free=baselines, computed=stats[name].attrs, scores=scores.to_dict("records"), lifts=lifts.to_dict("records"), claims=claims, samples=_shown(samples, stats[name], 20))
-    return card,samples[["record_id", "cluster"]].assign(**stats[name])
+    claims = (
+        card_claims(lifts, over)
+        if best
+        else [
+            f"{name}: no baseline could be computed ({free.left_out.get('majority', 'none was asked for')}), so nothing is claimed."
+        ]
+    )
+    baselines = dict(
+        best=best.system if best else None,
+        chosen_on=chosen_on,
+        valid=best.scores if best else {},
+        settings=free.settings,
+        left_out=free.left_out,
+        identity_of_proteins=bins,
+    )
+    card = dict(
+        name=name,
+        label=label,
+        set_hash=set_hash(samples),
+        **about,
+        counts=_counts(samples),
+        ledger=asdict(ledger),
+        leaks=len(ledger.leaks),
+        found=found_text(ledger, bins),
+        counted=[*_counted(name, samples, stats[name]), *notes],
+        free=baselines,
+        computed=stats[name].attrs,
+        scores=scores.to_dict("records"),
+        lifts=lifts.to_dict("records"),
+        claims=claims,
+        samples=_shown(samples, stats[name], 20),
+    )
+    return card, samples[["record_id", "cluster"]].assign(**stats[name])
 
 # %% ../../nbs/api/reporting/03_card.ipynb #38ecc31e
 def fig_bins(
-    scores:pd.DataFrame, # Rows of a card
-    systems:list, # Which to draw
-): # A figure
+    scores: pd.DataFrame,  # Rows of a card
+    systems: list,  # Which to draw
+):  # A figure
     "ROUGE-L and entity F1 by identity of the nearest train protein, with 95 % intervals"
-    import matplotlib as mpl, matplotlib.pyplot as plt
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
     t = scores[(scores.by == "bin") & scores.system.isin(systems)]
     bins = [b for b in BINS if b in set(t.group)]
     with mpl.rc_context(STYLE):
-        fig,axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
-        for ax,score in zip(axes, ("rouge_l", "entity_f1")):
-            for k,s in enumerate(systems):
+        fig, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
+        for ax, score in zip(axes, ("rouge_l", "entity_f1")):
+            for k, s in enumerate(systems):
                 r = t[(t.score == score) & (t.system == s)].set_index("group").loc[bins]
-                ax.errorbar(np.arange(len(bins))+.12*(k-len(systems)/2), r.value, [r.value-r.low, r.high-r.value], fmt="os^D"[k % 4], capsize=2, label=label(s), color=("#0072B2", "#898989", "#D55E00", "#009E73")[k % 4])
+                ax.errorbar(
+                    np.arange(len(bins)) + 0.12 * (k - len(systems) / 2),
+                    r.value,
+                    [r.value - r.low, r.high - r.value],
+                    fmt="os^D"[k % 4],
+                    capsize=2,
+                    label=label(s),
+                    color=("#0072B2", "#898989", "#D55E00", "#009E73")[k % 4],
+                )
             n = t[(t.score == score) & (t.system == systems[0])].set_index("group").n
-            ax.set(title=label(score), xlabel="identity of the nearest train protein, %", ylim=(0, 1.02)); ax.set_xticks(range(len(bins)), [f"{b}\n{n[b]:,}" for b in bins])
+            ax.set(
+                title=label(score),
+                xlabel="identity of the nearest train protein, %",
+                ylim=(0, 1.02),
+            )
+            ax.set_xticks(range(len(bins)), [f"{b}\n{n[b]:,}" for b in bins])
         axes[0].legend(loc="upper left")
         plt.close(fig)
     return fig
 
 # %% ../../nbs/api/reporting/03_card.ipynb #1d202a4c
-def _wide(scores:pd.DataFrame, by:str, names:tuple)->pd.DataFrame:
+def _wide(scores: pd.DataFrame, by: str, names: tuple) -> pd.DataFrame:
     "One row a system and group, one column a score: value [interval]"
-    t = scores[(scores.by == by) & scores.score.isin(names)].assign(cell=lambda t: list(map(interval_text, t.itertuples())))
+    t = scores[(scores.by == by) & scores.score.isin(names)].assign(
+        cell=lambda t: list(map(interval_text, t.itertuples()))
+    )
     wide = t.pivot(index=["system", "group"], columns="score", values="cell")[list(names)]
     wide = wide.loc[list(dict.fromkeys(zip(t.system, t.group)))].reset_index()
     return wide.drop(columns="group") if by == "all" else wide
 
-def _facts(card:dict)->pd.DataFrame:
+
+def _facts(card: dict) -> pd.DataFrame:
     "Names, hashes and counts in two columns"
-    plain,free = {k: v for k,v in card.items() if not isinstance(v, (dict, list))} | card["counts"] | {f"scores: {k}": v for k,v in card["computed"].items()},card["free"]
-    plain |= {f"best baseline, chosen on {free['chosen_on']}": free["best"]} | {f"left out: {k}": v for k,v in (free["left_out"] | card.get("left_out", {})).items()}
-    return pd.DataFrame([(k.replace("_", " "), v) for k,v in plain.items() if v is not None], columns=["what", "value"])
+    plain, free = (
+        {k: v for k, v in card.items() if not isinstance(v, (dict, list))}
+        | card["counts"]
+        | {f"scores: {k}": v for k, v in card["computed"].items()},
+        card["free"],
+    )
+    plain |= {f"best baseline, chosen on {free['chosen_on']}": free["best"]} | {
+        f"left out: {k}": v for k, v in (free["left_out"] | card.get("left_out", {})).items()
+    }
+    return pd.DataFrame(
+        [(k.replace("_", " "), v) for k, v in plain.items() if v is not None],
+        columns=["what", "value"],
+    )
 
 # %% ../../nbs/api/reporting/03_card.ipynb #fe03cd8d
 def card_page(
-    card:dict, # From `make_card`
-)->str: # HTML
+    card: dict,  # From `make_card`
+) -> str:  # HTML
     "The card as one page"
-    scores,lifts,ledger = pd.DataFrame(card["scores"]),pd.DataFrame(card["lifts"]),Ledger(**card["ledger"])
-    sections = [("What is established", [("list", card["claims"])]), ("What was searched, found and counted", [("list", [*card["found"], *card["counted"]])]), ("What was measured", [page_table(_facts(card), "The system, its records, and how scores are computed")]),
-        ("Leak ledger", [page_table(ledger.table[["held", "against", "kind", "n_held", "n_overlap", "verdict"]].astype(object).fillna(""), "What the held-out records share with what was trained on")]),
-        ("Scores", [page_table(_wide(scores, "all", (*TEXT[-3:], "bleu", "rouge_l_clusters")), "Words, value [95 % interval over clusters]"),
-            page_table(_wide(scores, "all", ("entity_precision", "entity_recall", "entity_f1", "hallucination_rate", "invention_rate")), "Entities: what is named, whatever stands around it")])]
+    scores, lifts, ledger = (
+        pd.DataFrame(card["scores"]),
+        pd.DataFrame(card["lifts"]),
+        Ledger(**card["ledger"]),
+    )
+    sections = [
+        ("What is established", [("list", card["claims"])]),
+        ("What was searched, found and counted", [("list", [*card["found"], *card["counted"]])]),
+        (
+            "What was measured",
+            [page_table(_facts(card), "The system, its records, and how scores are computed")],
+        ),
+        (
+            "Leak ledger",
+            [
+                page_table(
+                    ledger.table[["held", "against", "kind", "n_held", "n_overlap", "verdict"]]
+                    .astype(object)
+                    .fillna(""),
+                    "What the held-out records share with what was trained on",
+                )
+            ],
+        ),
+        (
+            "Scores",
+            [
+                page_table(
+                    _wide(scores, "all", (*TEXT[-3:], "bleu", "rouge_l_clusters")),
+                    "Words, value [95 % interval over clusters]",
+                ),
+                page_table(
+                    _wide(
+                        scores,
+                        "all",
+                        (
+                            "entity_precision",
+                            "entity_recall",
+                            "entity_f1",
+                            "hallucination_rate",
+                            "invention_rate",
+                        ),
+                    ),
+                    "Entities: what is named, whatever stands around it",
+                ),
+            ],
+        ),
+    ]
     mine = scores[scores.system == card["name"]]
     for by in GROUPS:
-        if (mine.by == by).any(): sections.append((f"By {by}", [page_table(_wide(mine, by, HEADLINE), f"{card['name']}, value [95 % interval]")]))
+        if (mine.by == by).any():
+            sections.append(
+                (
+                    f"By {by}",
+                    [
+                        page_table(
+                            _wide(mine, by, HEADLINE), f"{card['name']}, value [95 % interval]"
+                        )
+                    ],
+                )
+            )
     if (scores.by == "bin").any():
-        file = io.BytesIO(); fig_bins(scores, [s for s in (card["name"], card["free"]["best"], "majority") if s in set(scores.system)]).savefig(file, format="svg", metadata=dict(Date=None))
-        sections[-1][1].append(page_figure(file.getvalue(), "Below the bins, records. A system that copies its neighbour falls with identity."))
-    for name,rows in card.get("losses", {}).items(): sections.append((f"Losses: {name}", [page_table(pd.DataFrame(rows), "Value and 95 % interval over clusters")]))
-    sections += [(f"Samples: {kind}", [page_table(pd.DataFrame(rows).fillna(""), "With the nearest train protein and its identity")]) for kind,rows in card["samples"].items()]
-    leak = f"This test set leaks: {card['leaks']} rows of the ledger say so. The numbers below flatter." if card["leaks"] else ""
-    lede = f"Test set {card['set_hash']}{', '+card['label'] if card['label'] else ''}: {card['counts']['records']:,} records in {card['counts']['clusters']:,} clusters."
+        file = io.BytesIO()
+        fig_bins(
+            scores,
+            [
+                s
+                for s in (card["name"], card["free"]["best"], "majority")
+                if s in set(scores.system)
+            ],
+        ).savefig(file, format="svg", metadata=dict(Date=None))
+        sections[-1][1].append(
+            page_figure(
+                file.getvalue(),
+                "Below the bins, records. A system that copies its neighbour falls with identity.",
+            )
+        )
+    for name, rows in card.get("losses", {}).items():
+        sections.append(
+            (
+                f"Losses: {name}",
+                [page_table(pd.DataFrame(rows), "Value and 95 % interval over clusters")],
+            )
+        )
+    sections += [
+        (
+            f"Samples: {kind}",
+            [
+                page_table(
+                    pd.DataFrame(rows).fillna(""), "With the nearest train protein and its identity"
+                )
+            ],
+        )
+        for kind, rows in card["samples"].items()
+    ]
+    leak = (
+        f"This test set leaks: {card['leaks']} rows of the ledger say so. The numbers below flatter."
+        if card["leaks"]
+        else ""
+    )
+    lede = f"Test set {card['set_hash']}{', ' + card['label'] if card['label'] else ''}: {card['counts']['records']:,} records in {card['counts']['clusters']:,} clusters."
     return html_page(card["name"], lede, sections, leak)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #e1d31749
-_FILES = ("records.parquet", "card.html", "card.json") # in the order in which they are written
+_FILES = ("records.parquet", "card.html", "card.json")  # in the order in which they are written
 
-def _write_files(folder:Path, made:tuple):
+
+def _write_files(folder: Path, made: tuple):
     "The files of a card"
-    card,statistics = made
+    card, statistics = made
     page = card_page(card)
-    with write_atomic(folder/_FILES[0]) as tmp: statistics.to_parquet(tmp, index=False)
-    with write_atomic(folder/_FILES[1]) as tmp: tmp.write_text(page, encoding="utf-8")
-    write_json(folder/_FILES[2], card)
+    with write_atomic(folder / _FILES[0]) as tmp:
+        statistics.to_parquet(tmp, index=False)
+    with write_atomic(folder / _FILES[1]) as tmp:
+        tmp.write_text(page, encoding="utf-8")
+    write_json(folder / _FILES[2], card)
 
+# %% ../../nbs/api/reporting/03_card.ipynb #37e75b5c
 def write_card(
-    folder:Path|str, # A new folder, or an empty one
-    made:tuple, # From `make_card`
-)->Path: # `folder` with `card.json`, `card.html`, `records.parquet`
+    folder: Path | str,  # A new folder, or an empty one
+    made: tuple,  # From `make_card`
+) -> Path:  # `folder` with `card.json`, `card.html`, `records.parquet`
     "Write a card, whole or not at all. Raises `FileExistsError` on a folder that is not empty"
     folder = require_new_folder(folder)
-    absent = [f for f in (folder, *folder.parents) if not f.exists()] # the innermost first
+    absent = [f for f in (folder, *folder.parents) if not f.exists()]  # the innermost first
     folder.mkdir(parents=True, exist_ok=True)
-    try: _write_files(folder, made)
+    try:
+        _write_files(folder, made)
     except BaseException:
-        for name in _FILES: (folder/name).unlink(missing_ok=True)
-        for made_here in absent: made_here.rmdir()
+        for name in _FILES:
+            (folder / name).unlink(missing_ok=True)
+        for made_here in absent:
+            made_here.rmdir()
         raise
     return folder
 
 # %% ../../nbs/api/reporting/03_card.ipynb #801c74c7
-def _records_of(name:str, folder:Path|str)->pd.DataFrame:
+def _records_of(name: str, folder: Path | str) -> pd.DataFrame:
     "Statistics of a card's records, in the order of their ids. Raises `ValueError` on one that occurs twice"
-    table = pd.read_parquet(Path(folder)/"records.parquet").sort_values("record_id", ignore_index=True)
+    table = pd.read_parquet(Path(folder) / "records.parquet").sort_values(
+        "record_id", ignore_index=True
+    )
     twice = table.record_id[table.record_id.duplicated()]
-    if len(twice): raise ValueError(f"{name}: {twice.nunique():,} records occur twice, {twice.iloc[0]!r} first: make the card again, each record once")
+    if len(twice):
+        raise ValueError(
+            f"{name}: {twice.nunique():,} records occur twice, {twice.iloc[0]!r} first: make the card again, each record once"
+        )
     return table
 
 # %% ../../nbs/api/reporting/03_card.ipynb #c63ca835
 def compare_cards(
-    folders:list, # Folders of cards
-    draws:int=1_000, # Bootstrap draws
-)->tuple[pd.DataFrame, pd.DataFrame]: # Scores of all systems over all records, baselines last; and paired differences of every two cards
+    folders: list,  # Folders of cards
+    draws: int = 1_000,  # Bootstrap draws
+) -> tuple[
+    pd.DataFrame, pd.DataFrame
+]:  # Scores of all systems over all records, baselines last; and paired differences of every two cards
     "Put cards side by side. Raises `ValueError` when they are of different records or share a name"
-    cards = [read_json(Path(f)/"card.json") for f in folders]
+    cards = [read_json(Path(f) / "card.json") for f in folders]
     names = [c["name"] for c in cards]
-    if len(cards) < 2: raise ValueError(f"{len(cards)} card: give two or more")
-    for n in names: require_own_name(n)
-    if len(set(names)) < len(names): raise ValueError(f"two cards are called {next(n for n in names if names.count(n) > 1)!r}: give systems names of their own")
+    if len(cards) < 2:
+        raise ValueError(f"{len(cards)} card: give two or more")
+    for n in names:
+        require_own_name(n)
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"two cards are called {next(n for n in names if names.count(n) > 1)!r}: give systems names of their own"
+        )
     for c in cards[1:]:
         if c["set_hash"] != cards[0]["set_hash"]:
-            raise ValueError(f"{names[0]} was measured on set {cards[0]['set_hash']} ({cards[0]['counts']['records']:,} records), {c['name']} on {c['set_hash']} ({c['counts']['records']:,}): numbers of different records are not comparable")
-    rows = [r for k,c in enumerate(cards) for r in c["scores"] if r["by"] == "all" and (k == 0 or r["system"] == c["name"])]
-    order = {n: k for k,n in enumerate([*names, *FREE])}
-    scores = pd.DataFrame(rows).sort_values("system", key=lambda t: t.map(order), kind="stable", ignore_index=True)
-    stats = {n: _records_of(n, f) for n,f in zip(names, folders)}
+            raise ValueError(
+                f"{names[0]} was measured on set {cards[0]['set_hash']} ({cards[0]['counts']['records']:,} records), {c['name']} on {c['set_hash']} ({c['counts']['records']:,}): numbers of different records are not comparable"
+            )
+    rows = [
+        r
+        for k, c in enumerate(cards)
+        for r in c["scores"]
+        if r["by"] == "all" and (k == 0 or r["system"] == c["name"])
+    ]
+    order = {n: k for k, n in enumerate([*names, *FREE])}
+    scores = pd.DataFrame(rows).sort_values(
+        "system", key=lambda t: t.map(order), kind="stable", ignore_index=True
+    )
+    stats = {n: _records_of(n, f) for n, f in zip(names, folders)}
     for n in names[1:]:
-        if not stats[n].record_id.equals(stats[names[0]].record_id): raise ValueError(f"{names[0]} and {n} have other records in records.parquet: make their cards again")
-    tables = [score_differences(stats[a], stats[b], stats[a].cluster, draws=draws).assign(system=a, against=b) for i,a in enumerate(names) for b in names[i+1:]]
-    return scores,pd.concat(tables, ignore_index=True)
+        if not stats[n].record_id.equals(stats[names[0]].record_id):
+            raise ValueError(
+                f"{names[0]} and {n} have other records in records.parquet: make their cards again"
+            )
+    tables = [
+        score_differences(stats[a], stats[b], stats[a].cluster, draws=draws).assign(
+            system=a, against=b
+        )
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    ]
+    return scores, pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #50c00ed9
 def comparison_table(
-    scores:pd.DataFrame, # From `compare_cards`
-)->pd.DataFrame: # One row a system, the baselines last: value [95 % interval]
+    scores: pd.DataFrame,  # From `compare_cards`
+) -> pd.DataFrame:  # One row a system, the baselines last: value [95 % interval]
     "The table to read"
     return _wide(scores, "all", HEADLINE).rename(columns=label)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #c07a9b2d
 def fig_comparison(
-    scores:pd.DataFrame, # From `compare_cards`
-): # A figure
+    scores: pd.DataFrame,  # From `compare_cards`
+):  # A figure
     "Each headline score of each system, with its 95 % interval; baselines are grey"
-    import matplotlib as mpl, matplotlib.pyplot as plt
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
     systems = list(dict.fromkeys(scores.system))[::-1]
     with mpl.rc_context(STYLE):
-        fig,axes = plt.subplots(1, len(HEADLINE), figsize=(10, .5+.26*len(systems)), sharey=True)
-        for ax,score in zip(axes, HEADLINE):
+        fig, axes = plt.subplots(
+            1, len(HEADLINE), figsize=(10, 0.5 + 0.26 * len(systems)), sharey=True
+        )
+        for ax, score in zip(axes, HEADLINE):
             t = scores[scores.score == score].set_index("system").loc[systems]
             colours = ["#898989" if s in FREE else "#0072B2" for s in systems]
-            ax.hlines(range(len(systems)), t.low, t.high, colors=colours); ax.scatter(t.value, range(len(systems)), c=colours, s=18, zorder=3)
-            ax.set(title=label(score), xlim=(0, None)); ax.set_yticks(range(len(systems)), map(label, systems))
+            ax.hlines(range(len(systems)), t.low, t.high, colors=colours)
+            ax.scatter(t.value, range(len(systems)), c=colours, s=18, zorder=3)
+            ax.set(title=label(score), xlim=(0, None))
+            ax.set_yticks(range(len(systems)), map(label, systems))
         plt.close(fig)
     return fig
 
 # %% ../../nbs/api/reporting/03_card.ipynb #d226975b
-VERSION = 3 # raise it when a card holds something else: those of runs are then made again
+VERSION = 3  # raise it when a card holds something else: those of runs are then made again
+
 
 def run_card(
-    cfg:RunConfig, # A trained run
-    losses:pd.DataFrame|None=None, # Rows of the long table of losses that are its own (`system` is its arch); none when None
-)->Path: # The card's folder, in the run's
+    cfg: RunConfig,  # A trained run
+    losses: pd.DataFrame
+    | None = None,  # Rows of the long table of losses that are its own (`system` is its arch); none when None
+) -> Path:  # The card's folder, in the run's
     "Evaluate a run and write its card, once. Raises what `evaluate_arm` raises"
     require_own_name(cfg.model.name)
-    measured,data = evaluate_arm(cfg),RunData(cfg)
-    facts,ledger = read_json(measured/"card.json"),ledger_of(data)
-    free,best = free_baselines(data)
+    measured, data = evaluate_arm(cfg), RunData(cfg)
+    facts, ledger = read_json(measured / "card.json"), ledger_of(data)
+    free, best = free_baselines(data)
     test = data.corpus.side("test", "answer")
     known = known_entities(test.answer.tolist(), test.protein_id.tolist(), frozen_dictionary())
-    samples = pd.read_parquet(measured/"samples.parquet").merge(pd.read_parquet(measured/"losses.parquet")[["record_id", "source", "style"]], on="record_id", validate="1:1")
-    rows = dict(losses={"all test records": losses.drop(columns="system").to_dict("records")}) if losses is not None else {}
-    about = {k: facts[k] for k in ("test_hash", "corpus", "answer_tokens", "loss", "left_out")} | dict(run=facts["name"], preset=cfg.preset, steps=cfg.train.steps, seed=cfg.train.seed)
+    samples = pd.read_parquet(measured / "samples.parquet").merge(
+        pd.read_parquet(measured / "losses.parquet")[["record_id", "source", "style"]],
+        on="record_id",
+        validate="1:1",
+    )
+    rows = (
+        dict(losses={"all test records": losses.drop(columns="system").to_dict("records")})
+        if losses is not None
+        else {}
+    )
+    about = {
+        k: facts[k] for k in ("test_hash", "corpus", "answer_tokens", "loss", "left_out")
+    } | dict(run=facts["name"], preset=cfg.preset, steps=cfg.train.steps, seed=cfg.train.seed)
     leaky = bool(data.corpus.manifest["leaky"])
-    repeats = leaky or cfg.data.restated == "keep" # a corpus that keeps what several sources state, or copies
-    def build(out): _write_files(out, make_card(cfg.model.name, samples, free, best, ledger, known, data.corpus.label, best.chosen_on, leaky, cfg.evaluation.draws, repeats, **about, **rows))
-    key = digest(VERSION, identity("terms"), about, cfg.evaluation, rows, ledger.rows, best, free.answers.prediction.tolist(), n=6)
-    return ensure_stage(run_folder(facts["name"])/f"card-{key}", build, last="card.json")
+    repeats = (
+        leaky or cfg.data.restated == "keep"
+    )  # a corpus that keeps what several sources state, or copies
+
+    def build(out):
+        _write_files(
+            out,
+            make_card(
+                cfg.model.name,
+                samples,
+                free,
+                best,
+                ledger,
+                known,
+                data.corpus.label,
+                best.chosen_on,
+                leaky,
+                cfg.evaluation.draws,
+                repeats,
+                **about,
+                **rows,
+            ),
+        )
+
+    key = digest(
+        VERSION,
+        identity("terms"),
+        about,
+        cfg.evaluation,
+        rows,
+        ledger.rows,
+        best,
+        free.answers.prediction.tolist(),
+        n=6,
+    )
+    return ensure_stage(run_folder(facts["name"]) / f"card-{key}", build, last="card.json")

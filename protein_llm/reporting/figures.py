@@ -12,102 +12,184 @@ __all__ = ['COLOURS', 'MARKS', 'LABELS', 'STYLE', 'COLUMNS', 'LEDGER_KINDS', 'la
 import hashlib
 from pathlib import Path
 
-import matplotlib as mpl, matplotlib.pyplot as plt, numpy as np, pandas as pd
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from ..evaluation.baselines import FREE
 from ..config import ARCHS
 from ..core import read_json, repo_root, require_new_folder, write_atomic, write_json
+from ..evaluation.baselines import FREE
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #d331c19c
-COLOURS = dict(text="#E69F00", mlp="#0072B2", perceiver="#009E73", flamingo="#CC79A7", blind="#4D4D4D",
-    **dict(zip(FREE, ("#5C5C5C", "#6B6B6B", "#7A7A7A", "#898989", "#989898", "#A7A7A7", "#B6B6B6", "#C5C5C5", "#D4D4D4"))))
+COLOURS = dict(
+    text="#E69F00",
+    mlp="#0072B2",
+    perceiver="#009E73",
+    flamingo="#CC79A7",
+    blind="#4D4D4D",
+    **dict(
+        zip(
+            FREE,
+            (
+                "#5C5C5C",
+                "#6B6B6B",
+                "#7A7A7A",
+                "#898989",
+                "#989898",
+                "#A7A7A7",
+                "#B6B6B6",
+                "#C5C5C5",
+                "#D4D4D4",
+            ),
+        )
+    ),
+)
 MARKS = dict(zip(FREE, "_xos^D<*P"))
-LABELS = dict(rouge_l="ROUGE-L", bleu="BLEU", entity_f1="entity F1", hallucination_rate="hallucination rate", majority="majority answer", template="template", nearest_sequence="nearest by sequence", nearest_feature="nearest by features",
-    knn_feature="k nearest by features", ridge_feature="ridge on features", knn_random="k nearest, random encoder", ridge_random="ridge, random encoder", bare_llm="language model, untrained",
-    loss_true="true protein", loss_swapped="another protein", loss_shuffled="shuffled protein", loss_null="no protein")
-STYLE = {"figure.dpi": 80, "savefig.dpi": 150, "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": .6,
-    "legend.frameon": False, "figure.constrained_layout.use": True, "svg.hashsalt": "protein_llm", "svg.fonttype": "path", "figure.facecolor": "white",
-    "text.parse_math": False} # a dollar in somebody's name is a dollar
+LABELS = dict(
+    rouge_l="ROUGE-L",
+    bleu="BLEU",
+    entity_f1="entity F1",
+    hallucination_rate="hallucination rate",
+    majority="majority answer",
+    template="template",
+    nearest_sequence="nearest by sequence",
+    nearest_feature="nearest by features",
+    knn_feature="k nearest by features",
+    ridge_feature="ridge on features",
+    knn_random="k nearest, random encoder",
+    ridge_random="ridge, random encoder",
+    bare_llm="language model, untrained",
+    loss_true="true protein",
+    loss_swapped="another protein",
+    loss_shuffled="shuffled protein",
+    loss_null="no protein",
+)
+STYLE = {
+    "figure.dpi": 80,
+    "savefig.dpi": 150,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "protein_llm",
+    "svg.fonttype": "path",
+    "figure.facecolor": "white",
+    "text.parse_math": False,
+}  # a dollar in somebody's name is a dollar
+
 
 def label(
-    name:str, # A system, metric or task as it stands in a table
-)->str: # The words for it in a figure
+    name: str,  # A system, metric or task as it stands in a table
+) -> str:  # The words for it in a figure
     "What a reader sees for a name"
     return LABELS.get(name, name.replace("_", " "))
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #0c3be546
-def _axes(columns:int=1, size:tuple=(7., 3.6), rows:int=1, **kw):
+def _axes(columns: int = 1, size: tuple = (7.0, 3.6), rows: int = 1, **kw):
     "A figure in our style that no notebook shows twice"
-    fig,axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **kw)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **kw)
     plt.close(fig)
-    return fig,list(axes.flat)
+    return fig, list(axes.flat)
 
-def _nothing(words:str)->Figure:
+
+def _nothing(words: str) -> Figure:
     "A figure that says why there is nothing to draw"
-    fig,(ax,) = _axes(1, (7., 1.2))
+    fig, (ax,) = _axes(1, (7.0, 1.2))
     ax.axis("off")
-    ax.text(.5, .5, words, ha="center", va="center")
+    ax.text(0.5, 0.5, words, ha="center", va="center")
     return fig
 
-def _systems(table:pd.DataFrame)->list:
+
+def _systems(table: pd.DataFrame) -> list:
     "The systems of a table in their fixed order"
     unknown = set(table.system) - set(COLOURS)
-    if unknown: raise ValueError(f"no colour for {', '.join(sorted(unknown))}: choose from {', '.join(COLOURS)}")
+    if unknown:
+        raise ValueError(
+            f"no colour for {', '.join(sorted(unknown))}: choose from {', '.join(COLOURS)}"
+        )
     return [s for s in COLOURS if s in set(table.system)]
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #ac97bb3e
 def smooth(
-    values:pd.Series, # One value a step
-    span:int=20, # Steps over which the weight falls by about 1/e
-)->pd.Series: # As long as `values`
+    values: pd.Series,  # One value a step
+    span: int = 20,  # Steps over which the weight falls by about 1/e
+) -> pd.Series:  # As long as `values`
     "Exponential moving average"
     return values.ewm(span=span).mean()
 
-def _by_arch(log:pd.DataFrame, column:str)->pd.DataFrame:
+
+def _by_arch(log: pd.DataFrame, column: str) -> pd.DataFrame:
     "One row a step, one column an arm"
     for need in ("arch", "step", column):
-        if need not in log: raise ValueError(f"the log has no column {need!r}, only {', '.join(log.columns)}")
-    return log.pivot(index="step", columns="arch", values=column)[_systems(log.rename(columns={"arch": "system"}))]
+        if need not in log:
+            raise ValueError(f"the log has no column {need!r}, only {', '.join(log.columns)}")
+    return log.pivot(index="step", columns="arch", values=column)[
+        _systems(log.rename(columns={"arch": "system"}))
+    ]
 
-def _curves(ax, wide:pd.DataFrame, ylabel:str):
+# %% ../../nbs/api/reporting/01_figures.ipynb #0b648c9a
+def _curves(ax, wide: pd.DataFrame, ylabel: str):
     "A line for each arm over the steps: faint as it is, bold smoothed"
     for arch in wide:
-        ax.plot(wide.index, wide[arch], color=COLOURS[arch], alpha=.22, linewidth=.8)
+        ax.plot(wide.index, wide[arch], color=COLOURS[arch], alpha=0.22, linewidth=0.8)
         ax.plot(wide.index, smooth(wide[arch]), color=COLOURS[arch], linewidth=1.8, label=arch)
     ax.set(xlabel="optimizer step", ylabel=ylabel)
-    ax.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=.2, columnspacing=1.2, handlelength=1.4)
+    ax.legend(
+        ncols=5,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        borderaxespad=0.2,
+        columnspacing=1.2,
+        handlelength=1.4,
+    )
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #da859176
 @mpl.rc_context(STYLE)
 def fig_training_loss(
-    log:pd.DataFrame, # Columns `arch`, `step`, `loss`; `blind` among the arms
-)->Figure:
+    log: pd.DataFrame,  # Columns `arch`, `step`, `loss`; `blind` among the arms
+) -> Figure:
     "Training loss of each arm; below, its distance to the arm that never sees a protein on the same records, where the noise of the batches cancels"
     wide = _by_arch(log, "loss")
-    if not len(wide): return _nothing("no step is logged yet")
-    if "blind" not in wide: raise ValueError(f"the log has no arm 'blind' to compare with, only {', '.join(wide)}")
-    fig,(top,below) = _axes(1, (7., 5.6), rows=2, sharex=True)
+    if not len(wide):
+        return _nothing("no step is logged yet")
+    if "blind" not in wide:
+        raise ValueError(f"the log has no arm 'blind' to compare with, only {', '.join(wide)}")
+    fig, (top, below) = _axes(1, (7.0, 5.6), rows=2, sharex=True)
     _curves(top, wide, "training loss (nats per token)")
     top.set_xlabel("")
     gap = wide.sub(wide.blind, axis=0).apply(smooth)
-    for arch in gap.columns.drop("blind"): below.plot(gap.index, gap[arch], color=COLOURS[arch], linewidth=1.8)
+    for arch in gap.columns.drop("blind"):
+        below.plot(gap.index, gap[arch], color=COLOURS[arch], linewidth=1.8)
     below.axhline(0, color=COLOURS["blind"], linewidth=1.8)
     below.set(xlabel="optimizer step", ylabel="minus blind, smoothed")
-    settled = gap[len(gap)//8:].replace([np.inf, -np.inf], np.nan) # the first steps, before warm-up ends, would set the scale
-    if settled.notna().any(axis=None): below.set(ylim=(settled.min().min()*1.2-1e-3, settled.max().max()*1.2+1e-3))
+    settled = gap[len(gap) // 8 :].replace(
+        [np.inf, -np.inf], np.nan
+    )  # the first steps, before warm-up ends, would set the scale
+    if settled.notna().any(axis=None):
+        below.set(ylim=(settled.min().min() * 1.2 - 1e-3, settled.max().max() * 1.2 + 1e-3))
     return fig
 
+# %% ../../nbs/api/reporting/01_figures.ipynb #83efa3e4
 @mpl.rc_context(STYLE)
 def fig_grad_norm(
-    log:pd.DataFrame, # Columns `arch`, `step`, `grad_norm`
-)->Figure:
+    log: pd.DataFrame,  # Columns `arch`, `step`, `grad_norm`
+) -> Figure:
     "Gradient norm of each arm over the steps, before clipping"
     wide = _by_arch(log, "grad_norm")
-    if not (wide > 0).any(axis=None): return _nothing("no gradient is logged yet")
-    fig,(ax,) = _axes()
+    if not (wide > 0).any(axis=None):
+        return _nothing("no gradient is logged yet")
+    fig, (ax,) = _axes()
     _curves(ax, wide, "gradient norm")
     ax.set_yscale("log", subs=[])
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -115,30 +197,40 @@ def fig_grad_norm(
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #b4392337
-def _interval(ax, r, y:float, colour:str, size:int):
+def _interval(ax, r, y: float, colour: str, size: int):
     "A horizontal interval with a dot at its value"
     ax.plot([r.low, r.high], [y, y], color=colour, linewidth=3, solid_capstyle="butt")
     ax.plot([r.value], [y], "o", color=colour, markersize=size)
 
-def _bars(ax, table:pd.DataFrame, order:list):
+
+def _bars(ax, table: pd.DataFrame, order: list):
     "Horizontal intervals with a dot at the value, one line for each system; the value is written beside it"
-    for y,system in enumerate(order):
+    for y, system in enumerate(order):
         r = table[table.system == system].iloc[0]
         _interval(ax, r, y, COLOURS[system], 7)
-        ax.annotate(f"{r.value:.3f}".replace("-", "\N{MINUS SIGN}"), (r.value, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)
+        ax.annotate(
+            f"{r.value:.3f}".replace("-", "\N{MINUS SIGN}"),
+            (r.value, y),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+        )
     ax.set_yticks(range(len(order)), [label(s) for s in order])
-    ax.set_ylim(len(order)-.5, -.6)
+    ax.set_ylim(len(order) - 0.5, -0.6)
     ax.grid(axis="y", visible=False)
 
+# %% ../../nbs/api/reporting/01_figures.ipynb #701c54ea
 @mpl.rc_context(STYLE)
 def fig_eval_loss(
-    comparison:pd.DataFrame, # Long table with the metrics `loss` and `gap_to_blind` of task `all`
-)->Figure:
+    comparison: pd.DataFrame,  # Long table with the metrics `loss` and `gap_to_blind` of task `all`
+) -> Figure:
     "Loss of each arm on held-out clusters, and beside it the paired difference to the arm that never sees a protein"
     both = comparison[(comparison.task == "all") & comparison.metric.isin(["loss", "gap_to_blind"])]
-    if both.empty: return _nothing("no loss was measured on held-out clusters")
-    loss,gap = both[both.metric == "loss"],both[both.metric == "gap_to_blind"]
-    fig,(left,right) = _axes(2, (8.4, 3.4))
+    if both.empty:
+        return _nothing("no loss was measured on held-out clusters")
+    loss, gap = both[both.metric == "loss"], both[both.metric == "gap_to_blind"]
+    fig, (left, right) = _axes(2, (8.4, 3.4))
     _bars(left, loss, _systems(loss))
     _bars(right, gap, _systems(gap))
     right.axvline(0, color="#4D4D4D", linewidth=1)
@@ -147,87 +239,175 @@ def fig_eval_loss(
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #4454fc6a
-def _spread(ax, table:pd.DataFrame, tasks:list, systems:list, left:float, right:float):
+def _spread(ax, table: pd.DataFrame, tasks: list, systems: list, left: float, right: float):
     "Where each system stands in a group of tasks, its values, and its intervals as lines"
-    step = (right-left)/len(systems)
-    for i,system in enumerate(systems):
+    step = (right - left) / len(systems)
+    for i, system in enumerate(systems):
         one = table[table.system == system].set_index("task").reindex(tasks)
-        x = np.arange(len(tasks))+left+(i+.5)*step
-        yield system,x,one.value,step
-        ax.errorbar(x, one.value, [(one.value-one.low).clip(lower=0), (one.high-one.value).clip(lower=0)], fmt="none", ecolor="#222222", elinewidth=.7 if system in ARCHS else .4)
+        x = np.arange(len(tasks)) + left + (i + 0.5) * step
+        yield system, x, one.value, step
+        ax.errorbar(
+            x,
+            one.value,
+            [(one.value - one.low).clip(lower=0), (one.high - one.value).clip(lower=0)],
+            fmt="none",
+            ecolor="#222222",
+            elinewidth=0.7 if system in ARCHS else 0.4,
+        )
 
-def _grouped(ax, table:pd.DataFrame, tasks:list, systems:list, best:str):
+# %% ../../nbs/api/reporting/01_figures.ipynb #a1ee53b3
+def _grouped(ax, table: pd.DataFrame, tasks: list, systems: list, best: str):
     "In each task bars for the arms, and beside them marks for the baselines"
     free = [s for s in systems if s in FREE]
-    for system,x,value,step in _spread(ax, table, tasks, [s for s in systems if s not in free], -.45, .12 if free else .45):
-        ax.bar(x, value, step*.92, color=COLOURS[system], label=label(system))
-    for system,x,value,_ in _spread(ax, table, tasks, free, .14, .48) if free else ():
-        ax.plot(x, value, MARKS[system], color="black" if system == best else COLOURS[system], markersize=5, label=label(system)+" (best on valid)"*(system == best), zorder=3)
-    ax.set_xticks(range(len(tasks)), [label(t) for t in tasks], rotation=0 if len(tasks) < 8 else 20, ha="center" if len(tasks) < 8 else "right")
-    ax.set_xlim(-.5, len(tasks)-.5)
+    for system, x, value, step in _spread(
+        ax, table, tasks, [s for s in systems if s not in free], -0.45, 0.12 if free else 0.45
+    ):
+        ax.bar(x, value, step * 0.92, color=COLOURS[system], label=label(system))
+    for system, x, value, _ in _spread(ax, table, tasks, free, 0.14, 0.48) if free else ():
+        ax.plot(
+            x,
+            value,
+            MARKS[system],
+            color="black" if system == best else COLOURS[system],
+            markersize=5,
+            label=label(system) + " (best on valid)" * (system == best),
+            zorder=3,
+        )
+    ax.set_xticks(
+        range(len(tasks)),
+        [label(t) for t in tasks],
+        rotation=0 if len(tasks) < 8 else 20,
+        ha="center" if len(tasks) < 8 else "right",
+    )
+    ax.set_xlim(-0.5, len(tasks) - 0.5)
     ax.grid(axis="x", visible=False)
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #072199ba
 @mpl.rc_context(STYLE)
 def fig_text_metrics(
-    comparison:pd.DataFrame, # Long table with the metrics `bleu` and `rouge_l`
-    best:str="", # The baseline that was chosen on valid
-)->Figure:
+    comparison: pd.DataFrame,  # Long table with the metrics `bleu` and `rouge_l`
+    best: str = "",  # The baseline that was chosen on valid
+) -> Figure:
     "BLEU and ROUGE-L of arms and baselines for each task"
     names = dict(bleu="BLEU", rouge_l="ROUGE-L")
     table = comparison[comparison.metric.isin(names)]
-    if table.empty: return _nothing("no answer was scored")
+    if table.empty:
+        return _nothing("no answer was scored")
     tasks = ["all"] + [t for t in dict.fromkeys(table.task) if t != "all"]
-    fig,axes = _axes(1, (11.5, 7.), rows=2, sharex=True)
-    for ax,(metric,title) in zip(axes, names.items()):
+    fig, axes = _axes(1, (11.5, 7.0), rows=2, sharex=True)
+    for ax, (metric, title) in zip(axes, names.items()):
         _grouped(ax, table[table.metric == metric], tasks, _systems(table), best)
         ax.set(title=title, ylabel=title)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=9, columnspacing=1.2, handlelength=1.2)
+    fig.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=5,
+        fontsize=9,
+        columnspacing=1.2,
+        handlelength=1.2,
+    )
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #1ddbe398
 @mpl.rc_context(STYLE)
 def fig_protein_use(
-    comparison:pd.DataFrame, # Long table with the metrics `loss_true`, `loss_swapped`, `loss_shuffled`, `loss_null` of task `all`; the last three where measured
-)->Figure:
+    comparison: pd.DataFrame,  # Long table with the metrics `loss_true`, `loss_swapped`, `loss_shuffled`, `loss_null` of task `all`; the last three where measured
+) -> Figure:
     "Loss of each arm with the true protein, another one, a shuffled one, and none, on the same records"
-    marks = dict(loss_true=("o", True), loss_swapped=("s", False), loss_shuffled=("D", False), loss_null=("^", False))
+    marks = dict(
+        loss_true=("o", True),
+        loss_swapped=("s", False),
+        loss_shuffled=("D", False),
+        loss_null=("^", False),
+    )
     table = comparison[(comparison.task == "all") & comparison.metric.isin(marks)]
-    if table.empty: return _nothing("no loss was measured with another protein, a shuffled one or none")
-    order,marks = _systems(table),{m: mark for m,mark in marks.items() if m in set(table.metric)}
-    fig,(ax,) = _axes(1, (7., 3.6))
-    for i,(metric,(mark,filled)) in enumerate(marks.items()):
+    if table.empty:
+        return _nothing("no loss was measured with another protein, a shuffled one or none")
+    order, marks = _systems(table), {m: mark for m, mark in marks.items() if m in set(table.metric)}
+    fig, (ax,) = _axes(1, (7.0, 3.6))
+    for i, (metric, (mark, filled)) in enumerate(marks.items()):
         one = table[table.metric == metric].set_index("system").reindex(order)
-        for y,(system,r) in enumerate(one.iterrows()):
-            at = y+.2*(i-(len(marks)-1)/2)
-            ax.plot([r.low, r.high], [at]*2, "-", color=COLOURS[system], linewidth=1.5)
-            ax.plot(r.value, at, mark, color=COLOURS[system], markersize=7, markerfacecolor=COLOURS[system] if filled else "white")
-        ax.plot([], [], mark, color="#4D4D4D", markerfacecolor="#4D4D4D" if filled else "white", label=label(metric))
+        for y, (system, r) in enumerate(one.iterrows()):
+            at = y + 0.2 * (i - (len(marks) - 1) / 2)
+            ax.plot([r.low, r.high], [at] * 2, "-", color=COLOURS[system], linewidth=1.5)
+            ax.plot(
+                r.value,
+                at,
+                mark,
+                color=COLOURS[system],
+                markersize=7,
+                markerfacecolor=COLOURS[system] if filled else "white",
+            )
+        ax.plot(
+            [],
+            [],
+            mark,
+            color="#4D4D4D",
+            markerfacecolor="#4D4D4D" if filled else "white",
+            label=label(metric),
+        )
     ax.set_yticks(range(len(order)), order)
-    ax.set_ylim(len(order)-.5, -.5)
+    ax.set_ylim(len(order) - 0.5, -0.5)
     ax.set(xlabel="loss on held-out clusters (nats per token)")
     ax.grid(axis="y", visible=False)
-    ax.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=.2, columnspacing=1., handletextpad=.2, handlelength=1.2)
+    ax.legend(
+        ncols=4,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        borderaxespad=0.2,
+        columnspacing=1.0,
+        handletextpad=0.2,
+        handlelength=1.2,
+    )
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #8c1be955
 @mpl.rc_context(STYLE)
 def fig_corpus(
-    counts:pd.DataFrame, # Columns `source`, `task`, `records`
-)->Figure:
+    counts: pd.DataFrame,  # Columns `source`, `task`, `records`
+) -> Figure:
     "Records of each task, by the source they come from"
-    if counts.empty: return _nothing("no record is left")
-    wide = counts.pivot_table(index="task", columns="source", values="records", aggfunc="sum", fill_value=0)
+    if counts.empty:
+        return _nothing("no record is left")
+    wide = counts.pivot_table(
+        index="task", columns="source", values="records", aggfunc="sum", fill_value=0
+    )
     wide = wide.loc[wide.sum(axis=1).sort_values(ascending=False).index]
-    legend_rows = -(-len(wide.columns)//3)
-    fig,(ax,) = _axes(1, (7.6, 1.4+.33*len(wide)+.22*max(legend_rows-2, 0)))
-    palette = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#4D4D4D"]
+    legend_rows = -(-len(wide.columns) // 3)
+    fig, (ax,) = _axes(1, (7.6, 1.4 + 0.33 * len(wide) + 0.22 * max(legend_rows - 2, 0)))
+    palette = [
+        "#0072B2",
+        "#E69F00",
+        "#009E73",
+        "#CC79A7",
+        "#56B4E9",
+        "#D55E00",
+        "#F0E442",
+        "#4D4D4D",
+    ]
     left = np.zeros(len(wide))
-    for colour,source in zip(palette*(1+len(wide.columns)//len(palette)), wide.columns):
-        ax.barh([label(t) for t in wide.index], wide[source], left=left, color=colour, label=label(source), height=.72)
+    for colour, source in zip(palette * (1 + len(wide.columns) // len(palette)), wide.columns):
+        ax.barh(
+            [label(t) for t in wide.index],
+            wide[source],
+            left=left,
+            color=colour,
+            label=label(source),
+            height=0.72,
+        )
         left += wide[source].to_numpy()
-    for y,total in enumerate(left): ax.annotate(f"{total:,.0f}", (total, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.invert_yaxis(); ax.margins(x=.1); ax.grid(axis="y", visible=False)
+    for y, total in enumerate(left):
+        ax.annotate(
+            f"{total:,.0f}",
+            (total, y),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    ax.invert_yaxis()
+    ax.margins(x=0.1)
+    ax.grid(axis="y", visible=False)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="records")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
@@ -236,206 +416,369 @@ def fig_corpus(
 # %% ../../nbs/api/reporting/01_figures.ipynb #d5503adf
 @mpl.rc_context(STYLE)
 def fig_funnel(
-    flow:pd.DataFrame, # Columns `rule`, `came`, `removed`: one row a rule (and source and task), in the order of the rules
-    words:dict|None=None, # What to write for a rule; its name when None
-)->Figure:
+    flow: pd.DataFrame,  # Columns `rule`, `came`, `removed`: one row a rule (and source and task), in the order of the rules
+    words: dict | None = None,  # What to write for a rule; its name when None
+) -> Figure:
     "Records before and after each rule that took any, and what was left at the end"
-    if flow.empty: return _nothing("no record came to a rule")
+    if flow.empty:
+        return _nothing("no record came to a rule")
     rules = flow.groupby("rule", sort=False)[["came", "removed"]].sum()
     shown = rules[rules.removed > 0]
-    kept = int((rules.came-rules.removed).iloc[-1])
-    names = [(words or {}).get(r, label(r)) for r in shown.index]+["kept"]
-    left = np.array([*(shown.came-shown.removed), kept])
-    fig,(ax,) = _axes(1, (8.4, .9+.38*len(names)))
-    ax.barh(range(len(names)), left, color="#0072B2", height=.7)
-    ax.barh(range(len(shown)), shown.removed, left=left[:-1], color="#E69F00", height=.7)
-    for y,(a,b) in enumerate(zip(left, [*shown.removed, 0])):
-        ax.annotate(f"\N{MINUS SIGN}{b:,}" if b else f"{a:,}", (a+b, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    kept = int((rules.came - rules.removed).iloc[-1])
+    names = [(words or {}).get(r, label(r)) for r in shown.index] + ["kept"]
+    left = np.array([*(shown.came - shown.removed), kept])
+    fig, (ax,) = _axes(1, (8.4, 0.9 + 0.38 * len(names)))
+    ax.barh(range(len(names)), left, color="#0072B2", height=0.7)
+    ax.barh(range(len(shown)), shown.removed, left=left[:-1], color="#E69F00", height=0.7)
+    for y, (a, b) in enumerate(zip(left, [*shown.removed, 0])):
+        ax.annotate(
+            f"\N{MINUS SIGN}{b:,}" if b else f"{a:,}",
+            (a + b, y),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis(); ax.margins(x=.12); ax.grid(axis="y", visible=False)
-    ax.xaxis.set_major_locator(MaxNLocator(4)); ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    ax.grid(axis="y", visible=False)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="records (blue: go on, orange: removed by this rule)")
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #debf657d
 @mpl.rc_context(STYLE)
 def fig_overlap(
-    sources:pd.Series, # Sources of each protein, each a sequence of names
-    most:int=14, # Combinations to draw; the commonest
-)->Figure:
+    sources: pd.Series,  # Sources of each protein, each a sequence of names
+    most: int = 14,  # Combinations to draw; the commonest
+) -> Figure:
     "Proteins in each combination of sources"
     several = sources.map(lambda s: tuple(sorted(set(s))))
-    if not several.map(len).any(): return _nothing("no protein has a source")
+    if not several.map(len).any():
+        return _nothing("no protein has a source")
     counts = several.value_counts()
-    names,shown = sorted({n for c in counts.index for n in c}),counts[:most]
-    fig,(top,grid) = _axes(1, (max(6., 1.6+.46*len(shown)), 2.6+.26*len(names)), rows=2, sharex=True, height_ratios=[2.2, .26*len(names)+.2])
-    top.bar(range(len(shown)), shown.values, color="#0072B2", width=.62)
-    for x,n in enumerate(shown.values): top.annotate(f"{n:,}", (x, n), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
-    top.set(ylabel="proteins", title=f"{(several.map(len) > 1).mean():.1%} of {len(several):,} proteins are in several sources")
+    names, shown = sorted({n for c in counts.index for n in c}), counts[:most]
+    fig, (top, grid) = _axes(
+        1,
+        (max(6.0, 1.6 + 0.46 * len(shown)), 2.6 + 0.26 * len(names)),
+        rows=2,
+        sharex=True,
+        height_ratios=[2.2, 0.26 * len(names) + 0.2],
+    )
+    top.bar(range(len(shown)), shown.values, color="#0072B2", width=0.62)
+    for x, n in enumerate(shown.values):
+        top.annotate(
+            f"{n:,}", (x, n), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8
+        )
+    top.set(
+        ylabel="proteins",
+        title=f"{(several.map(len) > 1).mean():.1%} of {len(several):,} proteins are in several sources",
+    )
     top.yaxis.set_major_formatter("{x:,.0f}")
-    for x,combination in enumerate(shown.index):
+    for x, combination in enumerate(shown.index):
         on = [names.index(n) for n in combination]
-        grid.scatter([x]*len(names), range(len(names)), s=26, color="#DDDDDD", zorder=2)
-        grid.plot([x]*len(on), on, "o-", color="#1c1c1e", markersize=5.5, linewidth=1.6, zorder=3)
+        grid.scatter([x] * len(names), range(len(names)), s=26, color="#DDDDDD", zorder=2)
+        grid.plot([x] * len(on), on, "o-", color="#1c1c1e", markersize=5.5, linewidth=1.6, zorder=3)
     grid.set_yticks(range(len(names)), [label(n) for n in names])
-    grid.set(ylim=(len(names)-.5, -.5), xticks=[])
+    grid.set(ylim=(len(names) - 0.5, -0.5), xticks=[])
     grid.grid(visible=False)
-    for side in grid.spines.values(): side.set_visible(False)
-    for ax in (top, grid): ax.tick_params(axis="x", length=0)
+    for side in grid.spines.values():
+        side.set_visible(False)
+    for ax in (top, grid):
+        ax.tick_params(axis="x", length=0)
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #f27a52f8
 COLUMNS = dict(loss="loss", gap_to_blind="difference to blind", bleu="BLEU", rouge_l="ROUGE-L")
 
+
 def interval_text(
-    r, # A row with `value, low, high`
-)->str: # `value [low, high]`
+    r,  # A row with `value, low, high`
+) -> str:  # `value [low, high]`
     "A score and its interval as they stand in a table"
     return f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]"
 
+
 def four_way(
-    comparison:pd.DataFrame, # Long table
-)->pd.DataFrame: # One row a system, one column a metric, each cell `value [low, high]`
+    comparison: pd.DataFrame,  # Long table
+) -> pd.DataFrame:  # One row a system, one column a metric, each cell `value [low, high]`
     "The main numbers of task `all`, as text; BLEU and ROUGE-L from 0 to 1"
     table = comparison[(comparison.task == "all") & comparison.metric.isin(COLUMNS)].copy()
     table["cell"] = list(map(interval_text, table.itertuples()))
-    wide = table.pivot(index="system", columns="metric", values="cell").reindex(index=_systems(table), columns=[c for c in COLUMNS if c in set(table.metric)])
-    return wide.fillna("").rename(columns=COLUMNS).rename(index=label).rename_axis(index=None, columns=None)
+    wide = table.pivot(index="system", columns="metric", values="cell").reindex(
+        index=_systems(table), columns=[c for c in COLUMNS if c in set(table.metric)]
+    )
+    return (
+        wide.fillna("")
+        .rename(columns=COLUMNS)
+        .rename(index=label)
+        .rename_axis(index=None, columns=None)
+    )
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #aeea63a0
 @mpl.rc_context(STYLE)
 def fig_table(
-    comparison:pd.DataFrame, # Long table
-)->Figure:
+    comparison: pd.DataFrame,  # Long table
+) -> Figure:
     "The four-way table as a figure"
-    table,names = four_way(comparison),_systems(comparison)
-    if table.empty: return _nothing("nothing was measured over all tasks")
-    fig,(ax,) = _axes(1, (9.6, .5+.34*(len(table)+1)))
+    table, names = four_way(comparison), _systems(comparison)
+    if table.empty:
+        return _nothing("nothing was measured over all tasks")
+    fig, (ax,) = _axes(1, (9.6, 0.5 + 0.34 * (len(table) + 1)))
     ax.axis("off")
-    drawn = ax.table(table.values.tolist(), rowLabels=list(table.index), colLabels=list(table.columns), loc="center", cellLoc="center", bbox=[.18, 0, .82, 1])
-    drawn.auto_set_font_size(False); drawn.set_fontsize(9.5)
-    for (r,c),cell in drawn.get_celld().items():
+    drawn = ax.table(
+        table.values.tolist(),
+        rowLabels=list(table.index),
+        colLabels=list(table.columns),
+        loc="center",
+        cellLoc="center",
+        bbox=[0.18, 0, 0.82, 1],
+    )
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(9.5)
+    for (r, c), cell in drawn.get_celld().items():
         cell.visible_edges = "B"
         cell.set_edgecolor("#CCCCCC")
-        if r == 0: cell.set_text_props(fontweight="bold")
-        if c == -1 and names[r-1] in ARCHS: cell.set_text_props(color=COLOURS[names[r-1]], fontweight="bold")
+        if r == 0:
+            cell.set_text_props(fontweight="bold")
+        if c == -1 and names[r - 1] in ARCHS:
+            cell.set_text_props(color=COLOURS[names[r - 1]], fontweight="bold")
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #56f172c0
-LEDGER_KINDS = dict(sequence="same\nsequence", fragment="fragment", stretch="shared\nstretch", cluster="same\ncluster", neighbour="neighbour", family="same\nfamily", long_answer="same long\nanswer", answer="same\nanswer")
+LEDGER_KINDS = dict(
+    sequence="same\nsequence",
+    fragment="fragment",
+    stretch="shared\nstretch",
+    cluster="same\ncluster",
+    neighbour="neighbour",
+    family="same\nfamily",
+    long_answer="same long\nanswer",
+    answer="same\nanswer",
+)
 
-def _ledger_box(ax, x:int, y:int, width:int, r):
+
+def _ledger_box(ax, x: int, y: int, width: int, r):
     "One row of a ledger as a box: the frame says the verdict, the shade the share"
-    leak,measured = r.verdict == "leak",r.kind != "pretraining"
-    shade = .05+.45*float(r.share)**.5 if measured and r.n_held else 0.
+    leak, measured = r.verdict == "leak", r.kind != "pretraining"
+    shade = 0.05 + 0.45 * float(r.share) ** 0.5 if measured and r.n_held else 0.0
     face = mpl.colormaps["Oranges" if leak else "Blues"](shade) if measured else "#F4F4F4"
     edge = dict(leak="#B03A00", clean="#4D4D4D").get(r.verdict, "#FFFFFF")
-    ax.add_patch(mpl.patches.Rectangle((x+.04, y+.06), width-.08, .88, facecolor=face, edgecolor=edge, linewidth=2.2 if leak else .8, hatch="////" if leak else None))
-    text = f"{r.verdict}: no list to compare with" if not measured else f"{r.n_overlap:,} of {r.n_held:,}\n{r.share:.1%}" if r.n_held else "none to\ncompare"
-    box = dict(facecolor=face, edgecolor="none", pad=.8) if leak else None # the hatching must not run through the words
-    ax.text(x+width/2, y+.5, "LEAK\n"+text if leak else text, ha="center", va="center", fontsize=7.5, fontweight="bold" if leak else "normal", linespacing=1.1, bbox=box)
+    ax.add_patch(
+        mpl.patches.Rectangle(
+            (x + 0.04, y + 0.06),
+            width - 0.08,
+            0.88,
+            facecolor=face,
+            edgecolor=edge,
+            linewidth=2.2 if leak else 0.8,
+            hatch="////" if leak else None,
+        )
+    )
+    text = (
+        f"{r.verdict}: no list to compare with"
+        if not measured
+        else f"{r.n_overlap:,} of {r.n_held:,}\n{r.share:.1%}"
+        if r.n_held
+        else "none to\ncompare"
+    )
+    box = (
+        dict(facecolor=face, edgecolor="none", pad=0.8) if leak else None
+    )  # the hatching must not run through the words
+    ax.text(
+        x + width / 2,
+        y + 0.5,
+        "LEAK\n" + text if leak else text,
+        ha="center",
+        va="center",
+        fontsize=7.5,
+        fontweight="bold" if leak else "normal",
+        linespacing=1.1,
+        bbox=box,
+    )
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #4ec7be77
-@mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False, "hatch.linewidth": .5})
+@mpl.rc_context(
+    STYLE
+    | {
+        "axes.grid": False,
+        "axes.spines.left": False,
+        "axes.spines.bottom": False,
+        "hatch.linewidth": 0.5,
+    }
+)
 def fig_ledger(
-    table:pd.DataFrame, # Columns `held`, `against`, `kind`, `n_held`, `n_overlap`, `share`, `verdict`: the table of a leak ledger
-)->Figure:
+    table: pd.DataFrame,  # Columns `held`, `against`, `kind`, `n_held`, `n_overlap`, `share`, `verdict`: the table of a leak ledger
+) -> Figure:
     "What each held-out set shares with each other set; a leak is hatched, framed and named"
     unknown = set(table.kind) - set(LEDGER_KINDS) - {"pretraining"}
-    if unknown: raise ValueError(f"unknown kind {', '.join(sorted(unknown))}: choose from {', '.join(LEDGER_KINDS)}")
-    kinds,shown = [k for k in LEDGER_KINDS if k in set(table.kind)],table[table.verdict != "known"] # what is known is measured in rows of its own
+    if unknown:
+        raise ValueError(
+            f"unknown kind {', '.join(sorted(unknown))}: choose from {', '.join(LEDGER_KINDS)}"
+        )
+    kinds, shown = (
+        [k for k in LEDGER_KINDS if k in set(table.kind)],
+        table[table.verdict != "known"],
+    )  # what is known is measured in rows of its own
     pairs = list(dict.fromkeys(zip(shown.held, shown.against)))
-    if not pairs or not kinds: return _nothing("no sets were compared")
-    fig,(ax,) = _axes(1, (2.6+max(1.02*len(kinds), 3), 1.2+.52*len(pairs)))
+    if not pairs or not kinds:
+        return _nothing("no sets were compared")
+    fig, (ax,) = _axes(1, (2.6 + max(1.02 * len(kinds), 3), 1.2 + 0.52 * len(pairs)))
     empty = {(x, y) for x in range(len(kinds)) for y in range(len(pairs))}
     for r in shown.itertuples():
-        y,(x,width) = pairs.index((r.held, r.against)),(0, len(kinds)) if r.kind == "pretraining" else (kinds.index(r.kind), 1)
+        y, (x, width) = (
+            pairs.index((r.held, r.against)),
+            (0, len(kinds)) if r.kind == "pretraining" else (kinds.index(r.kind), 1),
+        )
         _ledger_box(ax, x, y, width, r)
-        empty -= {(x+i, y) for i in range(width)}
-    for x,y in sorted(empty): ax.text(x+.5, y+.5, "not given", ha="center", va="center", fontsize=7.5, color="#8C8C8C")
+        empty -= {(x + i, y) for i in range(width)}
+    for x, y in sorted(empty):
+        ax.text(
+            x + 0.5, y + 0.5, "not given", ha="center", va="center", fontsize=7.5, color="#8C8C8C"
+        )
     ax.set(xlim=(0, len(kinds)), ylim=(len(pairs), 0))
-    ax.set_xticks([i+.5 for i in range(len(kinds))], [LEDGER_KINDS[k] for k in kinds])
-    ax.set_yticks([i+.5 for i in range(len(pairs))], [f"{h}  \N{RIGHTWARDS ARROW}  {a}" for h,a in pairs])
+    ax.set_xticks([i + 0.5 for i in range(len(kinds))], [LEDGER_KINDS[k] for k in kinds])
+    ax.set_yticks(
+        [i + 0.5 for i in range(len(pairs))], [f"{h}  \N{RIGHTWARDS ARROW}  {a}" for h, a in pairs]
+    )
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.set_xlabel("hatched: leak     thin frame: clean     no frame: information", fontsize=8.5)
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #da26103b
-def _domain_track(ax, domains:pd.DataFrame, length:int):
+def _domain_track(ax, domains: pd.DataFrame, length: int):
     "Boxes of the domains along a protein, with their names"
     ax.plot([0, length], [0, 0], color="#777777", linewidth=1.2, zorder=1)
     for r in domains.itertuples():
-        ax.add_patch(plt.Rectangle((r.start-1, -.4), r.end-r.start+1, .8, facecolor="#FFE0A3", edgecolor="#B8860B", linewidth=.8, zorder=2))
-        ax.text((r.start-1+r.end)/2, 0, r.pfam_name, ha="center", va="center", fontsize=7.5, zorder=3)
-    ax.set(xlim=(0, length), ylim=(-.6, .6), yticks=[], xlabel="residue")
-    ax.grid(visible=False); ax.spines["left"].set_visible(False)
+        ax.add_patch(
+            plt.Rectangle(
+                (r.start - 1, -0.4),
+                r.end - r.start + 1,
+                0.8,
+                facecolor="#FFE0A3",
+                edgecolor="#B8860B",
+                linewidth=0.8,
+                zorder=2,
+            )
+        )
+        ax.text(
+            (r.start - 1 + r.end) / 2,
+            0,
+            r.pfam_name,
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            zorder=3,
+        )
+    ax.set(xlim=(0, length), ylim=(-0.6, 0.6), yticks=[], xlabel="residue")
+    ax.grid(visible=False)
+    ax.spines["left"].set_visible(False)
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #3e9e9862
 @mpl.rc_context(STYLE)
 def fig_attention(
-    looks:dict, # Attention of each arm's tokens to the residues of one protein, mean over heads [N, L]
-    name:str, # Which protein
-    domains:pd.DataFrame, # Its domains: `start`, `end` (from 1, both included), `pfam_name`
-    enrichment:pd.DataFrame, # `arch`, `bridge` (untrained, trained), `value`, `low`, `high`
-)->Figure:
+    looks: dict,  # Attention of each arm's tokens to the residues of one protein, mean over heads [N, L]
+    name: str,  # Which protein
+    domains: pd.DataFrame,  # Its domains: `start`, `end` (from 1, both included), `pfam_name`
+    enrichment: pd.DataFrame,  # `arch`, `bridge` (untrained, trained), `value`, `low`, `high`
+) -> Figure:
     "Attention over the residues of one protein with its domains below; beside it how much more attention domains get than others, over all test proteins"
-    if not looks: return _nothing("no bridge was looked into")
+    if not looks:
+        return _nothing("no bridge was looked into")
     length = next(iter(looks.values())).shape[1]
-    fig = plt.figure(figsize=(9.2, 1.1*len(looks)+1.2))
+    fig = plt.figure(figsize=(9.2, 1.1 * len(looks) + 1.2))
     plt.close(fig)
-    grid = fig.add_gridspec(len(looks)+1, 2, width_ratios=(3, 1), height_ratios=[1]*len(looks)+[.45])
-    top = np.percentile(np.concatenate([w.ravel()*length for w in looks.values()]), 99.5)
-    axes = [fig.add_subplot(grid[i, 0]) for i in range(len(looks)+1)]
-    for ax,(arch,w) in zip(axes, looks.items()):
-        shown = ax.imshow(w*length, aspect="auto", cmap="Blues", vmin=0, vmax=top, extent=(0, length, len(w)+.5, .5), interpolation="nearest")
+    grid = fig.add_gridspec(
+        len(looks) + 1, 2, width_ratios=(3, 1), height_ratios=[1] * len(looks) + [0.45]
+    )
+    top = np.percentile(np.concatenate([w.ravel() * length for w in looks.values()]), 99.5)
+    axes = [fig.add_subplot(grid[i, 0]) for i in range(len(looks) + 1)]
+    for ax, (arch, w) in zip(axes, looks.items()):
+        shown = ax.imshow(
+            w * length,
+            aspect="auto",
+            cmap="Blues",
+            vmin=0,
+            vmax=top,
+            extent=(0, length, len(w) + 0.5, 0.5),
+            interpolation="nearest",
+        )
         ax.set(ylabel=f"{arch}\ntoken", xticklabels=[])
-        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True)); ax.grid(visible=False)
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.grid(visible=False)
     axes[0].set_title(name, fontsize=10)
     _domain_track(axes[-1], domains, length)
-    fig.colorbar(shown, ax=axes, location="left", label="times the mean residue", fraction=.03, pad=.01)
+    fig.colorbar(
+        shown, ax=axes, location="left", label="times the mean residue", fraction=0.03, pad=0.01
+    )
     right = fig.add_subplot(grid[:, 1])
-    for y,arch in enumerate(looks):
-        for bridge,dy,colour in (("untrained", -.17, "#ABABAB"), ("trained", .17, COLOURS[arch])):
-            for r in enrichment[(enrichment.arch == arch) & (enrichment.bridge == bridge)].itertuples(): _interval(right, r, y+dy, colour, 6)
+    for y, arch in enumerate(looks):
+        for bridge, dy, colour in (
+            ("untrained", -0.17, "#ABABAB"),
+            ("trained", 0.17, COLOURS[arch]),
+        ):
+            for r in enrichment[
+                (enrichment.arch == arch) & (enrichment.bridge == bridge)
+            ].itertuples():
+                _interval(right, r, y + dy, colour, 6)
     right.axvline(1, color="#4D4D4D", linewidth=1)
-    right.set_yticks(range(len(looks)), list(looks)); right.set_ylim(len(looks)-.5, -.5)
-    right.set(xlabel="attention in domains\n/ share of residues there"); right.grid(axis="y", visible=False)
+    right.set_yticks(range(len(looks)), list(looks))
+    right.set_ylim(len(looks) - 0.5, -0.5)
+    right.set(xlabel="attention in domains\n/ share of residues there")
+    right.grid(axis="y", visible=False)
     right.set_title("grey: before training", fontsize=9, fontweight="normal")
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #ff75ccf3
-def _is_figure(path:Path)->bool:
+def _is_figure(path: Path) -> bool:
     "Whether a file belongs to a figure that `save_figure` wrote: the JSON beside it names the figure"
     about = path.with_suffix(".json")
-    if path.suffix not in (".svg", ".png", ".csv", ".json") or not about.is_file(): return False
-    try: facts = read_json(about)
-    except ValueError: return False
+    if path.suffix not in (".svg", ".png", ".csv", ".json") or not about.is_file():
+        return False
+    try:
+        facts = read_json(about)
+    except ValueError:
+        return False
     return isinstance(facts, dict) and facts.get("figure") == path.stem
 
+# %% ../../nbs/api/reporting/01_figures.ipynb #3730b38e
 def require_figures_folder(
-    folder:Path|str, # Where figures shall go
-)->Path: # The same, as an absolute path
+    folder: Path | str,  # Where figures shall go
+) -> Path:  # The same, as an absolute path
     "Raise `FileExistsError` when a folder holds anything but figures that `save_figure` wrote, and what `require_new_folder` raises"
     folder = Path(folder).expanduser().absolute()
-    if not folder.is_dir(): return require_new_folder(folder)
-    others = sorted(p.name for p in folder.iterdir() if not (p.name.startswith(".") or _is_figure(p)))
-    if others: raise FileExistsError(f"{folder} holds {others[0]}, which is no figure of ours: give another folder; nothing was touched")
+    if not folder.is_dir():
+        return require_new_folder(folder)
+    others = sorted(
+        p.name for p in folder.iterdir() if not (p.name.startswith(".") or _is_figure(p))
+    )
+    if others:
+        raise FileExistsError(
+            f"{folder} holds {others[0]}, which is no figure of ours: give another folder; nothing was touched"
+        )
     return folder
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #cc5adc0b
 def save_figure(
-    fig:Figure, # What a `fig_*` function returned
-    table:pd.DataFrame, # The plotted table
-    name:str, # File name without extension
-    origin:dict, # Which runs, configurations and test set it came from
-    folder:Path|str|None=None, # Where to write; `runs/figures` of the project when None
-)->Path: # The svg
+    fig: Figure,  # What a `fig_*` function returned
+    table: pd.DataFrame,  # The plotted table
+    name: str,  # File name without extension
+    origin: dict,  # Which runs, configurations and test set it came from
+    folder: Path | str | None = None,  # Where to write; `runs/figures` of the project when None
+) -> Path:  # The svg
     "Write `name`.svg, .png, .csv and .json. Raises `FileExistsError` in a folder that holds anything but figures of ours"
-    folder = require_figures_folder(folder or repo_root()/"runs"/"figures")
+    folder = require_figures_folder(folder or repo_root() / "runs" / "figures")
     lines = table.to_csv(index=False)
-    write_json(folder/f"{name}.json", dict(figure=name, origin=origin, table=hashlib.sha256(lines.encode()).hexdigest())) # first: it says that the others are ours
+    write_json(
+        folder / f"{name}.json",
+        dict(figure=name, origin=origin, table=hashlib.sha256(lines.encode()).hexdigest()),
+    )  # first: it says that the others are ours
     with mpl.rc_context(STYLE):
-        for kind,metadata in dict(svg={"Date": None}, png={"Software": None}).items():
-            with write_atomic(folder/f"{name}.{kind}") as tmp: fig.savefig(tmp, format=kind, metadata=metadata, bbox_inches="tight")
-    with write_atomic(folder/f"{name}.csv") as tmp: tmp.write_text(lines)
-    return folder/f"{name}.svg"
+        for kind, metadata in dict(svg={"Date": None}, png={"Software": None}).items():
+            with write_atomic(folder / f"{name}.{kind}") as tmp:
+                fig.savefig(tmp, format=kind, metadata=metadata, bbox_inches="tight")
+    with write_atomic(folder / f"{name}.csv") as tmp:
+        tmp.write_text(lines)
+    return folder / f"{name}.svg"

@@ -8,108 +8,190 @@ __all__ = ['METRICS', 'PUBLISHED_LOSS', 'PUBLISHED_TEXT', 'FIGURES', 'LIMITS', '
            'html_page', 'domain_claims', 'require_report_folder', 'write_report']
 
 # %% ../../nbs/api/reporting/02_report.ipynb #e147bd8c
-import base64, math
+import base64
+import math
 from pathlib import Path
 
 import pandas as pd
 
-from ..evaluation.baselines import FREE
 from ..config import ARCHS
 from ..core import require_new_folder, write_atomic
+from ..evaluation.baselines import FREE
 from .figures import four_way, label
 
 # %% ../../nbs/api/reporting/02_report.ipynb #6768111a
-METRICS = dict(loss=("loss", "nats per token", 3, -1), bits_per_entity_byte=("bits per byte that names something", "", 3, -1), bleu=("BLEU", "", 3, 1), rouge_l=("ROUGE-L", "", 3, 1)) # name, unit, digits, sign of better
+METRICS = dict(
+    loss=("loss", "nats per token", 3, -1),
+    bits_per_entity_byte=("bits per byte that names something", "", 3, -1),
+    bleu=("BLEU", "", 3, 1),
+    rouge_l=("ROUGE-L", "", 3, 1),
+)  # name, unit, digits, sign of better
+
 
 def claim(
-    difference:dict|pd.Series, # `system, against, metric, task, value, low, high`: `value` is system minus against, `low` and `high` its 95 % interval
-)->str: # One sentence
+    difference: dict
+    | pd.Series,  # `system, against, metric, task, value, low, high`: `value` is system minus against, `low` and `high` its 95 % interval
+) -> str:  # One sentence
     "Say what a paired difference supports. Raises `ValueError` on bounds that are no interval, or a wrong `established`"
     d = difference
-    name,unit,digits,better = METRICS[d["metric"]]
+    name, unit, digits, better = METRICS[d["metric"]]
     where = "over all tasks" if d["task"] == "all" else f"on {label(d['task'])}"
     start = f"{label(d['system'])} against {label(d['against'])}, {name} {where}"
-    if math.isnan(d["low"]) and math.isnan(d["high"]) and not d.get("established"): return f"{start}: there is too little to compare."
-    if not d["low"] <= d["high"]: raise ValueError(f"{d['system']} against {d['against']}: [{d['low']}, {d['high']}] is no interval")
-    excludes = d["low"] > 0 or d["high"] < 0 # zero
+    if math.isnan(d["low"]) and math.isnan(d["high"]) and not d.get("established"):
+        return f"{start}: there is too little to compare."
+    if not d["low"] <= d["high"]:
+        raise ValueError(
+            f"{d['system']} against {d['against']}: [{d['low']}, {d['high']}] is no interval"
+        )
+    excludes = d["low"] > 0 or d["high"] < 0  # zero
     sure = d.get("established", excludes)
-    if sure and not excludes: raise ValueError(f"{d['system']} against {d['against']}: `established` contradicts the interval [{d['low']}, {d['high']}]")
-    interval = f"95 % interval {d['low']:+.{digits}f} to {d['high']:+.{digits}f}{' '+unit if unit else ''}"
-    if not sure: return f"{start}: no difference is established ({d['value']:+.{digits}f}; {interval}{', from too few clusters' if excludes else ''})."
+    if sure and not excludes:
+        raise ValueError(
+            f"{d['system']} against {d['against']}: `established` contradicts the interval [{d['low']}, {d['high']}]"
+        )
+    interval = f"95 % interval {d['low']:+.{digits}f} to {d['high']:+.{digits}f}{' ' + unit if unit else ''}"
+    if not sure:
+        return f"{start}: no difference is established ({d['value']:+.{digits}f}; {interval}{', from too few clusters' if excludes else ''})."
     verdict = "better" if (d["low"] > 0) == (better > 0) else "worse"
     return f"{start}: {'higher' if d['low'] > 0 else 'lower'} by {abs(d['value']):.{digits}f}, that is {verdict} ({interval})."
 
 # %% ../../nbs/api/reporting/02_report.ipynb #703476a7
 def summary_table(
-    comparison:pd.DataFrame, # Long table: system, task, metric, value, low, high, n
-)->str: # Text, one line a system
+    comparison: pd.DataFrame,  # Long table: system, task, metric, value, low, high, n
+) -> str:  # Text, one line a system
     "The main numbers with their 95 % intervals, for a terminal"
-    return four_way(comparison).to_string() + "\n(held-out sequence clusters; [95 % interval]; loss and difference in nats per token: lower is better; BLEU, ROUGE-L: higher is better)"
+    return (
+        four_way(comparison).to_string()
+        + "\n(held-out sequence clusters; [95 % interval]; loss and difference in nats per token: lower is better; BLEU, ROUGE-L: higher is better)"
+    )
+
 
 def claims(
-    differences:pd.DataFrame, # Columns system, against, metric, task, value, low, high, established
-    against:tuple, # Keep the rows that compare with one of these
-)->list: # Sentences
+    differences: pd.DataFrame,  # Columns system, against, metric, task, value, low, high, established
+    against: tuple,  # Keep the rows that compare with one of these
+) -> list:  # Sentences
     "What a table of differences supports over all tasks together"
-    return [claim(r) for _,r in differences[differences.against.isin(against) & (differences.task == "all")].iterrows()]
+    return [
+        claim(r)
+        for _, r in differences[
+            differences.against.isin(against) & (differences.task == "all")
+        ].iterrows()
+    ]
 
 # %% ../../nbs/api/reporting/02_report.ipynb #3e2b4342
-def _cells(d:pd.DataFrame, rows:str, metric:str)->pd.DataFrame:
+def _cells(d: pd.DataFrame, rows: str, metric: str) -> pd.DataFrame:
     "One column a system, each cell `value [low, high] better`"
-    verdict = ["" if not r.established else " better" if (r.low > 0) == (METRICS[metric][3] > 0) else " worse" for r in d.itertuples()]
-    d = d.assign(cell=[f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]{v}" for r,v in zip(d.itertuples(), verdict)])
-    order = sorted(set(d.system), key=lambda s: (ARCHS.index(s) if s in ARCHS else len(ARCHS), s)) # bridges of one's own come last
+    verdict = [
+        ""
+        if not r.established
+        else " better"
+        if (r.low > 0) == (METRICS[metric][3] > 0)
+        else " worse"
+        for r in d.itertuples()
+    ]
+    d = d.assign(
+        cell=[
+            f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]{v}"
+            for r, v in zip(d.itertuples(), verdict)
+        ]
+    )
+    order = sorted(
+        set(d.system), key=lambda s: (ARCHS.index(s) if s in ARCHS else len(ARCHS), s)
+    )  # bridges of one's own come last
     return d.pivot(index=rows, columns="system", values="cell")[order].fillna("")
 
+# %% ../../nbs/api/reporting/02_report.ipynb #148dc0a9
 def by_task(
-    differences:pd.DataFrame, # Columns system, against, metric, task, value, low, high, established
-    against:str, # The system that the others are compared with
-    metric:str, # loss, bleu or rouge_l
-)->pd.DataFrame: # One row a task, one column a system: `value [low, high] better`
+    differences: pd.DataFrame,  # Columns system, against, metric, task, value, low, high, established
+    against: str,  # The system that the others are compared with
+    metric: str,  # loss, bleu or rouge_l
+) -> pd.DataFrame:  # One row a task, one column a system: `value [low, high] better`
     "Differences of each task; without `better` or `worse` nothing is established"
-    d = differences[(differences.against == against) & (differences.metric == metric) & (differences.task != "all")]
+    d = differences[
+        (differences.against == against)
+        & (differences.metric == metric)
+        & (differences.task != "all")
+    ]
     return _cells(d, "task", metric).rename(index=label).rename_axis(columns=None).reset_index()
 
+# %% ../../nbs/api/reporting/02_report.ipynb #324c3757
 def counts_of(
-    table:pd.DataFrame, # From `by_task`
-    against:str, # As in `by_task`
-    metric:str, # As in `by_task`
-)->list: # One sentence a system
+    table: pd.DataFrame,  # From `by_task`
+    against: str,  # As in `by_task`
+    metric: str,  # As in `by_task`
+) -> list:  # One sentence a system
     "On how many tasks each system is better, worse, or neither is established"
-    if not len(table): return []
+    if not len(table):
+        return []
     name = METRICS[metric][0]
-    ends = {s: [sum(c.endswith(w) for c in table[s]) for w in ("better", "worse")] for s in table.columns[1:]}
-    return [f"{s} against {label(against)}, {name}: better on {b} of {len(table)} tasks, worse on {w}, nothing established on {len(table)-b-w}." for s,(b,w) in ends.items()]
+    ends = {
+        s: [sum(c.endswith(w) for c in table[s]) for w in ("better", "worse")]
+        for s in table.columns[1:]
+    }
+    return [
+        f"{s} against {label(against)}, {name}: better on {b} of {len(table)} tasks, worse on {w}, nothing established on {len(table) - b - w}."
+        for s, (b, w) in ends.items()
+    ]
 
 # %% ../../nbs/api/reporting/02_report.ipynb #c729e0bb
 def by_baseline(
-    differences:pd.DataFrame, # Columns system, against, metric, task, value, low, high, established
-)->pd.DataFrame: # One row a baseline, one column a system: `value [low, high] better`
+    differences: pd.DataFrame,  # Columns system, against, metric, task, value, low, high, established
+) -> pd.DataFrame:  # One row a baseline, one column a system: `value [low, high] better`
     "ROUGE-L of each system minus that of each baseline, over all tasks"
-    d = differences[differences.against.isin(FREE) & (differences.metric == "rouge_l") & (differences.task == "all")]
-    return _cells(d, "against", "rouge_l").reindex([s for s in FREE if s in set(d.against)]).rename(index=label).rename_axis(index="baseline", columns=None).reset_index()
+    d = differences[
+        differences.against.isin(FREE)
+        & (differences.metric == "rouge_l")
+        & (differences.task == "all")
+    ]
+    return (
+        _cells(d, "against", "rouge_l")
+        .reindex([s for s in FREE if s in set(d.against)])
+        .rename(index=label)
+        .rename_axis(index="baseline", columns=None)
+        .reset_index()
+    )
 
 # %% ../../nbs/api/reporting/02_report.ipynb #47c6f7be
 def chosen(
-    free:dict, # Facts of the baselines: `best`, `valid` (score of each), `left_out` (reason of each)
-)->list: # Sentences
+    free: dict,  # Facts of the baselines: `best`, `valid` (score of each), `left_out` (reason of each)
+) -> list:  # Sentences
     "Which baseline is the one to beat, and which were not measured"
-    left_out = [f"Not measured: {label(s)} ({why})." for s,why in free["left_out"].items()]
-    if not free["best"]: return ["No baseline could be measured, so none is to be beaten.", *left_out]
-    said = [f"The baseline to beat is {label(free['best'])}: it has the highest ROUGE-L on the validation side (of "+", ".join(f"{label(s)} {v:.3f}" for s,v in free["valid"].items())+")."]
-    return said+left_out
+    left_out = [f"Not measured: {label(s)} ({why})." for s, why in free["left_out"].items()]
+    if not free["best"]:
+        return ["No baseline could be measured, so none is to be beaten.", *left_out]
+    said = [
+        f"The baseline to beat is {label(free['best'])}: it has the highest ROUGE-L on the validation side (of "
+        + ", ".join(f"{label(s)} {v:.3f}" for s, v in free["valid"].items())
+        + ")."
+    ]
+    return said + left_out
 
 # %% ../../nbs/api/reporting/02_report.ipynb #bb1c019b
-PUBLISHED_LOSS = dict(text="2.42 (505K records)", mlp="1.91 (505K records); 0.361 (4.89M records, step 9,750 of 28,941)", perceiver="1.952 (50K records; mlp 1.942, text 2.415)")
-PUBLISHED_TEXT = pd.DataFrame([("catalytic activity", .392, .541), ("function", .404, .523), ("general description", .265, .436),
-    ("domain and motif", .166, .433), ("overall", .307, .483)], columns=["task", "BLEU", "ROUGE-L"])
+PUBLISHED_LOSS = dict(
+    text="2.42 (505K records)",
+    mlp="1.91 (505K records); 0.361 (4.89M records, step 9,750 of 28,941)",
+    perceiver="1.952 (50K records; mlp 1.942, text 2.415)",
+)
+PUBLISHED_TEXT = pd.DataFrame(
+    [
+        ("catalytic activity", 0.392, 0.541),
+        ("function", 0.404, 0.523),
+        ("general description", 0.265, 0.436),
+        ("domain and motif", 0.166, 0.433),
+        ("overall", 0.307, 0.483),
+    ],
+    columns=["task", "BLEU", "ROUGE-L"],
+)
+
 
 def main_table(
-    comparison:pd.DataFrame, # Long table
-)->pd.DataFrame: # The four-way table with the published losses in the last column
+    comparison: pd.DataFrame,  # Long table
+) -> pd.DataFrame:  # The four-way table with the published losses in the last column
     "Our numbers, and beside them the published losses, named as such"
     table = four_way(comparison).reset_index(names="system")
-    table["published loss (reference system, other data)"] = table.system.map(PUBLISHED_LOSS).fillna("")
+    table["published loss (reference system, other data)"] = table.system.map(
+        PUBLISHED_LOSS
+    ).fillna("")
     return table
 
 # %% ../../nbs/api/reporting/02_report.ipynb #096636f0
@@ -144,139 +226,275 @@ FIGURES = dict(
     text_metrics="BLEU and ROUGE-L of generated answers, with 95 % intervals: arms as bars, baselines as grey marks; black is the one that was best on the validation side.",
     protein_use="A diagnostic: the loss when the protein is another one of the same task and length, the same residues in random order, or none.",
     attention="Where tokens of each bridge look along a held-out protein, with its Pfam domains below (chosen by rule: most kinds of domains, then the shortest). Right: over all held-out proteins with a domain, 95 % intervals over clusters.",
-    table="The main numbers with their 95 % intervals.")
+    table="The main numbers with their 95 % intervals.",
+)
 
 # %% ../../nbs/api/reporting/02_report.ipynb #0ab03ffd
 def page_table(
-    frame:pd.DataFrame, # What to show
-    caption:str, # Above it
-)->tuple: # `table` and its content
+    frame: pd.DataFrame,  # What to show
+    caption: str,  # Above it
+) -> tuple:  # `table` and its content
     "A table as a part of a page"
+
     def text(v):
-        if isinstance(v, dict): return ", ".join(f"{k} {text(x)}" for k,x in v.items())
+        if isinstance(v, dict):
+            return ", ".join(f"{k} {text(x)}" for k, x in v.items())
         return f"{v:,}" if isinstance(v, int) else f"{v:,.4g}" if isinstance(v, float) else v
+
     shown = [[text(v) for v in r] for r in frame.astype(object).itertuples(index=False, name=None)]
     return "table", dict(caption=caption, columns=list(frame.columns), rows=shown)
 
+
 def page_figure(
-    svg:bytes, # The picture
-    caption:str, # Below it
-)->tuple: # `figure` and its content
+    svg: bytes,  # The picture
+    caption: str,  # Below it
+) -> tuple:  # `figure` and its content
     "A figure as a part of a page, the picture within it"
-    return "figure", dict(caption=caption, data="data:image/svg+xml;base64,"+base64.b64encode(svg).decode())
+    return "figure", dict(
+        caption=caption, data="data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+    )
 
 # %% ../../nbs/api/reporting/02_report.ipynb #2bafc5b4
 def html_page(
-    title:str, # Of the page
-    lede:str, # The sentence below the title
-    sections:list, # Title and parts of each; a part is `p` and a text, `list` and texts, or what `page_table` or `page_figure` give
-    warning:str="", # What must be read first
-)->str: # HTML, everything in it
+    title: str,  # Of the page
+    lede: str,  # The sentence below the title
+    sections: list,  # Title and parts of each; a part is `p` and a text, `list` and texts, or what `page_table` or `page_figure` give
+    warning: str = "",  # What must be read first
+) -> str:  # HTML, everything in it
     "A page without scripts and without links"
     from jinja2 import Environment
-    return Environment(autoescape=True).from_string(_PAGE).render(title=title, css=_CSS, lede=lede, warning=warning, sections=sections)
+
+    return (
+        Environment(autoescape=True)
+        .from_string(_PAGE)
+        .render(title=title, css=_CSS, lede=lede, warning=warning, sections=sections)
+    )
 
 # %% ../../nbs/api/reporting/02_report.ipynb #68f6dbb9
-def _figure(name:str, folder:Path):
+def _figure(name: str, folder: Path):
     "A figure of `figures_folder` as a part of the page"
-    path = Path(folder)/f"{name}.svg"
-    if not path.exists(): raise FileNotFoundError(f"{path.name} is not in {path.parent}: run 05_figures")
+    path = Path(folder) / f"{name}.svg"
+    if not path.exists():
+        raise FileNotFoundError(f"{path.name} is not in {path.parent}: run 05_figures")
     return page_figure(path.read_bytes(), FIGURES[name])
 
-def _counts(corpus:dict)->list:
+# %% ../../nbs/api/reporting/02_report.ipynb #f587266d
+def _counts(corpus: dict) -> list:
     "Plain values of the corpus in one table, each nested one in a table of its own"
-    plain = {k: v for k,v in corpus.items() if not isinstance(v, (dict, list))}
-    parts = [page_table(pd.DataFrame([(label(k), v) for k,v in plain.items()], columns=["what", "count"]), "Corpus and split")]
-    nested = {k: v for k,v in corpus.items() if isinstance(v, dict) and not any(isinstance(x, (dict, list)) for x in v.values())}
-    return parts + [page_table(pd.DataFrame([(label(str(a)), b) for a,b in v.items()], columns=[label(k), "count"]), label(k)) for k,v in nested.items()]
+    plain = {k: v for k, v in corpus.items() if not isinstance(v, (dict, list))}
+    parts = [
+        page_table(
+            pd.DataFrame([(label(k), v) for k, v in plain.items()], columns=["what", "count"]),
+            "Corpus and split",
+        )
+    ]
+    nested = {
+        k: v
+        for k, v in corpus.items()
+        if isinstance(v, dict) and not any(isinstance(x, (dict, list)) for x in v.values())
+    }
+    return parts + [
+        page_table(
+            pd.DataFrame([(label(str(a)), b) for a, b in v.items()], columns=[label(k), "count"]),
+            label(k),
+        )
+        for k, v in nested.items()
+    ]
 
 # %% ../../nbs/api/reporting/02_report.ipynb #940ff942
-LIMITS = ("The encoder was pretrained on sequences that include these proteins or close relatives; the language model was not, and no cluster is on two sides.",
+LIMITS = (
+    "The encoder was pretrained on sequences that include these proteins or close relatives; the language model was not, and no cluster is on two sides.",
     "The default's models are tiny. How bridges rank at this size need not be how they rank at 8 billion parameters.",
     "Most texts are composed from GO and InterPro terms in fixed sentence forms; they are not curators' prose, so part of any text score rewards the form.",
     "flamingo trains no LoRA and blind does: their difference mixes what the bridge brings with what adapting the language model brings.",
     "One training run for each arm: the intervals cover the choice of test clusters, not the choice of the seed.",
-    "The published numbers come from other data, another split and other models; they stand here for orientation only.")
+    "The published numbers come from other data, another split and other models; they stand here for orientation only.",
+)
 
 WORDS = dict(
     done="A frozen protein encoder is bridged to a frozen language model in several ways. The arms see the same records in the same order. "
-        "A last arm, blind, got a learned constant in the protein's place: whatever it can do needs no protein, so it is what the others must beat.",
+    "A last arm, blind, got a learned constant in the protein's place: whatever it can do needs no protein, so it is what the others must beat.",
     corpus="Proteins were clustered by sequence, and whole clusters went to train, validation or test. Proteins that a search still found to have a relative on the other side, or that share a whole fragment with one, were dropped; the table counts them.",
-    use="Swapping, shuffling or removing the protein shows how much an arm leans on it. A large effect alone proves no gain: the comparison with blind does.")
+    use="Swapping, shuffling or removing the protein shows how much an arm leans on it. A large effect alone proves no gain: the comparison with blind does.",
+)
 
 # %% ../../nbs/api/reporting/02_report.ipynb #57cf79c3
 def domain_claims(
-    looked:pd.DataFrame, # `arch`, `bridge` (untrained, trained, difference), `value`, `low`, `high`, `established`, `proteins`
-)->list: # One sentence an arm
+    looked: pd.DataFrame,  # `arch`, `bridge` (untrained, trained, difference), `value`, `low`, `high`, `established`, `proteins`
+) -> list:  # One sentence an arm
     "What training did to the share of attention that domains get"
     said = []
-    for arch,rows in looked.groupby("arch", sort=False):
+    for arch, rows in looked.groupby("arch", sort=False):
         r = rows.set_index("bridge")
-        trained,change = r.loc["trained"],r.loc["difference"]
-        did = f"training {'raised' if change.value > 0 else 'lowered'} it" if change.established else "no change by training is established"
-        said.append(f"{arch}: residues in domains get {trained.value:.3f} times the attention of an even spread [{trained.low:.3f}, {trained.high:.3f}]; {did} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]; {trained.proteins:,} proteins).")
+        trained, change = r.loc["trained"], r.loc["difference"]
+        did = (
+            f"training {'raised' if change.value > 0 else 'lowered'} it"
+            if change.established
+            else "no change by training is established"
+        )
+        said.append(
+            f"{arch}: residues in domains get {trained.value:.3f} times the attention of an even spread [{trained.low:.3f}, {trained.high:.3f}]; {did} ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]; {trained.proteins:,} proteins)."
+        )
     return said
 
 # %% ../../nbs/api/reporting/02_report.ipynb #d8453774
-def _story(comparison, differences, free, corpus, runs, figures, looked)->list:
+def _story(comparison, differences, free, corpus, runs, figures, looked) -> list:
     "Sections of the page: title and parts"
     fig = lambda name: _figure(name, figures)
+
     def tasks(against, metric):
         table = by_task(differences, against, metric)
-        return [("list", counts_of(table, against, metric)), page_table(table, f"{METRICS[metric][0]}: difference to {label(against)} on each task, [95 % interval]")] if len(table) else []
+        return (
+            [
+                ("list", counts_of(table, against, metric)),
+                page_table(
+                    table,
+                    f"{METRICS[metric][0]}: difference to {label(against)} on each task, [95 % interval]",
+                ),
+            ]
+            if len(table)
+            else []
+        )
+
     arms = tuple(a for a in ARCHS if a != "blind")
-    published = page_table(PUBLISHED_TEXT, "Published by the reference system (mlp, 4.89M records, 8B model, other data): not our results")
-    texts = [page_table(by_baseline(differences), "ROUGE-L over all tasks: difference to each baseline, [95 % interval]"), *tasks(free["best"], "rouge_l")]
+    published = page_table(
+        PUBLISHED_TEXT,
+        "Published by the reference system (mlp, 4.89M records, 8B model, other data): not our results",
+    )
+    texts = [
+        page_table(
+            by_baseline(differences),
+            "ROUGE-L over all tasks: difference to each baseline, [95 % interval]",
+        ),
+        *tasks(free["best"], "rouge_l"),
+    ]
     return [
-        ("What was done", [("p", WORDS["done"]), page_table(pd.DataFrame(runs).rename(columns=label), "The runs behind these numbers")]),
-        ("Corpus and split", [("p", WORDS["corpus"]), *_counts(corpus), *map(fig, ("funnel", "corpus", "overlap", "ledger"))]),
+        (
+            "What was done",
+            [
+                ("p", WORDS["done"]),
+                page_table(
+                    pd.DataFrame(runs).rename(columns=label), "The runs behind these numbers"
+                ),
+            ],
+        ),
+        (
+            "Corpus and split",
+            [
+                ("p", WORDS["corpus"]),
+                *_counts(corpus),
+                *map(fig, ("funnel", "corpus", "overlap", "ledger")),
+            ],
+        ),
         ("Training", [fig("training_loss"), fig("grad_norm")]),
-        ("Does seeing the protein help?", [fig("eval_loss"), ("list", claims(differences, ("blind",))), page_table(main_table(comparison), "Held-out clusters, value [95 % interval]"), fig("table"), *tasks("blind", "loss")]),
-        ("Which bridge?", [("list", claims(differences, arms) or ["No paired comparison between the arms was made."])]),
-        ("Against baselines without a language model", [("list", [*claims(differences, (free["best"],)), *chosen(free)]), fig("text_metrics"), *texts, published]),
-        ("Do the arms read the protein?", [("p", WORDS["use"]), fig("protein_use"), *([] if looked is None else [fig("attention"), ("list", domain_claims(looked))])]),
-        ("What this does not show", [("list", LIMITS)])]
+        (
+            "Does seeing the protein help?",
+            [
+                fig("eval_loss"),
+                ("list", claims(differences, ("blind",))),
+                page_table(main_table(comparison), "Held-out clusters, value [95 % interval]"),
+                fig("table"),
+                *tasks("blind", "loss"),
+            ],
+        ),
+        (
+            "Which bridge?",
+            [
+                (
+                    "list",
+                    claims(differences, arms)
+                    or ["No paired comparison between the arms was made."],
+                )
+            ],
+        ),
+        (
+            "Against baselines without a language model",
+            [
+                ("list", [*claims(differences, (free["best"],)), *chosen(free)]),
+                fig("text_metrics"),
+                *texts,
+                published,
+            ],
+        ),
+        (
+            "Do the arms read the protein?",
+            [
+                ("p", WORDS["use"]),
+                fig("protein_use"),
+                *([] if looked is None else [fig("attention"), ("list", domain_claims(looked))]),
+            ],
+        ),
+        ("What this does not show", [("list", LIMITS)]),
+    ]
 
 # %% ../../nbs/api/reporting/02_report.ipynb #d58e7876
 TITLE = "Four ways to show a protein to a language model"
 
+
 def require_report_folder(
-    folder:Path|str, # Where a report shall go
-)->Path: # The same, as an absolute path
+    folder: Path | str,  # Where a report shall go
+) -> Path:  # The same, as an absolute path
     "Raise `FileExistsError` when a folder holds anything but a report that `write_report` wrote, and what `require_new_folder` raises"
     folder = Path(folder).expanduser().absolute()
-    page = folder/"report.html"
-    if not page.is_file() or f"<title>{TITLE}</title>" not in page.read_text(errors="replace")[:2_000]: return require_new_folder(folder)
-    others = sorted(p.name for p in folder.iterdir() if p.name not in ("report.html", "summary.txt") and not p.name.startswith("."))
-    if others: raise FileExistsError(f"{folder} holds {others[0]}, which is no report of ours: give another folder; nothing was touched")
+    page = folder / "report.html"
+    if (
+        not page.is_file()
+        or f"<title>{TITLE}</title>" not in page.read_text(errors="replace")[:2_000]
+    ):
+        return require_new_folder(folder)
+    others = sorted(
+        p.name
+        for p in folder.iterdir()
+        if p.name not in ("report.html", "summary.txt") and not p.name.startswith(".")
+    )
+    if others:
+        raise FileExistsError(
+            f"{folder} holds {others[0]}, which is no report of ours: give another folder; nothing was touched"
+        )
     return folder
 
 # %% ../../nbs/api/reporting/02_report.ipynb #3303acf7
-def _lead(differences:pd.DataFrame)->str:
+def _lead(differences: pd.DataFrame) -> str:
     "The sentence below the title. Raises `ValueError` if nothing was compared with blind"
-    against_blind = differences[(differences.against == "blind") & (differences.metric == "loss") & (differences.task == "all")]
-    if not len(against_blind): raise ValueError("differences hold no loss against blind over all tasks: the main question has no answer")
+    against_blind = differences[
+        (differences.against == "blind")
+        & (differences.metric == "loss")
+        & (differences.task == "all")
+    ]
+    if not len(against_blind):
+        raise ValueError(
+            "differences hold no loss against blind over all tasks: the main question has no answer"
+        )
     measured = against_blind.dropna(subset="value")
-    if not len(measured): return "No arm could be compared with blind: there are too few records."
+    if not len(measured):
+        return "No arm could be compared with blind: there are too few records."
     return f"The arm with the lowest loss: {claim(measured.loc[measured.value.idxmin()])}"
 
 # %% ../../nbs/api/reporting/02_report.ipynb #646659bd
 def write_report(
-    folder:Path|str, # Where `report.html` and `summary.txt` go
-    comparison:pd.DataFrame, # Long table: system, task, metric, value, low, high, n
-    differences:pd.DataFrame, # Columns system, against, metric, task, value, low, high, established
-    free:dict, # Facts of the baselines: `best`, `valid`, `left_out`
-    corpus:dict, # Counts of the corpus and its split
-    runs:list, # Dicts: name, arch, steps, seconds, trained parameters
-    figures_folder:Path|str, # Folder with the figures named in `FIGURES`
-    looked:pd.DataFrame|None=None, # Where bridges look, for `domain_claims`; None where no domains are known, and `attention` is not among the figures
-    warning:str="", # What must be read first, as `smoke_text` says of a run of few steps
-)->Path: # `report.html`
+    folder: Path | str,  # Where `report.html` and `summary.txt` go
+    comparison: pd.DataFrame,  # Long table: system, task, metric, value, low, high, n
+    differences: pd.DataFrame,  # Columns system, against, metric, task, value, low, high, established
+    free: dict,  # Facts of the baselines: `best`, `valid`, `left_out`
+    corpus: dict,  # Counts of the corpus and its split
+    runs: list,  # Dicts: name, arch, steps, seconds, trained parameters
+    figures_folder: Path | str,  # Folder with the figures named in `FIGURES`
+    looked: pd.DataFrame
+    | None = None,  # Where bridges look, for `domain_claims`; None where no domains are known, and `attention` is not among the figures
+    warning: str = "",  # What must be read first, as `smoke_text` says of a run of few steps
+) -> Path:  # `report.html`
     "Write the page and the summary. Raises `FileExistsError` in a folder of somebody else, `ValueError` if nothing was compared with blind, `FileNotFoundError` if a figure is missing"
     folder = require_report_folder(folder)
     sections = _story(comparison, differences, free, corpus, runs, Path(figures_folder), looked)
     html = html_page(TITLE, _lead(differences), sections, warning)
-    lines = [*filter(None, [warning]), summary_table(comparison), "", *claims(differences, ("blind",))]
-    with write_atomic(folder/"report.html") as tmp: tmp.write_text(html)
-    with write_atomic(folder/"summary.txt") as tmp: tmp.write_text("\n".join(lines)+"\n")
-    return folder/"report.html"
+    lines = [
+        *filter(None, [warning]),
+        summary_table(comparison),
+        "",
+        *claims(differences, ("blind",)),
+    ]
+    with write_atomic(folder / "report.html") as tmp:
+        tmp.write_text(html)
+    with write_atomic(folder / "summary.txt") as tmp:
+        tmp.write_text("\n".join(lines) + "\n")
+    return folder / "report.html"

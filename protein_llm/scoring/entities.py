@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import Iterable, Iterator, NamedTuple
 from unicodedata import category, normalize
 
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 
 from .metrics import GREEK, check_pairs
 from .ontology import SCOPES, Terms, load_terms
@@ -20,76 +21,114 @@ from .ontology import SCOPES, Terms, load_terms
 # %% ../../nbs/api/scoring/04_entities.ipynb #aff918cb
 _WORD = re.compile(r"\w+|[.,;:!?](?=\s|$)")
 
-def _key(name:str)->str:
+
+def _key(name: str) -> str:
     "The words of a name, in lower case and with one space between them"
     return " ".join(_WORD.findall(name)).lower().strip(" .,;:!?")
 
-def _is_symbol(name:str)->bool:
+
+def _is_symbol(name: str) -> bool:
     "Whether no word of a name is an ordinary one, such as SH2, Ras or eIF3: those only count as they are written"
     return not any(len(w) > 3 and w.isalpha() and w[1:].islower() for w in re.findall(r"\w+", name))
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #59fed00f
-_LETTERS = re.compile(r"(?s).[\u0300-\u036f]*") # with the accents behind it
+_LETTERS = re.compile(r"(?s).[\u0300-\u036f]*")  # with the accents behind it
 
-@lru_cache(maxsize=None) # as many as there are characters
-def _letter(written:str)->str:
+
+@lru_cache(maxsize=None)  # as many as there are characters
+def _letter(written: str) -> str:
     "How the tables would write a character"
     out = ""
     for c in normalize("NFKC", written):
-        if category(c) == "Pd" or c in "\u2212\u2043": c = "-"
-        elif c.lower() in GREEK: c = GREEK[c.lower()] if c.islower() else GREEK[c.lower()].capitalize()
-        elif category(c) == "Cf": c = ""
+        if category(c) == "Pd" or c in "\u2212\u2043":
+            c = "-"
+        elif c.lower() in GREEK:
+            c = GREEK[c.lower()] if c.islower() else GREEK[c.lower()].capitalize()
+        elif category(c) == "Cf":
+            c = ""
         out += c
     return out
 
+# %% ../../nbs/api/scoring/04_entities.ipynb #e739ce29
 def spelled_out(
-    text:str, # Any text
-)->tuple[str, list]: # The text, and of each of its characters where it comes from: first character, and the one behind the last
+    text: str,  # Any text
+) -> tuple[
+    str, list
+]:  # The text, and of each of its characters where it comes from: first character, and the one behind the last
     "A text in the letters of the tables"
-    out,at = [],[]
+    out, at = [], []
     for m in _LETTERS.finditer(text):
         letters = _letter(m[0])
         out.append(letters)
-        at += [m.span()]*len(letters)
+        at += [m.span()] * len(letters)
     return "".join(out), at
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #3a01ae70
-GENERIC = frozenset("""activity|aging|ageing|aggression|anabolism|antibody|aster|asteroid|behavior|behaviour|binding|biological process|biological_process|biosynthesis|breakdown|capsule|catabolism|cell|cell part
+GENERIC = frozenset(
+    """activity|aging|ageing|aggression|anabolism|antibody|aster|asteroid|behavior|behaviour|binding|biological process|biological_process|biosynthesis|breakdown|capsule|catabolism|cell|cell part
 |cellular component|cellular_component|cellular process|cellular metabolic process|chewing|clotting|cognition|complex|crown|crystalloid|degradation|development|developmental process|digestion|disc|domain|enzyme|enzyme activity
 |envelope|exported|family|flight|function|growth|hatching|hearing|hood|homeostasis|identical protein binding|learning|localisation|localization|locomotion|mating|membrane part|memory|metabolic process|metabolism|metalloenzyme
 |molecular function|molecular_function|multicellular organismal process|opacity|organelle|pathogenesis|pore|process|protein|protein binding|protein complex|protein containing complex|receptor|reflex|regeneration|regulation
 |regulation of biological process|repeat|reproduction|response|response to stimulus|secretion|segmentation|signaling|signalling|sleep|small molecule binding|swimming|synthesis|taste|timeless|transduction|transport|vision
-|uncharacterized protein|protein of unknown function|domain of unknown function|conserved hypothetical protein""".replace("\n", "").split("|"))
-KINDS = ("ec", "go", "location", "interpro", "pfam", "gene") # `location` is the cellular component of GO
+|uncharacterized protein|protein of unknown function|domain of unknown function|conserved hypothetical protein""".replace(
+        "\n", ""
+    ).split("|")
+)
+KINDS = (
+    "ec",
+    "go",
+    "location",
+    "interpro",
+    "pfam",
+    "gene",
+)  # `location` is the cellular component of GO
 
-def _alternatives(names:pd.Series, ending:str)->pd.Series:
+
+def _alternatives(names: pd.Series, ending: str) -> pd.Series:
     "Names without their `ending`, where two words or more are left"
     short = names[names.str.contains(ending)].str.replace(ending, "", regex=True)
     return short[short.str.contains(" ")]
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #bdf33f69
-def _other_charge(name:str)->str:
+def _other_charge(name: str) -> str:
     "A name with its ions written the other way: Ca(2+) for Ca2+, Ca2+ for Ca(2+)"
     bare = re.sub(r"(?<=[A-Za-z])\((\d[+-])\)", r"\1", name)
     return bare if bare != name else re.sub(r"(?<=[A-Za-z])(\d[+-])(?![\w)])", r"(\1)", name)
 
-def _charges(terms:Terms, live:pd.DataFrame, kind:dict, scopes:tuple)->Iterator[tuple]: # (name, kind, id)
+
+def _charges(
+    terms: Terms, live: pd.DataFrame, kind: dict, scopes: tuple
+) -> Iterator[tuple]:  # (name, kind, id)
     "Names with an ion, written the other way"
     functions = (live[c].str.split("|").explode() for c in ("name", *scopes))
-    rows = [(n, kind[i], i) for names in functions for i,n in names.items()]
-    rows += [(n, "interpro", i) for n,i in zip(terms.interpro.name, terms.interpro.accession)]
-    return ((_other_charge(n), of, i) for n,of,i in rows if re.search(r"[A-Za-z]\(?\d[+-]", n) and _other_charge(n) != n)
+    rows = [(n, kind[i], i) for names in functions for i, n in names.items()]
+    rows += [(n, "interpro", i) for n, i in zip(terms.interpro.name, terms.interpro.accession)]
+    return (
+        (_other_charge(n), of, i)
+        for n, of, i in rows
+        if re.search(r"[A-Za-z]\(?\d[+-]", n) and _other_charge(n) != n
+    )
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #200fe052
-def _names(terms:Terms, genes:Iterable, scopes:tuple)->Iterator[tuple]:
+def _names(terms: Terms, genes: Iterable, scopes: tuple) -> Iterator[tuple]:
     "(name, kind, id) of everything that has a name, the most official first"
-    live,entries,families = terms.go[~terms.go.obsolete].set_index("id"),terms.interpro.set_index("accession"),terms.pfam.set_index("accession")
-    kind = dict(zip(live.index, np.where(live.namespace == "cellular_component", "location", "go").tolist()))
-    def named(series, of): return ((n, of if isinstance(of, str) else of[i], i) for i,n in series.items() if n)
+    live, entries, families = (
+        terms.go[~terms.go.obsolete].set_index("id"),
+        terms.interpro.set_index("accession"),
+        terms.pfam.set_index("accession"),
+    )
+    kind = dict(
+        zip(live.index, np.where(live.namespace == "cellular_component", "location", "go").tolist())
+    )
+
+    def named(series, of):
+        return ((n, of if isinstance(of, str) else of[i], i) for i, n in series.items() if n)
+
     yield from ((g, "gene", g) for g in genes)
     yield from named(live.name, kind)
     yield from named(entries.name, "interpro")
-    for scope in scopes: yield from named(live[scope].str.split("|").explode(), kind)
+    for scope in scopes:
+        yield from named(live[scope].str.split("|").explode(), kind)
     yield from named(_alternatives(live.name, " activity$"), kind)
     yield from named(_alternatives(entries.name, "(?i) (?:super|sub)?family$"), "interpro")
     yield from named(families.description, "pfam")
@@ -97,209 +136,318 @@ def _names(terms:Terms, genes:Iterable, scopes:tuple)->Iterator[tuple]:
     yield from _charges(terms, live, kind, scopes)
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #b11b96ed
-_ID = re.compile(r"(?<!\w)(?:GO(?:\s?[:_]\s?|\s)(?P<go>[0-9]{7})(?!\w)|(?P<interpro>IPR[0-9]{6})(?:\.[0-9]+)?(?!\w)|(?P<pfam>PF[0-9]{5})(?:\.[0-9]+)?(?!\w)|"
-    r"(?:E\.?C\.?(?:\s?[:=_]\s?|\s)?(?P<ec>[0-9]+(?:\.[0-9]+){0,3}(?:\.n[0-9]+)?(?:\.-){0,3})|(?<!\.)(?P<bare>[1-7]\.[0-9]+\.[0-9]+\.(?:n?[0-9]+|-)))(?![\w-]|\.n?[0-9-]))", re.I)
+_ID = re.compile(
+    r"(?<!\w)(?:GO(?:\s?[:_]\s?|\s)(?P<go>[0-9]{7})(?!\w)|(?P<interpro>IPR[0-9]{6})(?:\.[0-9]+)?(?!\w)|(?P<pfam>PF[0-9]{5})(?:\.[0-9]+)?(?!\w)|"
+    r"(?:E\.?C\.?(?:\s?[:=_]\s?|\s)?(?P<ec>[0-9]+(?:\.[0-9]+){0,3}(?:\.n[0-9]+)?(?:\.-){0,3})|(?<!\.)(?P<bare>[1-7]\.[0-9]+\.[0-9]+\.(?:n?[0-9]+|-)))(?![\w-]|\.n?[0-9-]))",
+    re.I,
+)
 
-def _identifier(m:re.Match)->tuple|None: # (kind, id)
+
+def _identifier(m: re.Match) -> tuple | None:  # (kind, id)
     "What a match of `_ID` names; None when it is no EC number after all"
-    kind,text = m.lastgroup,m[m.lastgroup]
+    kind, text = m.lastgroup, m[m.lastgroup]
     if kind in ("ec", "bare"):
         parts = text.lower().split(".")
-        return ("ec", "EC:"+".".join(parts+["-"]*(4-len(parts)))) if 2 <= len(parts) <= 4 else None
-    return kind,("GO:" if kind == "go" else "")+text.upper()
+        return (
+            ("ec", "EC:" + ".".join(parts + ["-"] * (4 - len(parts))))
+            if 2 <= len(parts) <= 4
+            else None
+        )
+    return kind, ("GO:" if kind == "go" else "") + text.upper()
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #de1debd5
 def ec_rule(
-    terms:Terms, # Its GO table has the EC numbers
-): # A function from an EC number, `EC:1.2.3.4`, to False where it cannot exist
+    terms: Terms,  # Its GO table has the EC numbers
+):  # A function from an EC number, `EC:1.2.3.4`, to False where it cannot exist
     "What GO says about which EC numbers exist"
-    listed = {e.removeprefix("EC:") for e in terms.go.ec.str.split("|").explode()}-{""}
+    listed = {e.removeprefix("EC:") for e in terms.go.ec.str.split("|").explode()} - {""}
     parents = {e.rsplit(".", n)[0] for e in listed for n in (1, 2, 3)}
     highest = {}
-    for parent,last in (e.rsplit(".", 1) for e in listed):
-        if last.isdigit(): highest[parent] = max(highest.get(parent, 0), int(last))
-    def may_exist(ec:str)->bool:
+    for parent, last in (e.rsplit(".", 1) for e in listed):
+        if last.isdigit():
+            highest[parent] = max(highest.get(parent, 0), int(last))
+
+    def may_exist(ec: str) -> bool:
         number = ec.removeprefix("EC:")
-        parent,last = number.rsplit(".", 1)
-        if "-" in number: return number in listed or number.split(".-")[0] in parents
-        return number in listed or parent in parents and (not last.isdigit() or int(last) <= highest.get(parent, 999))
+        parent, last = number.rsplit(".", 1)
+        if "-" in number:
+            return number in listed or number.split(".-")[0] in parents
+        return (
+            number in listed
+            or parent in parents
+            and (not last.isdigit() or int(last) <= highest.get(parent, 999))
+        )
+
     return may_exist
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #bb2fe4c7
 class _Index:
     "Names by their words"
-    def __init__(self, names:Iterable):
-        self.words,self.written,self.runs = {},{},{} # runs: 1 for a name, 2 for a beginning, 3 for both
-        for name,kind,i in names:
+
+    def __init__(self, names: Iterable):
+        self.words, self.written, self.runs = (
+            {},
+            {},
+            {},
+        )  # runs: 1 for a name, 2 for a beginning, 3 for both
+        for name, kind, i in names:
             key = _key(name)
-            if len(key) < 3 or key in GENERIC or key.replace(" ", "").isdigit(): continue
-            if kind == "gene" or _is_symbol(name): self.written.setdefault(key, {}).setdefault(re.sub(r"^\W+|\W+$", "", name), (kind, i))
-            elif key not in self.words: self.words[key] = kind,i
-            self.runs[key] = self.runs.get(key, 0)|1
-            while (key := key.rpartition(" ")[0]) and not self.runs.get(key, 0)&2: self.runs[key] = self.runs.get(key, 0)|2
+            if len(key) < 3 or key in GENERIC or key.replace(" ", "").isdigit():
+                continue
+            if kind == "gene" or _is_symbol(name):
+                self.written.setdefault(key, {}).setdefault(
+                    re.sub(r"^\W+|\W+$", "", name), (kind, i)
+                )
+            elif key not in self.words:
+                self.words[key] = kind, i
+            self.runs[key] = self.runs.get(key, 0) | 1
+            while (key := key.rpartition(" ")[0]) and not self.runs.get(key, 0) & 2:
+                self.runs[key] = self.runs.get(key, 0) | 2
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #9d70c9a1
-def _finds(index:_Index, text:str)->Iterator[tuple]: # (start, end, kind, id)
+def _finds(index: _Index, text: str) -> Iterator[tuple]:  # (start, end, kind, id)
     "Every name in a text, overlapping ones too"
-    words,runs,starts,at = _WORD.findall(text),index.runs,[],0
-    for w in words: # between two words there is no letter or digit, so that a word is found where it is
+    words, runs, starts, at = _WORD.findall(text), index.runs, [], 0
+    for w in (
+        words
+    ):  # between two words there is no letter or digit, so that a word is found where it is
         starts.append(at := text.find(w, at))
         at += len(w)
     lower = [w.lower() for w in words]
-    for i,key in enumerate(lower):
-        run,j = runs.get(key, 0),i
+    for i, key in enumerate(lower):
+        run, j = runs.get(key, 0), i
         while run:
-            if run&1:
-                start,end = starts[i],starts[j]+len(words[j])
-                if e := index.written[key].get(text[start:end], index.words.get(key)) if key in index.written else index.words[key]: yield start,end,*e
+            if run & 1:
+                start, end = starts[i], starts[j] + len(words[j])
+                if (
+                    e := index.written[key].get(text[start:end], index.words.get(key))
+                    if key in index.written
+                    else index.words[key]
+                ):
+                    yield start, end, *e
             j += 1
-            if run == 1 or j == len(words): break
+            if run == 1 or j == len(words):
+                break
             run = runs.get(key := f"{key} {lower[j]}", 0)
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #573ad1a5
 class Entity(NamedTuple):
     "Where a text names what"
-    start:int # First character
-    end:int # Behind the last character
-    kind:str # One of `KINDS`
-    id:str # `GO:0005634`, `EC:2.7.11.-`, `IPR000719`, `PF00069`, or a gene's symbol
 
-def _longest(found:list)->list: # `Entity`
+    start: int  # First character
+    end: int  # Behind the last character
+    kind: str  # One of `KINDS`
+    id: str  # `GO:0005634`, `EC:2.7.11.-`, `IPR000719`, `PF00069`, or a gene's symbol
+
+
+def _longest(found: list) -> list:  # `Entity`
     "Of finds (start, end, kind, id) those that do not overlap, in order: longer ones first, of equally long ones the first"
-    taken,kept = 0,[] # one bit a character
-    for e in sorted(found, key=lambda e: (e[0]-e[1], e[0])):
-        mine = ((1 << e[1]-e[0])-1) << e[0]
-        if not taken&mine:
+    taken, kept = 0, []  # one bit a character
+    for e in sorted(found, key=lambda e: (e[0] - e[1], e[0])):
+        mine = ((1 << e[1] - e[0]) - 1) << e[0]
+        if not taken & mine:
             taken |= mine
             kept.append(Entity(*e))
     return sorted(kept)
 
-def _identified(terms:Terms)->dict: # {id: (kind, id that is used now)}
+# %% ../../nbs/api/scoring/04_entities.ipynb #74c29867
+def _identified(terms: Terms) -> dict:  # {id: (kind, id that is used now)}
     "Every identifier of the tables; one that was merged or replaced is that of the term today"
-    go = {i: (kind, i) for i,kind in zip(terms.go.id, np.where(terms.go.namespace == "cellular_component", "location", "go").tolist())}
-    for i,others in zip(terms.go.id, terms.go.alt_ids): go.update((old, go[i]) for old in others.split("|") if old)
+    go = {
+        i: (kind, i)
+        for i, kind in zip(
+            terms.go.id,
+            np.where(terms.go.namespace == "cellular_component", "location", "go").tolist(),
+        )
+    }
+    for i, others in zip(terms.go.id, terms.go.alt_ids):
+        go.update((old, go[i]) for old in others.split("|") if old)
     gone = terms.go[terms.go.replaced_by.ne("")]
-    for old,by in zip(gone.id, gone.replaced_by.str.split("|").str[0]):
-        if by in go: go[old] = go[by]
-    return go | {a: (kind, a) for kind in ("interpro", "pfam") for a in getattr(terms, kind).accession}
+    for old, by in zip(gone.id, gone.replaced_by.str.split("|").str[0]):
+        if by in go:
+            go[old] = go[by]
+    return go | {
+        a: (kind, a) for kind in ("interpro", "pfam") for a in getattr(terms, kind).accession
+    }
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #5f4e41ee
-def _considered(terms:Terms, known:dict)->dict: # {(kind, id): [(kind, id)]}
+def _considered(terms: Terms, known: dict) -> dict:  # {(kind, id): [(kind, id)]}
     "For obsolete terms that nothing replaced, those that GO says to consider"
     gone = terms.go[terms.go.consider.ne("") & terms.go.replaced_by.eq("")]
-    return {known[old]: [known[i] for i in others.split("|") if i in known] for old,others in zip(gone.id, gone.consider)}
+    return {
+        known[old]: [known[i] for i in others.split("|") if i in known]
+        for old, others in zip(gone.id, gone.consider)
+    }
 
+# %% ../../nbs/api/scoring/04_entities.ipynb #f8255c5d
 class EntityDictionary:
     "Finds what a text names"
-    def __init__(self,
-        terms:Terms|None=None, # Names and identifiers; the shipped ones when None
-        genes:Iterable=(), # Gene symbols, found as they are written
-        kinds:tuple=KINDS, # Kinds to report; all compete for the text
-        synonyms:tuple=("exact",), # Scopes of GO's synonyms to look for: exact, narrow, broad, related
+
+    def __init__(
+        self,
+        terms: Terms | None = None,  # Names and identifiers; the shipped ones when None
+        genes: Iterable = (),  # Gene symbols, found as they are written
+        kinds: tuple = KINDS,  # Kinds to report; all compete for the text
+        synonyms: tuple = (
+            "exact",
+        ),  # Scopes of GO's synonyms to look for: exact, narrow, broad, related
     ):
-        if odd := [k for k in kinds if k not in KINDS]: raise ValueError(f"unknown kind {odd[0]!r}: choose from {', '.join(KINDS)}")
-        if odd := [s for s in synonyms if s not in SCOPES]: raise ValueError(f"unknown scope {odd[0]!r}: choose from {', '.join(SCOPES)}")
-        terms,self.kinds = terms or load_terms(),frozenset(kinds)
-        self.index,self.known,self.ec_may_exist = _Index(_names(terms, genes, synonyms)),_identified(terms),ec_rule(terms)
+        if odd := [k for k in kinds if k not in KINDS]:
+            raise ValueError(f"unknown kind {odd[0]!r}: choose from {', '.join(KINDS)}")
+        if odd := [s for s in synonyms if s not in SCOPES]:
+            raise ValueError(f"unknown scope {odd[0]!r}: choose from {', '.join(SCOPES)}")
+        terms, self.kinds = terms or load_terms(), frozenset(kinds)
+        self.index, self.known, self.ec_may_exist = (
+            _Index(_names(terms, genes, synonyms)),
+            _identified(terms),
+            ec_rule(terms),
+        )
         self.considered = _considered(terms, self.known)
 
-    def find(self, text:str)->list: # `Entity` in the order of the text; they do not overlap
+    def find(self, text: str) -> list:  # `Entity` in the order of the text; they do not overlap
         "What a text names. Raises `ValueError` on what is no text"
-        if not isinstance(text, str): raise ValueError(f"{text!r} is no text")
-        plain,at = text,None
-        if not text.isascii(): plain,at = spelled_out(text)
-        found = [(m.start(), m.end(), *self.known.get(e[1], e)) for m in _ID.finditer(plain) if (e := _identifier(m))]
-        kept = [e for e in _longest(found+list(_finds(self.index, plain))) if e.kind in self.kinds]
-        return kept if at is None else [Entity(at[e.start][0], at[e.end-1][1], e.kind, e.id) for e in kept]
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r} is no text")
+        plain, at = text, None
+        if not text.isascii():
+            plain, at = spelled_out(text)
+        found = [
+            (m.start(), m.end(), *self.known.get(e[1], e))
+            for m in _ID.finditer(plain)
+            if (e := _identifier(m))
+        ]
+        kept = [
+            e for e in _longest(found + list(_finds(self.index, plain))) if e.kind in self.kinds
+        ]
+        return (
+            kept
+            if at is None
+            else [Entity(at[e.start][0], at[e.end - 1][1], e.kind, e.id) for e in kept]
+        )
 
-    def exists(self, kind:str, id:str)->bool:
+    def exists(self, kind: str, id: str) -> bool:
         "Whether the tables know an identifier; of EC numbers see `ec_rule`; a gene that is found is one"
         return kind == "gene" or (self.ec_may_exist(id) if kind == "ec" else id in self.known)
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #15049aa2
 def gene_symbols(
-    records:pd.DataFrame, # `task, answer`, such as `Corpus.side("train", "task", "answer")`
-)->list: # Sorted, each once; those of one letter are left out
+    records: pd.DataFrame,  # `task, answer`, such as `Corpus.side("train", "task", "answer")`
+) -> list:  # Sorted, each once; those of one letter are left out
     "Symbols that records of task `gene` state. Raises `ValueError` when there is no such record"
     answers = records.answer[records.task == "gene"]
-    if not len(answers): raise ValueError(f"no record of task 'gene' among {', '.join(sorted(map(str, records.task.unique())))}: keep that task (recipe reference), or give a list of your own")
+    if not len(answers):
+        raise ValueError(
+            f"no record of task 'gene' among {', '.join(sorted(map(str, records.task.unique())))}: keep that task (recipe reference), or give a list of your own"
+        )
     return sorted({w for a in answers for w in re.findall(r"[A-Za-z][\w.-]*[\w]", a)})
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #f5e072e5
 ENTITY_COUNTS = ("matched", "predicted", "referenced", "hallucinated", "invented")
 
-def _ids(dictionary:EntityDictionary, text:str)->frozenset: # {(kind, id)}
+
+def _ids(dictionary: EntityDictionary, text: str) -> frozenset:  # {(kind, id)}
     return frozenset((e.kind, e.id) for e in dictionary.find(text))
 
-def _meant(ids:frozenset, others:frozenset, dictionary:EntityDictionary)->frozenset:
+
+def _meant(ids: frozenset, others: frozenset, dictionary: EntityDictionary) -> frozenset:
     "An obsolete term without successor is whichever of those to consider the other side names, or itself"
-    if dictionary.considered.keys().isdisjoint(ids): return ids
-    def today(e): return next((c for c in dictionary.considered.get(e, ()) if c in others), e)
+    if dictionary.considered.keys().isdisjoint(ids):
+        return ids
+
+    def today(e):
+        return next((c for c in dictionary.considered.get(e, ()) if c in others), e)
+
     return frozenset(map(today, ids))
 
+# %% ../../nbs/api/scoring/04_entities.ipynb #16eda077
 def entity_statistics(
-    predictions:list, # Generated texts
-    references:list, # The right text of each
-    dictionary:EntityDictionary, # What to look for
-    known:list|None=None, # What else is true of each one's protein: sets of (kind, id), as `known_entities` makes them
-)->pd.DataFrame: # `ENTITY_COUNTS`, one row a pair
+    predictions: list,  # Generated texts
+    references: list,  # The right text of each
+    dictionary: EntityDictionary,  # What to look for
+    known: list
+    | None = None,  # What else is true of each one's protein: sets of (kind, id), as `known_entities` makes them
+) -> pd.DataFrame:  # `ENTITY_COUNTS`, one row a pair
     "Count entities of each pair. Raises `ValueError` on empty or mismatched lists and on what is no text"
     check_pairs(predictions, references)
-    if known is not None and len(known) != len(predictions): raise ValueError(f"{len(predictions)} predictions but {len(known)} sets of known entities")
+    if known is not None and len(known) != len(predictions):
+        raise ValueError(f"{len(predictions)} predictions but {len(known)} sets of known entities")
     rows = np.zeros((len(predictions), len(ENTITY_COUNTS)), np.int64)
-    for n,(p,r) in enumerate(zip(predictions, references)):
-        said,right = _ids(dictionary, p),_ids(dictionary, r)
-        said,right = _meant(said, right, dictionary),_meant(right, said, dictionary)
+    for n, (p, r) in enumerate(zip(predictions, references)):
+        said, right = _ids(dictionary, p), _ids(dictionary, r)
+        said, right = _meant(said, right, dictionary), _meant(right, said, dictionary)
         also = known[n] if known is not None else frozenset()
-        wrong = _meant(said-right, also, dictionary)-right-also
-        rows[n] = len(said & right),len(said),len(right),len(wrong),sum(not dictionary.exists(*e) for e in wrong)
+        wrong = _meant(said - right, also, dictionary) - right - also
+        rows[n] = (
+            len(said & right),
+            len(said),
+            len(right),
+            len(wrong),
+            sum(not dictionary.exists(*e) for e in wrong),
+        )
     return pd.DataFrame(rows, columns=list(ENTITY_COUNTS))
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #14e17cb9
 def known_entities(
-    texts:list, # Answers of records, whatever their task
-    proteins:list, # Protein of each
-    dictionary:EntityDictionary, # What to look for
-)->dict: # {protein: {(kind, id)}}
+    texts: list,  # Answers of records, whatever their task
+    proteins: list,  # Protein of each
+    dictionary: EntityDictionary,  # What to look for
+) -> dict:  # {protein: {(kind, id)}}
     "All that records say about each protein. Raises `ValueError` on mismatched lists"
-    if len(texts) != len(proteins): raise ValueError(f"{len(texts)} texts but {len(proteins)} proteins")
+    if len(texts) != len(proteins):
+        raise ValueError(f"{len(texts)} texts but {len(proteins)} proteins")
     known = {}
-    for text,protein in zip(texts, proteins): known.setdefault(protein, set()).update(_ids(dictionary, text))
+    for text, protein in zip(texts, proteins):
+        known.setdefault(protein, set()).update(_ids(dictionary, text))
     return known
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #fbf56513
 def entity_scores(
-    sums:np.ndarray, # Sums of `entity_statistics` [.., 5]
-)->dict: # `precision, recall, f1, hallucination_rate, invention_rate` [..]
+    sums: np.ndarray,  # Sums of `entity_statistics` [.., 5]
+) -> dict:  # `precision, recall, f1, hallucination_rate, invention_rate` [..]
     "Scores of summed counts; 0 where there is nothing to divide by: who names nothing has precision and recall 0"
-    matched,predicted,referenced,hallucinated,invented = np.moveaxis(np.asarray(sums, float), -1, 0)
-    per = lambda a,b: a/np.maximum(b, 1)
-    return dict(precision=per(matched, predicted), recall=per(matched, referenced), f1=per(2*matched, predicted+referenced), hallucination_rate=per(hallucinated, predicted), invention_rate=per(invented, predicted))
+    matched, predicted, referenced, hallucinated, invented = np.moveaxis(
+        np.asarray(sums, float), -1, 0
+    )
+    per = lambda a, b: a / np.maximum(b, 1)
+    return dict(
+        precision=per(matched, predicted),
+        recall=per(matched, referenced),
+        f1=per(2 * matched, predicted + referenced),
+        hallucination_rate=per(hallucinated, predicted),
+        invention_rate=per(invented, predicted),
+    )
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #24e7ebfa
 def entity_mask(
-    text:str, # An answer
-    entities:list, # From `EntityDictionary.find`
-    utf8:bool=False, # Over the bytes of the text in UTF-8 rather than its characters
-)->np.ndarray: # True where an entity is named [characters or bytes]
+    text: str,  # An answer
+    entities: list,  # From `EntityDictionary.find`
+    utf8: bool = False,  # Over the bytes of the text in UTF-8 rather than its characters
+) -> np.ndarray:  # True where an entity is named [characters or bytes]
     "Part a text into entities and template"
-    at = np.r_[0, np.cumsum([len(c.encode("utf-8", "surrogatepass")) for c in text], dtype=int)] if utf8 else np.arange(len(text)+1) # where each character begins
+    at = (
+        np.r_[0, np.cumsum([len(c.encode("utf-8", "surrogatepass")) for c in text], dtype=int)]
+        if utf8
+        else np.arange(len(text) + 1)
+    )  # where each character begins
     mask = np.zeros(at[-1], bool)
-    for e in entities: mask[at[e.start]:at[e.end]] = True
+    for e in entities:
+        mask[at[e.start] : at[e.end]] = True
     return mask
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #6d26c4bf
 def entity_tokens(
-    offsets:list, # First character of each token, and the one behind its last [T, 2]
-    entities:list, # From `EntityDictionary.find`, of the same text
-)->np.ndarray: # True where a token and an entity overlap [T]
+    offsets: list,  # First character of each token, and the one behind its last [T, 2]
+    entities: list,  # From `EntityDictionary.find`, of the same text
+) -> np.ndarray:  # True where a token and an entity overlap [T]
     "Which tokens of a text name something"
-    start,end = np.asarray(offsets, int).reshape(-1, 2).T
-    ours = np.array([(e.start, e.end) for e in entities], int).reshape(-1, 2).T[..., None] # [2, E, 1]
+    start, end = np.asarray(offsets, int).reshape(-1, 2).T
+    ours = (
+        np.array([(e.start, e.end) for e in entities], int).reshape(-1, 2).T[..., None]
+    )  # [2, E, 1]
     return ((start < ours[1]) & (end > ours[0])).any(0)
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #e88ed8d7
 @lru_cache(maxsize=1)
-def frozen_dictionary()->EntityDictionary: # The same object each time
+def frozen_dictionary() -> EntityDictionary:  # The same object each time
     "The dictionary that evaluations use: the shipped tables, no genes"
     return EntityDictionary()

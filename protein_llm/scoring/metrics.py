@@ -14,75 +14,97 @@ from functools import lru_cache
 from typing import Callable, NamedTuple
 from unicodedata import category, normalize
 
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 from sacrebleu.metrics import BLEU
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #c3a1bd4d
 def check_pairs(
-    predictions:list, # Generated texts
-    references:list, # The one right text of each
+    predictions: list,  # Generated texts
+    references: list,  # The one right text of each
 ):
     "Raise `ValueError` unless there are as many predictions as references, at least one, and all are texts"
-    if len(predictions) != len(references): raise ValueError(f"{len(predictions)} predictions but {len(references)} references")
-    if not len(predictions): raise ValueError("no predictions: an empty set has no score")
-    for name,texts in (("prediction", predictions), ("reference", references)):
-        for n,text in enumerate(texts):
-            if not isinstance(text, str): raise ValueError(f"{name} {n} is {repr(text)[:80]}, no text")
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions but {len(references)} references")
+    if not len(predictions):
+        raise ValueError("no predictions: an empty set has no score")
+    for name, texts in (("prediction", predictions), ("reference", references)):
+        for n, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(f"{name} {n} is {repr(text)[:80]}, no text")
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #d406b9e1
 def bleu_statistics(
-    predictions:list, # Generated texts
-    references:list, # The one right text of each
-)->np.ndarray: # [n, 10] int64: prediction length, reference length, matching n-grams (4), total n-grams (4)
+    predictions: list,  # Generated texts
+    references: list,  # The one right text of each
+) -> (
+    np.ndarray
+):  # [n, 10] int64: prediction length, reference length, matching n-grams (4), total n-grams (4)
     "What BLEU is computed from, per pair"
     check_pairs(predictions, references)
-    scorer = BLEU(effective_order=True) # effective order changes sentence scores only, not the counts taken here
-    scores = [scorer.sentence_score(p, [r]) for p,r in zip(predictions, references)]
+    scorer = BLEU(
+        effective_order=True
+    )  # effective order changes sentence scores only, not the counts taken here
+    scores = [scorer.sentence_score(p, [r]) for p, r in zip(predictions, references)]
     return np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scores], np.int64)
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #b1d247bf
 def bleu_from_statistics(
-    sums:np.ndarray, # Sums of `bleu_statistics` [.., 10]
-)->np.ndarray: # BLEU, 0 to 1 [..]
+    sums: np.ndarray,  # Sums of `bleu_statistics` [.., 10]
+) -> np.ndarray:  # BLEU, 0 to 1 [..]
     "BLEU of summed statistics (Papineni et al. 2002) with sacrebleu's exponential smoothing of orders without a match"
     sums = np.asarray(sums, float)
-    sys_len,ref_len,correct,total = sums[...,0],sums[...,1],sums[...,2:6],sums[...,6:10]
-    zeros = np.cumsum((correct == 0) & (total > 0), axis=-1) # the k-th order without a match counts as 1/2^k
+    sys_len, ref_len, correct, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
+    zeros = np.cumsum(
+        (correct == 0) & (total > 0), axis=-1
+    )  # the k-th order without a match counts as 1/2^k
     safe = np.maximum(total, 1)
-    precision = np.where(correct > 0, correct/safe, 0.5**zeros/safe)
-    brevity = np.where(sys_len < ref_len, np.exp(1 - ref_len/np.maximum(sys_len, 1e-9)), 1.)
-    return np.where((correct.sum(-1) > 0) & (total > 0).all(-1), brevity*np.exp(np.log(precision).mean(-1)), 0.)
+    precision = np.where(correct > 0, correct / safe, 0.5**zeros / safe)
+    brevity = np.where(sys_len < ref_len, np.exp(1 - ref_len / np.maximum(sys_len, 1e-9)), 1.0)
+    return np.where(
+        (correct.sum(-1) > 0) & (total > 0).all(-1),
+        brevity * np.exp(np.log(precision).mean(-1)),
+        0.0,
+    )
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #276aec26
 def bleu(
-    predictions:list, # Generated texts
-    references:list, # The one right text of each
-)->tuple: # Corpus BLEU, 0 to 1, and sacrebleu's signature of how it was computed
+    predictions: list,  # Generated texts
+    references: list,  # The one right text of each
+) -> tuple:  # Corpus BLEU, 0 to 1, and sacrebleu's signature of how it was computed
     "Corpus BLEU of sacrebleu with its defaults. Raises `ValueError` on empty or mismatched lists"
     check_pairs(predictions, references)
     scorer = BLEU()
-    return scorer.corpus_score(predictions, [references]).score/100,str(scorer.get_signature())
+    return scorer.corpus_score(predictions, [references]).score / 100, str(scorer.get_signature())
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #d9ab843e
 _GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi omega".split()
-GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", _GREEK)) | {"ς": "sigma"} # letters, and how English texts spell them
+GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", _GREEK)) | {
+    "ς": "sigma"
+}  # letters, and how English texts spell them
 
-@lru_cache(maxsize=None) # as many as there are characters
-def _in_word(code:int)->str:
+
+@lru_cache(maxsize=None)  # as many as there are characters
+def _in_word(code: int) -> str:
     "What a character adds to a word: itself, the name of a Greek letter, nothing for an invisible one; or a gap"
     letter = chr(code)
-    if letter.isalnum() or category(letter)[0] == "M": return GREEK.get(letter, letter)
+    if letter.isalnum() or category(letter)[0] == "M":
+        return GREEK.get(letter, letter)
     return "" if category(letter) == "Cf" else " "
+
 
 class _InWords:
     "The table that `str.translate` asks"
-    def __getitem__(self, code): return _in_word(code)
 
+    def __getitem__(self, code):
+        return _in_word(code)
+
+# %% ../../nbs/api/scoring/01_metrics.ipynb #4b729dd9
 def plain_letters(
-    text:str, # Any text
-)->str: # Lower case, words with single spaces between them
+    text: str,  # Any text
+) -> str:  # Lower case, words with single spaces between them
     "A text as words of letters and digits of any script, Greek letters by name"
     text = normalize("NFKC", normalize("NFKC", text).casefold())
     return " ".join(text.translate(_InWords()).split())
@@ -90,264 +112,387 @@ def plain_letters(
 # %% ../../nbs/api/scoring/01_metrics.ipynb #e140c285
 class _Stems(dict):
     "Porter stems, each computed once"
+
     def __init__(self):
         from nltk.stem.porter import PorterStemmer
+
         self.stemmer = PorterStemmer()
-    def __missing__(self, word): return self.setdefault(word, self.stemmer.stem(word))
+
+    def __missing__(self, word):
+        return self.setdefault(word, self.stemmer.stem(word))
+
 
 _KEPT = bytes(c if chr(c).isalnum() and c < 128 else 32 for c in range(256))
 
-def _words(text:str, stems:dict|None=None)->list:
+
+def _words(text: str, stems: dict | None = None) -> list:
     "Words of a text; with `stems`, those of words of more than 3 letters"
-    if text.isascii(): words = text.lower().encode().translate(_KEPT).decode().split() # faster than a regular expression
-    else: words = plain_letters(text).split()
+    if text.isascii():
+        words = (
+            text.lower().encode().translate(_KEPT).decode().split()
+        )  # faster than a regular expression
+    else:
+        words = plain_letters(text).split()
     return words if stems is None else [stems[w] if len(w) > 3 else w for w in words]
 
-PART = 2_000 # pairs in memory at once; more are slower, as their words leave the cache
+# %% ../../nbs/api/scoring/01_metrics.ipynb #2cf70f10
+PART = 2_000  # pairs in memory at once; more are slower, as their words leave the cache
 
-def _by_parts(predictions:list, references:list, score:Callable, stemmer:bool=False)->np.ndarray:
+
+def _by_parts(
+    predictions: list, references: list, score: Callable, stemmer: bool = False
+) -> np.ndarray:
     "Scores [n] of pairs, from a function of two lists of words lists"
     check_pairs(predictions, references)
     stems = _Stems() if stemmer else None
-    sides = lambda k: ([_words(t, stems) for t in side[k:k+PART]] for side in (predictions, references))
+    sides = lambda k: (
+        [_words(t, stems) for t in side[k : k + PART]] for side in (predictions, references)
+    )
     return np.concatenate([score(*sides(k)) for k in range(0, len(predictions), PART)])
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #be72cd49
 def _overlap(a, b, n):
     "F-measure of n-grams, for lists of words lists"
     out = np.zeros(len(a))
-    for k,(x,y) in enumerate(zip(a, b)):
-        if n > 1: x,y = (list(zip(*(w[i:] for i in range(n)))) for w in (x, y))
+    for k, (x, y) in enumerate(zip(a, b)):
+        if n > 1:
+            x, y = (list(zip(*(w[i:] for i in range(n)))) for w in (x, y))
         right = Counter(y)
-        common = sum(min(count, right[g]) for g,count in Counter(x).items() if g in right)
-        if common: out[k] = 2*common/(len(x)+len(y))
+        common = sum(min(count, right[g]) for g, count in Counter(x).items() if g in right)
+        if common:
+            out[k] = 2 * common / (len(x) + len(y))
     return out
 
+
 def rouge_n(
-    predictions:list, # Generated texts
-    references:list, # The right text of each
-    n:int=1, # Words in a row: 1 or more
-    stemmer:bool=False, # Compare Porter stems of words of more than 3 letters, as rouge-score's `use_stemmer`
-)->np.ndarray: # ROUGE-N F-measure of each pair, 0 to 1 [n]
+    predictions: list,  # Generated texts
+    references: list,  # The right text of each
+    n: int = 1,  # Words in a row: 1 or more
+    stemmer: bool = False,  # Compare Porter stems of words of more than 3 letters, as rouge-score's `use_stemmer`
+) -> np.ndarray:  # ROUGE-N F-measure of each pair, 0 to 1 [n]
     "ROUGE-N of each pair, equal to rouge-score where texts are ASCII (see Words). Raises `ValueError` on empty or mismatched lists, on what is no text, and on n below 1"
-    if n < 1: raise ValueError(f"n-grams of {n} words: n has to be 1 or more")
-    return _by_parts(predictions, references, lambda a,b: _overlap(a, b, n), stemmer)
+    if n < 1:
+        raise ValueError(f"n-grams of {n} words: n has to be 1 or more")
+    return _by_parts(predictions, references, lambda a, b: _overlap(a, b, n), stemmer)
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #29605013
 class _Characters(dict):
     "A character for each word"
-    def __missing__(self, word): return self.setdefault(word, chr(n if (n := len(self)) < 0xD800 else n+0x800)) # no surrogates
+
+    def __missing__(self, word):
+        return self.setdefault(
+            word, chr(n if (n := len(self)) < 0xD800 else n + 0x800)
+        )  # no surrogates
+
 
 def _subsequence(a, b):
     "F-measure of the longest common subsequence, for lists of words lists"
     char = _Characters().__getitem__
-    a,b = (["".join(map(char, words)) for words in side] for side in (a, b))
+    a, b = (["".join(map(char, words)) for words in side] for side in (a, b))
     common = process.cpdist(a, b, scorer=LCSseq.similarity, dtype=np.int32)
-    return 2*common/np.maximum([len(x)+len(y) for x,y in zip(a, b)], 1)
+    return 2 * common / np.maximum([len(x) + len(y) for x, y in zip(a, b)], 1)
+
 
 def rouge_l(
-    predictions:list, # Generated texts
-    references:list, # The right text of each
-    stemmer:bool=False, # Compare Porter stems of words of more than 3 letters, as rouge-score's `use_stemmer`
-)->np.ndarray: # ROUGE-L F-measure of each pair, 0 to 1 [n]
+    predictions: list,  # Generated texts
+    references: list,  # The right text of each
+    stemmer: bool = False,  # Compare Porter stems of words of more than 3 letters, as rouge-score's `use_stemmer`
+) -> np.ndarray:  # ROUGE-L F-measure of each pair, 0 to 1 [n]
     "ROUGE-L of each pair, equal to rouge-score where texts are ASCII (see Words). Raises `ValueError` on empty or mismatched lists and on what is no text"
     return _by_parts(predictions, references, _subsequence, stemmer)
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #d2806d3b
 def _align(said, right):
     "Pairs of places of equal words, the last with the last, and what is left on both sides; each side holds (place, word)"
-    places,matched = {},[]
-    for j,w in right: places.setdefault(w, []).append(j)
+    places, matched = {}, []
+    for j, w in right:
+        places.setdefault(w, []).append(j)
     left = []
-    for i,w in reversed(said):
-        if places.get(w): matched.append((i, places[w].pop()))
-        else: left.append((i, w))
+    for i, w in reversed(said):
+        if places.get(w):
+            matched.append((i, places[w].pop()))
+        else:
+            left.append((i, w))
     kept = {j for js in places.values() for j in js}
-    return matched,left[::-1],[(j, w) for j,w in right if j in kept]
+    return matched, left[::-1], [(j, w) for j, w in right if j in kept]
 
-def _meteor(a:list, b:list, stems:dict)->float:
+# %% ../../nbs/api/scoring/01_metrics.ipynb #08c59a42
+def _meteor(a: list, b: list, stems: dict) -> float:
     "Of two lists of words"
-    matched,said,right = _align(list(enumerate(a)), list(enumerate(b)))
-    if said and right: matched += _align(*([(i, stems[w]) for i,w in side] for side in (said, right)))[0]
-    if not matched: return 0.
+    matched, said, right = _align(list(enumerate(a)), list(enumerate(b)))
+    if said and right:
+        matched += _align(*([(i, stems[w]) for i, w in side] for side in (said, right)))[0]
+    if not matched:
+        return 0.0
     matched.sort()
-    precision,recall = len(matched)/len(a),len(matched)/len(b)
-    chunks = 1+sum(y != (x[0]+1, x[1]+1) for x,y in zip(matched, matched[1:]))
-    return (1-0.5*(chunks/len(matched))**3)*precision*recall/(0.9*precision+0.1*recall)
+    precision, recall = len(matched) / len(a), len(matched) / len(b)
+    chunks = 1 + sum(y != (x[0] + 1, x[1] + 1) for x, y in zip(matched, matched[1:]))
+    return (
+        (1 - 0.5 * (chunks / len(matched)) ** 3)
+        * precision
+        * recall
+        / (0.9 * precision + 0.1 * recall)
+    )
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #df4ba32b
 def meteor_exact_stem(
-    predictions:list, # Generated texts
-    references:list, # The right text of each
-)->np.ndarray: # METEOR with the stages exact and stem, 0 to 1 [n]
+    predictions: list,  # Generated texts
+    references: list,  # The right text of each
+) -> np.ndarray:  # METEOR with the stages exact and stem, 0 to 1 [n]
     "METEOR of each pair, equal to nltk's with an empty WordNet and these words. Raises `ValueError` on empty or mismatched lists and on what is no text"
     stems = _Stems()
-    return _by_parts(predictions, references, lambda a,b: np.array([_meteor(x, y, stems) for x,y in zip(a, b)]))
+    return _by_parts(
+        predictions, references, lambda a, b: np.array([_meteor(x, y, stems) for x, y in zip(a, b)])
+    )
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #ec55b4e1
-BLEU_COLUMNS = ("bleu_sys_len", "bleu_ref_len", *(f"bleu_{what}_{n}" for what in ("match", "total") for n in (1, 2, 3, 4)))
+BLEU_COLUMNS = (
+    "bleu_sys_len",
+    "bleu_ref_len",
+    *(f"bleu_{what}_{n}" for what in ("match", "total") for n in (1, 2, 3, 4)),
+)
 
-def _exact(predictions, references)->np.ndarray:
+
+def _exact(predictions, references) -> np.ndarray:
     "1 where two texts are the same up to space around, and to how Unicode composes their letters (NFC)"
-    return np.array([normalize("NFC", x).strip() == normalize("NFC", y).strip() for x,y in zip(predictions, references)], float)
+    return np.array(
+        [
+            normalize("NFC", x).strip() == normalize("NFC", y).strip()
+            for x, y in zip(predictions, references)
+        ],
+        float,
+    )
 
+# %% ../../nbs/api/scoring/01_metrics.ipynb #d2ba8dfd
 def text_scores(
-    predictions:list, # Generated texts
-    references:list, # The one right text of each
-    stemmer:bool=False, # Porter stems for ROUGE, whose columns are then `rouge_1_stem` and so on
-)->pd.DataFrame: # `exact_match, rouge_1, rouge_2, rouge_l, meteor_exact_stem` (0 to 1) and `BLEU_COLUMNS` (counts), one row a pair
+    predictions: list,  # Generated texts
+    references: list,  # The one right text of each
+    stemmer: bool = False,  # Porter stems for ROUGE, whose columns are then `rouge_1_stem` and so on
+) -> pd.DataFrame:  # `exact_match, rouge_1, rouge_2, rouge_l, meteor_exact_stem` (0 to 1) and `BLEU_COLUMNS` (counts), one row a pair
     "Every text score of each pair. Raises `ValueError` on empty or mismatched lists and on what is no text"
     check_pairs(predictions, references)
-    parts,stems,end = [],_Stems(),"_stem" if stemmer else ""
+    parts, stems, end = [], _Stems(), "_stem" if stemmer else ""
     for k in range(0, len(predictions), PART):
-        p,r = predictions[k:k+PART],references[k:k+PART]
+        p, r = predictions[k : k + PART], references[k : k + PART]
         plain = [[_words(t) for t in side] for side in (p, r)]
-        a,b = plain if not stemmer else [[_words(t, stems) for t in side] for side in (p, r)]
-        scores = {"exact_match": _exact(p, r), f"rouge_1{end}": _overlap(a, b, 1), f"rouge_2{end}": _overlap(a, b, 2), f"rouge_l{end}": _subsequence(a, b),
-            "meteor_exact_stem": np.array([_meteor(x, y, stems) for x,y in zip(*plain)])}
+        a, b = plain if not stemmer else [[_words(t, stems) for t in side] for side in (p, r)]
+        scores = {
+            "exact_match": _exact(p, r),
+            f"rouge_1{end}": _overlap(a, b, 1),
+            f"rouge_2{end}": _overlap(a, b, 2),
+            f"rouge_l{end}": _subsequence(a, b),
+            "meteor_exact_stem": np.array([_meteor(x, y, stems) for x, y in zip(*plain)]),
+        }
         parts.append(pd.DataFrame(scores | dict(zip(BLEU_COLUMNS, bleu_statistics(p, r).T))))
     out = pd.concat(parts, ignore_index=True)
-    out.attrs = dict(bleu=bleu(p[:1], r[:1])[1], rouge=f"words of rouge-score, letters beyond ASCII count, {'Porter stems' if stemmer else 'no stemmer'}, F-measure", meteor="exact and stem, alpha 0.9, beta 3, gamma 0.5", exact_match="up to space around and NFC")
+    out.attrs = dict(
+        bleu=bleu(p[:1], r[:1])[1],
+        rouge=f"words of rouge-score, letters beyond ASCII count, {'Porter stems' if stemmer else 'no stemmer'}, F-measure",
+        meteor="exact and stem, alpha 0.9, beta 3, gamma 0.5",
+        exact_match="up to space around and NFC",
+    )
     return out
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #0017128a
 class Interval(NamedTuple):
     "A score with its 95 % percentile interval"
-    value:float # On all records
-    low:float # 2.5 % percentile of the draws
-    high:float # 97.5 % percentile of the draws
 
-def _cluster_sums(statistics, clusters)->np.ndarray: # [clusters, K]
+    value: float  # On all records
+    low: float  # 2.5 % percentile of the draws
+    high: float  # 97.5 % percentile of the draws
+
+# %% ../../nbs/api/scoring/01_metrics.ipynb #56a47a55
+def _cluster_sums(statistics, clusters) -> np.ndarray:  # [clusters, K]
     "Sums over each cluster. Raises `ValueError` on empty or mismatched input, and on values that are not finite"
     statistics = np.asarray(statistics, float)
-    if len(statistics) != len(clusters): raise ValueError(f"{len(statistics)} records but {len(clusters)} cluster labels")
-    if not len(statistics): raise ValueError("no records: an empty set has no interval")
-    if not np.isfinite(statistics).all(): raise ValueError(f"record {int((~np.isfinite(statistics)).any(1).argmax())} has a value that is not finite")
-    code,names = pd.factorize(np.asarray(clusters))
-    if (code < 0).any(): raise ValueError(f"record {int((code < 0).argmax())} has no cluster")
+    if len(statistics) != len(clusters):
+        raise ValueError(f"{len(statistics)} records but {len(clusters)} cluster labels")
+    if not len(statistics):
+        raise ValueError("no records: an empty set has no interval")
+    if not np.isfinite(statistics).all():
+        raise ValueError(
+            f"record {int((~np.isfinite(statistics)).any(1).argmax())} has a value that is not finite"
+        )
+    code, names = pd.factorize(np.asarray(clusters))
+    if (code < 0).any():
+        raise ValueError(f"record {int((code < 0).argmax())} has no cluster")
     return np.stack([np.bincount(code, column, len(names)) for column in statistics.T], 1)
 
-def _drawn(sums, draws, seed, most=2**24)->np.ndarray: # [draws, K]
+# %% ../../nbs/api/scoring/01_metrics.ipynb #a4b26bab
+def _drawn(sums, draws, seed, most=2**24) -> np.ndarray:  # [draws, K]
     "Sums of each draw; at most so many weights are in memory at once"
-    rng,n = np.random.default_rng(seed),len(sums)
-    sizes = [min(max(1, most//n), draws-k) for k in range(0, draws, max(1, most//n))]
-    return np.concatenate([rng.multinomial(n, np.full(n, 1/n), size=size).astype(float)@sums for size in sizes])
+    rng, n = np.random.default_rng(seed), len(sums)
+    sizes = [min(max(1, most // n), draws - k) for k in range(0, draws, max(1, most // n))]
+    return np.concatenate(
+        [rng.multinomial(n, np.full(n, 1 / n), size=size).astype(float) @ sums for size in sizes]
+    )
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #b8ab4107
 def bootstrap(
-    statistics:np.ndarray, # What the score is computed from, per record [n, K]
-    clusters:list, # Cluster of each record [n]
-    score:Callable, # Summed statistics [.., K] -> score [..]
-    draws:int=1_000, # Bootstrap draws
-    seed:int=0, # Seed of the draws
-)->Interval:
+    statistics: np.ndarray,  # What the score is computed from, per record [n, K]
+    clusters: list,  # Cluster of each record [n]
+    score: Callable,  # Summed statistics [.., K] -> score [..]
+    draws: int = 1_000,  # Bootstrap draws
+    seed: int = 0,  # Seed of the draws
+) -> Interval:
     "Percentile bootstrap over clusters of any score that is a function of sums. Raises `ValueError` on empty or mismatched input"
     sums = _cluster_sums(statistics, clusters)
-    low,high = np.percentile(score(_drawn(sums, draws, seed)), [2.5, 97.5])
+    low, high = np.percentile(score(_drawn(sums, draws, seed)), [2.5, 97.5])
     return Interval(float(score(sums.sum(0))), float(low), float(high))
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #e07aed0c
 def ratio(
-    sums:np.ndarray, # Numerator and denominator [.., 2]
-)->np.ndarray: # [..]
+    sums: np.ndarray,  # Numerator and denominator [.., 2]
+) -> np.ndarray:  # [..]
     "Numerator over denominator: a mean when the denominator counts"
-    return sums[...,0]/sums[...,1]
+    return sums[..., 0] / sums[..., 1]
+
 
 def cluster_bootstrap(
-    sums:list, # Sum of the records' values: a summed loss, or one score [n]
-    counts:list, # How many values each sum has: tokens for a loss, 1 for a score [n]
-    clusters:list, # Cluster of each record [n]
-    draws:int=1_000, # Bootstrap draws
-    seed:int=0, # Seed of the draws
-)->Interval: # Of sum(sums) / sum(counts)
+    sums: list,  # Sum of the records' values: a summed loss, or one score [n]
+    counts: list,  # How many values each sum has: tokens for a loss, 1 for a score [n]
+    clusters: list,  # Cluster of each record [n]
+    draws: int = 1_000,  # Bootstrap draws
+    seed: int = 0,  # Seed of the draws
+) -> Interval:  # Of sum(sums) / sum(counts)
     "Mean over tokens (or records) with its interval over clusters. Raises `ValueError` on empty, mismatched or not positive counts"
-    if len(sums) != len(counts): raise ValueError(f"{len(sums)} sums but {len(counts)} counts")
-    if len(counts) and np.min(counts) <= 0: raise ValueError(f"record {int(np.argmin(counts))} has count {np.min(counts)}: every record needs at least one value")
+    if len(sums) != len(counts):
+        raise ValueError(f"{len(sums)} sums but {len(counts)} counts")
+    if len(counts) and np.min(counts) <= 0:
+        raise ValueError(
+            f"record {int(np.argmin(counts))} has count {np.min(counts)}: every record needs at least one value"
+        )
     return bootstrap(np.stack([sums, counts], 1), clusters, ratio, draws, seed)
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #075fc9e6
 def score_table(
-    statistics:pd.DataFrame, # Per record: `text_scores`, other counts, side by side
-    clusters:list, # Cluster of each record
-    scores:dict, # {name: (columns, function of their sums [.., columns])}; the function is None for the mean of one column
-    by:list|None=None, # Group of each record, such as a bin of identity: these are scored too
-    draws:int=1_000, # Bootstrap draws
-    seed:int=0, # Seed of the draws
-)->pd.DataFrame: # `group` (`all` first), `score, value, low, high, n, clusters`
+    statistics: pd.DataFrame,  # Per record: `text_scores`, other counts, side by side
+    clusters: list,  # Cluster of each record
+    scores: dict,  # {name: (columns, function of their sums [.., columns])}; the function is None for the mean of one column
+    by: list | None = None,  # Group of each record, such as a bin of identity: these are scored too
+    draws: int = 1_000,  # Bootstrap draws
+    seed: int = 0,  # Seed of the draws
+) -> pd.DataFrame:  # `group` (`all` first), `score, value, low, high, n, clusters`
     "Scores with intervals, in all and by group. Raises `ValueError` on a column that is not there and on empty or mismatched input"
-    columns = list(dict.fromkeys(c for names,_ in scores.values() for c in names))
-    if odd := [c for c in columns if c not in statistics]: raise ValueError(f"there is no column {odd[0]!r} among {', '.join(map(str, statistics))}")
-    if by is not None and len(by) != len(statistics): raise ValueError(f"{len(statistics)} records but {len(by)} groups")
-    values,clusters,rows = np.column_stack([statistics[columns].to_numpy(float), np.ones(len(statistics))]),np.asarray(clusters),[]
-    groups = pd.Categorical(by if by is not None else []) # in the order of its categories, where it has one
-    if (groups.codes < 0).any(): raise ValueError(f"record {int((groups.codes < 0).argmax())} has no group")
-    for group,mine in [("all", slice(None)), *((g, groups == g) for g in groups.categories if (groups == g).any())]:
+    columns = list(dict.fromkeys(c for names, _ in scores.values() for c in names))
+    if odd := [c for c in columns if c not in statistics]:
+        raise ValueError(f"there is no column {odd[0]!r} among {', '.join(map(str, statistics))}")
+    if by is not None and len(by) != len(statistics):
+        raise ValueError(f"{len(statistics)} records but {len(by)} groups")
+    values, clusters, rows = (
+        np.column_stack([statistics[columns].to_numpy(float), np.ones(len(statistics))]),
+        np.asarray(clusters),
+        [],
+    )
+    groups = pd.Categorical(
+        by if by is not None else []
+    )  # in the order of its categories, where it has one
+    if (groups.codes < 0).any():
+        raise ValueError(f"record {int((groups.codes < 0).argmax())} has no group")
+    for group, mine in [
+        ("all", slice(None)),
+        *((g, groups == g) for g in groups.categories if (groups == g).any()),
+    ]:
         sums = _cluster_sums(values[mine], clusters[mine])
         both = np.vstack([sums.sum(0), _drawn(sums, draws, seed)])
-        for name,(used,score) in scores.items():
-            value,*drawn = (score or ratio)(both[:, [columns.index(c) for c in used]+([-1] if score is None else [])])
-            rows.append((group, name, value, *np.percentile(drawn, [2.5, 97.5]), int(sums[:, -1].sum()), len(sums)))
+        for name, (used, score) in scores.items():
+            value, *drawn = (score or ratio)(
+                both[:, [columns.index(c) for c in used] + ([-1] if score is None else [])]
+            )
+            rows.append(
+                (
+                    group,
+                    name,
+                    value,
+                    *np.percentile(drawn, [2.5, 97.5]),
+                    int(sums[:, -1].sum()),
+                    len(sums),
+                )
+            )
     return pd.DataFrame(rows, columns=["group", "score", "value", "low", "high", "n", "clusters"])
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #b690fb99
 class Difference(NamedTuple):
     "A paired difference with its 95 % percentile interval"
-    value:float # First system minus second: below zero means that the first has the lower loss
-    low:float # 2.5 % percentile of the draws
-    high:float # 97.5 % percentile of the draws
-    established:bool # By `is_established`
 
-FEW = 10 # clusters that a claim needs: an interval from fewer is too narrow
-FEW_RECORDS = 20 # records that it needs, likewise
+    value: float  # First system minus second: below zero means that the first has the lower loss
+    low: float  # 2.5 % percentile of the draws
+    high: float  # 97.5 % percentile of the draws
+    established: bool  # By `is_established`
+
+
+FEW = 10  # clusters that a claim needs: an interval from fewer is too narrow
+FEW_RECORDS = 20  # records that it needs, likewise
+
 
 def is_established(
-    low:float, # 2.5 % percentile, or several
-    high:float, # 97.5 % percentile
-    clusters:int, # Clusters that were drawn from
-    records:int=FEW_RECORDS, # Records in them; not asked where something else than records was measured
-)->bool: # One, or one each
+    low: float,  # 2.5 % percentile, or several
+    high: float,  # 97.5 % percentile
+    clusters: int,  # Clusters that were drawn from
+    records: int = FEW_RECORDS,  # Records in them; not asked where something else than records was measured
+) -> bool:  # One, or one each
     "Whether the interval excludes zero and comes from clusters and records enough to say so"
     return ((low > 0) | (high < 0)) & (clusters >= FEW) & (records >= FEW_RECORDS)
 
+# %% ../../nbs/api/scoring/01_metrics.ipynb #8585c79b
 def _paired(a, b, set_a, set_b):
     "Two tables side by side, by record. Raises `ValueError` unless both are of the same evaluation set, records and counts"
-    if set_a != set_b: raise ValueError(f"different evaluation sets: {set_a} and {set_b}; losses on them are not comparable")
+    if set_a != set_b:
+        raise ValueError(
+            f"different evaluation sets: {set_a} and {set_b}; losses on them are not comparable"
+        )
     for t in (a, b):
-        if t.record_id.duplicated().any(): raise ValueError(f"record {t.record_id[t.record_id.duplicated()].iloc[0]!r} occurs twice")
-    if odd := sorted(set(a.record_id) ^ set(b.record_id), key=str)[:1]: raise ValueError(f"record {odd[0]!r} is in one of the two systems only")
+        if t.record_id.duplicated().any():
+            raise ValueError(
+                f"record {t.record_id[t.record_id.duplicated()].iloc[0]!r} occurs twice"
+            )
+    if odd := sorted(set(a.record_id) ^ set(b.record_id), key=str)[:1]:
+        raise ValueError(f"record {odd[0]!r} is in one of the two systems only")
     both = a.merge(b, on="record_id", suffixes=("_a", "_b"))
     unequal = both[(both.count_a != both.count_b) | (both.cluster_a != both.cluster_b)]
-    if len(unequal): raise ValueError(f"record {unequal.record_id.iloc[0]!r} has another count or cluster in the second system")
+    if len(unequal):
+        raise ValueError(
+            f"record {unequal.record_id.iloc[0]!r} has another count or cluster in the second system"
+        )
     return both
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #df9b31c7
 def paired_difference(
-    a:pd.DataFrame, # First system: `record_id`, `sum` (loss summed over tokens, or a score), `count` (tokens, or 1), `cluster`
-    b:pd.DataFrame, # Second system, the same records in any order
-    set_a:str, # Hash of the evaluation set that the first was measured on
-    set_b:str, # Hash of the evaluation set that the second was measured on
-    draws:int=1_000, # Bootstrap draws
-    seed:int=0, # Seed of the draws
-)->Difference:
+    a: pd.DataFrame,  # First system: `record_id`, `sum` (loss summed over tokens, or a score), `count` (tokens, or 1), `cluster`
+    b: pd.DataFrame,  # Second system, the same records in any order
+    set_a: str,  # Hash of the evaluation set that the first was measured on
+    set_b: str,  # Hash of the evaluation set that the second was measured on
+    draws: int = 1_000,  # Bootstrap draws
+    seed: int = 0,  # Seed of the draws
+) -> Difference:
     "Token-weighted mean of the first minus that of the second, with its interval over clusters. Raises `ValueError` when they are not of the same set"
     both = _paired(a, b, set_a, set_b)
-    i = cluster_bootstrap(both.sum_a-both.sum_b, both.count_a, both.cluster_a, draws, seed)
-    return Difference(*i, established=is_established(i.low, i.high, both.cluster_a.nunique(), len(both)))
+    i = cluster_bootstrap(both.sum_a - both.sum_b, both.count_a, both.cluster_a, draws, seed)
+    return Difference(
+        *i, established=is_established(i.low, i.high, both.cluster_a.nunique(), len(both))
+    )
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #c60dcbe7
 def two_way_bootstrap(
-    statistics:np.ndarray, # What the score is computed from, per run and record, the same records in each [S, n, K]
-    clusters:list, # Cluster of each record [n]
-    score:Callable, # Summed statistics [.., K] -> score [..]
-    draws:int=1_000, # Bootstrap draws
-    seed:int=0, # Seed of the draws
-)->Interval: # Of the score's mean over runs
+    statistics: np.ndarray,  # What the score is computed from, per run and record, the same records in each [S, n, K]
+    clusters: list,  # Cluster of each record [n]
+    score: Callable,  # Summed statistics [.., K] -> score [..]
+    draws: int = 1_000,  # Bootstrap draws
+    seed: int = 0,  # Seed of the draws
+) -> Interval:  # Of the score's mean over runs
     "Percentile bootstrap over clusters and over runs that differ in their seed; with one run it is `bootstrap`. Raises `ValueError` on empty or mismatched input"
     statistics = np.asarray(statistics, float)
-    if statistics.ndim != 3 or not len(statistics): raise ValueError(f"statistics of shape {statistics.shape}: expected [seeds, records, K], with at least one seed")
-    S,_,K = statistics.shape
-    sums = _cluster_sums(np.concatenate(statistics, 1), clusters) # [C, S*K]: a draw of clusters is the same for all runs
-    runs = np.random.default_rng([seed, 1]).multinomial(S, np.full(S, 1/S), size=draws)/S # [draws, S]
-    drawn = (score(_drawn(sums, draws, seed).reshape(-1, S, K))*runs).sum(1)
-    low,high = np.percentile(drawn, [2.5, 97.5])
+    if statistics.ndim != 3 or not len(statistics):
+        raise ValueError(
+            f"statistics of shape {statistics.shape}: expected [seeds, records, K], with at least one seed"
+        )
+    S, _, K = statistics.shape
+    sums = _cluster_sums(
+        np.concatenate(statistics, 1), clusters
+    )  # [C, S*K]: a draw of clusters is the same for all runs
+    runs = (
+        np.random.default_rng([seed, 1]).multinomial(S, np.full(S, 1 / S), size=draws) / S
+    )  # [draws, S]
+    drawn = (score(_drawn(sums, draws, seed).reshape(-1, S, K)) * runs).sum(1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(float(np.mean(score(sums.sum(0).reshape(S, K)))), float(low), float(high))

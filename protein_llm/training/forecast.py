@@ -8,66 +8,104 @@ __all__ = ['forecast_loss', 'score_forecast', 'validation_curve', 'matched']
 # %% ../../nbs/api/training/02_forecast.ipynb #8b8f2e28
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 from scipy.optimize import least_squares
 
 from ..runs.parallel import read_log
 
 # %% ../../nbs/api/training/02_forecast.ipynb #c572f4b0
-def _curve(p, s): return p[0] + np.exp(p[1])*s**-np.exp(p[2])
+def _curve(p, s):
+    return p[0] + np.exp(p[1]) * s ** -np.exp(p[2])
+
 
 def _fit(steps, loss, weight, start):
     "Floor, height and exponent (the latter two by their logarithm) of the power law that fits best; far outliers count less"
-    return least_squares(lambda p: (_curve(p, steps)-loss)*np.sqrt(weight), start, loss="soft_l1", bounds=([0, -5, -4], [np.inf, 5, 1])).x
+    return least_squares(
+        lambda p: (_curve(p, steps) - loss) * np.sqrt(weight),
+        start,
+        loss="soft_l1",
+        bounds=([0, -5, -4], [np.inf, 5, 1]),
+    ).x
 
 # %% ../../nbs/api/training/02_forecast.ipynb #333ff63e
 def forecast_loss(
-    log:pd.DataFrame, # Steps so far: `step`, `loss`, `answer_tokens`
-    total:int, # Steps of the whole run
-    skip:int=0, # Steps of warm-up, which follow another law
-    draws:int=200, # Bootstrap draws
-    seed:int=0, # Seed of the draws
-)->dict: # `value`, `low`, `high` (95 %) of the mean loss over the last tenth of the run, and `seen`, the steps it rests on
+    log: pd.DataFrame,  # Steps so far: `step`, `loss`, `answer_tokens`
+    total: int,  # Steps of the whole run
+    skip: int = 0,  # Steps of warm-up, which follow another law
+    draws: int = 200,  # Bootstrap draws
+    seed: int = 0,  # Seed of the draws
+) -> dict:  # `value`, `low`, `high` (95 %) of the mean loss over the last tenth of the run, and `seen`, the steps it rests on
     "Forecast the end of a run. Raises `ValueError` when fewer than 20 steps lie behind warm-up"
     past = log[log.step > skip]
-    if len(past) < 20: raise ValueError(f"{len(past)} steps behind warm-up are too few for a forecast: wait for 20")
-    s,loss,weight = past.step.to_numpy(float),past.loss.to_numpy(),(past.answer_tokens/past.answer_tokens.mean()).to_numpy()
-    last,rng = np.arange(total-max(1, total//10)+1, total+1, dtype=float),np.random.default_rng(seed)
-    best = _fit(s, loss, weight, [.9*loss.min(), 0., -1.])
-    rest,block = loss-_curve(best, s),max(2, int(len(s)**(1/3)))
+    if len(past) < 20:
+        raise ValueError(
+            f"{len(past)} steps behind warm-up are too few for a forecast: wait for 20"
+        )
+    s, loss, weight = (
+        past.step.to_numpy(float),
+        past.loss.to_numpy(),
+        (past.answer_tokens / past.answer_tokens.mean()).to_numpy(),
+    )
+    last, rng = (
+        np.arange(total - max(1, total // 10) + 1, total + 1, dtype=float),
+        np.random.default_rng(seed),
+    )
+    best = _fit(s, loss, weight, [0.9 * loss.min(), 0.0, -1.0])
+    rest, block = loss - _curve(best, s), max(2, int(len(s) ** (1 / 3)))
     ends = []
     for _ in range(draws):
-        starts = rng.integers(0, len(s)-block+1, -(-len(s)//block))
-        again = _curve(best, s)+np.concatenate([rest[i:i+block] for i in starts])[:len(s)]
-        ends.append(_curve(_fit(s, again, weight, best), last).mean()+rng.choice(rest, len(last)).mean())
-    low,high = np.percentile(ends, [2.5, 97.5])
-    return dict(value=float(_curve(best, last).mean()), low=float(low), high=float(high), seen=len(log))
+        starts = rng.integers(0, len(s) - block + 1, -(-len(s) // block))
+        again = _curve(best, s) + np.concatenate([rest[i : i + block] for i in starts])[: len(s)]
+        ends.append(
+            _curve(_fit(s, again, weight, best), last).mean() + rng.choice(rest, len(last)).mean()
+        )
+    low, high = np.percentile(ends, [2.5, 97.5])
+    return dict(
+        value=float(_curve(best, last).mean()), low=float(low), high=float(high), seen=len(log)
+    )
 
+# %% ../../nbs/api/training/02_forecast.ipynb #a62b8ca8
 def score_forecast(
-    forecast:dict, # From `forecast_loss`
-    log:pd.DataFrame, # The whole run
-)->dict: # The forecast with what came (`actual`), how far off it was (`error`), and whether the interval held it (`inside`)
+    forecast: dict,  # From `forecast_loss`
+    log: pd.DataFrame,  # The whole run
+) -> dict:  # The forecast with what came (`actual`), how far off it was (`error`), and whether the interval held it (`inside`)
     "What a forecast was worth"
     total = int(log.step.max())
-    end = log[log.step > total-max(1, total//10)]
-    actual = float((end.loss*end.answer_tokens).sum()/end.answer_tokens.sum())
-    return forecast | dict(actual=actual, error=forecast["value"]-actual, inside=bool(forecast["low"] <= actual <= forecast["high"]))
+    end = log[log.step > total - max(1, total // 10)]
+    actual = float((end.loss * end.answer_tokens).sum() / end.answer_tokens.sum())
+    return forecast | dict(
+        actual=actual,
+        error=forecast["value"] - actual,
+        inside=bool(forecast["low"] <= actual <= forecast["high"]),
+    )
 
 # %% ../../nbs/api/training/02_forecast.ipynb #6d5cd93f
 def validation_curve(
-    folder:Path|str, # A run's folder
-)->pd.DataFrame: # `step, loss, answer_tokens_seen`, one row a validation
+    folder: Path | str,  # A run's folder
+) -> pd.DataFrame:  # `step, loss, answer_tokens_seen`, one row a validation
     "Validation losses of a run. Raises `ValueError` on a run without any"
-    measured,steps = read_log(folder, "eval"),read_log(folder)
-    if not len(measured): raise ValueError(f"{Path(folder).name} has no validation loss in its log")
+    measured, steps = read_log(folder, "eval"), read_log(folder)
+    if not len(measured):
+        raise ValueError(f"{Path(folder).name} has no validation loss in its log")
     return measured[["step", "loss"]].merge(steps[["step", "answer_tokens_seen"]], on="step")
 
+# %% ../../nbs/api/training/02_forecast.ipynb #308cfe00
 def matched(
-    logs:dict, # {name of a run: from `validation_curve`}
-    by:str="step", # `step` or `answer_tokens_seen`
-)->pd.DataFrame: # One column a run, its validation loss; one row a point that all runs have, rising
+    logs: dict,  # {name of a run: from `validation_curve`}
+    by: str = "step",  # `step` or `answer_tokens_seen`
+) -> (
+    pd.DataFrame
+):  # One column a run, its validation loss; one row a point that all runs have, rising
     "Validation losses of several runs side by side; where no point is common to all the table is empty, and a line that says why is printed"
-    if by not in ("step", "answer_tokens_seen"): raise ValueError(f"unknown point {by!r}: choose step or answer_tokens_seen")
-    table = pd.concat({name: log.set_index(by).loss for name,log in logs.items()}, axis=1, join="inner").sort_index()
-    if not len(table): print(f"left out: no {by} at which all of {', '.join(logs)} were measured: give them the same eval_every" + ("" if by == "step" else ", order and batch_records"))
+    if by not in ("step", "answer_tokens_seen"):
+        raise ValueError(f"unknown point {by!r}: choose step or answer_tokens_seen")
+    table = pd.concat(
+        {name: log.set_index(by).loss for name, log in logs.items()}, axis=1, join="inner"
+    ).sort_index()
+    if not len(table):
+        print(
+            f"left out: no {by} at which all of {', '.join(logs)} were measured: give them the same eval_every"
+            + ("" if by == "step" else ", order and batch_records")
+        )
     return table

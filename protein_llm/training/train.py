@@ -7,391 +7,698 @@ __all__ = ['DENSE', 'lr_factor', 'make_optimizer', 'memory_gb', 'step_flops', 'p
            'validate', 'train_step', 'Training', 'next_step', 'train', 'main']
 
 # %% ../../nbs/api/training/03_train.ipynb #b51abd4a
-import argparse, json, math, os, resource, shutil, sys, time
+import argparse
+import json
+import math
+import os
+import resource
+import shutil
+import sys
+import time
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
 from ..config import PRESETS, RunConfig, TrainConfig, from_preset, read_changes
-from ..core import file_lock, require_own_folder, run_folder, set_seed, write_atomic, write_json
+from protein_llm.core import (
+    file_lock,
+    require_own_folder,
+    run_folder,
+    set_seed,
+    write_atomic,
+    write_json,
+)
 from ..own_code import code_files
-from ..runs.parallel import LAUNCHER, end_with_launcher, left_text, open_run, read_log, run_name
-from ..runs.parallel import local, make_accelerator, shard_model, sum_over_ranks
 from ..progress import progress, say_stage
+from protein_llm.runs.parallel import (
+    LAUNCHER,
+    end_with_launcher,
+    left_text,
+    local,
+    make_accelerator,
+    open_run,
+    read_log,
+    run_name,
+    shard_model,
+    sum_over_ranks,
+)
 
 # %% ../../nbs/api/training/03_train.ipynb #00ec627f
-_WORLD = int(os.environ.get("WORLD_SIZE", 1)) # processes that the launch started
+_WORLD = int(os.environ.get("WORLD_SIZE", 1))  # processes that the launch started
 _EXAMPLES = """on a laptop:        python -m protein_llm.training.train --preset tiny --arch mlp steps=100
 two CPU processes:  launch/cpu_2.sh --preset tiny --arch mlp processes=2 shard=full
 one GPU:            launch/gpu_1.sh --preset qwen3_4b --arch mlp processes=1
 eight GPUs:         launch/gpu_8.sh --preset qwen3_8b --arch flamingo shard=full
 two machines:       sbatch launch/slurm_2_nodes.sh --preset qwen3_8b --arch flamingo processes=16 shard=full"""
 
-def _parser()->argparse.ArgumentParser:
+
+def _parser() -> argparse.ArgumentParser:
     what = "Train one arm; a stopped run goes on from its last checkpoint."
-    kind = dict(formatter_class=argparse.RawDescriptionHelpFormatter, description=what, epilog=_EXAMPLES)
+    kind = dict(
+        formatter_class=argparse.RawDescriptionHelpFormatter, description=what, epilog=_EXAMPLES
+    )
     parser = argparse.ArgumentParser(prog="python -m protein_llm.training.train", **kind)
-    parser.add_argument("config", nargs="?", help="config.json of a run, as RunConfig.save writes it; else give --preset and --arch")
+    parser.add_argument(
+        "config",
+        nargs="?",
+        help="config.json of a run, as RunConfig.save writes it; else give --preset and --arch",
+    )
     parser.add_argument("--preset", help="named configuration: " + ", ".join(PRESETS))
-    parser.add_argument("--arch", help="text, mlp, perceiver, flamingo, blind, or module:Class", default="mlp")
+    parser.add_argument(
+        "--arch", help="text, mlp, perceiver, flamingo, blind, or module:Class", default="mlp"
+    )
     parser.add_argument("--check", action="store_true", help="look at the arguments alone")
     return parser
 
 # %% ../../nbs/api/training/03_train.ipynb #784f9ff7
-def _configured(args, changes:list, world:int)->RunConfig:
+def _configured(args, changes: list, world: int) -> RunConfig:
     "The run of parsed arguments. Raises `ValueError`, or an `OSError`, on a value that cannot be"
-    if bool(args.config) == bool(args.preset): raise ValueError("give either the config.json of a run or --preset")
+    if bool(args.config) == bool(args.preset):
+        raise ValueError("give either the config.json of a run or --preset")
     if args.config and changes:
-        raise ValueError(f"what is {changes[0]!r}? Fields are changed as name=value, and go with --preset")
-    cfg = RunConfig.load(args.config) if args.config else from_preset(args.preset, args.arch, **read_changes(changes))
-    if ":" in cfg.model.arch: code_files(cfg.model.arch)
+        raise ValueError(
+            f"what is {changes[0]!r}? Fields are changed as name=value, and go with --preset"
+        )
+    cfg = (
+        RunConfig.load(args.config)
+        if args.config
+        else from_preset(args.preset, args.arch, **read_changes(changes))
+    )
+    if ":" in cfg.model.arch:
+        code_files(cfg.model.arch)
     n = cfg.train.processes
     if n != world and world == 1:
-        raise ValueError(f"processes={n}, but one process was started: add processes=1, or start {n} with a script "
-            "of launch/")
-    if n != world: raise ValueError(f"processes={n}, but {world} processes were started: add processes={world}")
+        raise ValueError(
+            f"processes={n}, but one process was started: add processes=1, or start {n} with a script "
+            "of launch/"
+        )
+    if n != world:
+        raise ValueError(
+            f"processes={n}, but {world} processes were started: add processes={world}"
+        )
     return cfg
 
+# %% ../../nbs/api/training/03_train.ipynb #8a4867b1
 def _given(
-    argv:list|None, # Arguments; those of the process when None
-    world:int=1, # Processes that were started
-)->RunConfig:
+    argv: list | None,  # Arguments; those of the process when None
+    world: int = 1,  # Processes that were started
+) -> RunConfig:
     "The run that a command line asks for. What cannot be ends with exit code 2 and a sentence"
     parser = _parser()
-    args,changes = parser.parse_known_intermixed_args(argv)
-    if args.config and "=" in args.config: args.config,changes = None,[args.config, *changes]
-    try: cfg = _configured(args, changes, world)
-    except (ValueError, OSError) as e: parser.error(str(e))
-    if args.check: parser.exit()
+    args, changes = parser.parse_known_intermixed_args(argv)
+    if args.config and "=" in args.config:
+        args.config, changes = None, [args.config, *changes]
+    try:
+        cfg = _configured(args, changes, world)
+    except (ValueError, OSError) as e:
+        parser.error(str(e))
+    if args.check:
+        parser.exit()
     return cfg
+
 
 if __name__ == "__main__" and "__file__" in globals():
     _given(None, _WORLD)
     end_with_launcher()
-    if not int(os.environ.get("RANK", 0)): say_stage("importing torch, transformers and all else")
+    if not int(os.environ.get("RANK", 0)):
+        say_stage("importing torch, transformers and all else")
 
 # %% ../../nbs/api/training/03_train.ipynb #ead73690
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
-from ..model.bridges import check_bridge
-from .checkpoint import load_checkpoint, save_checkpoint, training_state
 from ..data.corpus import left_out_text
 from ..evaluation.evaluate import losses_on
-from .forecast import forecast_loss, score_forecast
-from ..model.protein_llm import build_model, trainable_parts, trained_counts, trained_parameters
-from ..text.packing import collate, plan_step, record_weights, step_records
-from ..runs.prepare import RunData
+from ..model.bridges import check_bridge
 from ..model.pretrained import ProteinLLM, llm_licence
+from protein_llm.model.protein_llm import (
+    build_model,
+    trainable_parts,
+    trained_counts,
+    trained_parameters,
+)
+from ..runs.prepare import RunData
+from ..text.packing import collate, plan_step, record_weights, step_records
+from .checkpoint import load_checkpoint, save_checkpoint, training_state
+from .forecast import forecast_loss, score_forecast
 
 # %% ../../nbs/api/training/03_train.ipynb #e257eceb
 def lr_factor(
-    step:int, # Optimizer step, from 0
-    cfg:TrainConfig, # `steps`, `warmup`
-)->float: # Share of the peak, 0 to 1
+    step: int,  # Optimizer step, from 0
+    cfg: TrainConfig,  # `steps`, `warmup`
+) -> float:  # Share of the peak, 0 to 1
     "Linear warm-up and cosine decay"
-    if step < cfg.warmup: return (step+1)/cfg.warmup
-    return 0.5*(1+math.cos(math.pi*(step-cfg.warmup)/max(1, cfg.steps-cfg.warmup)))
+    if step < cfg.warmup:
+        return (step + 1) / cfg.warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)))
 
 # %% ../../nbs/api/training/03_train.ipynb #32a814ed
 def make_optimizer(
-    model:ProteinLLM, # Its trained parts become the groups
-    cfg:TrainConfig, # Peaks and weight decay
-)->torch.optim.AdamW: # One group a part, each with its `peak`
+    model: ProteinLLM,  # Its trained parts become the groups
+    cfg: TrainConfig,  # Peaks and weight decay
+) -> torch.optim.AdamW:  # One group a part, each with its `peak`
     "AdamW over exactly the trained parts. Raises `ValueError` when there are none"
     peaks = dict(bridge=cfg.lr_bridge, tokens=cfg.lr_bridge, lora=cfg.lr)
-    groups = [dict(params=[p for _,p in ps], lr=peaks[part], peak=peaks[part], part=part) for part,ps in trainable_parts(model).items() if ps]
-    if not groups: raise ValueError(f"arch={model.cfg.arch} with lora_r=0 has nothing to train, because {model.cfg.llm} knows the protein tokens already: raise lora_r")
+    groups = [
+        dict(params=[p for _, p in ps], lr=peaks[part], peak=peaks[part], part=part)
+        for part, ps in trainable_parts(model).items()
+        if ps
+    ]
+    if not groups:
+        raise ValueError(
+            f"arch={model.cfg.arch} with lora_r=0 has nothing to train, because {model.cfg.llm} knows the protein tokens already: raise lora_r"
+        )
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=cfg.weight_decay)
 
 # %% ../../nbs/api/training/03_train.ipynb #5e87e9b7
-def memory_gb()->float:
+def memory_gb() -> float:
     "Most memory that this process has held so far, in GB: of its GPU if it has one"
-    if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**30 if sys.platform == "darwin" else 2**20)
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**30 if sys.platform == "darwin" else 2**20
+    )
 
 # %% ../../nbs/api/training/03_train.ipynb #21de07cf
 def step_flops(
-    model:ProteinLLM, # Its decoder, adapters and gated layers count
-    lengths:np.ndarray, # Tokens of each record [R]
-    answer_tokens:int, # Tokens that the head predicts
-)->float: # Floating point operations of forward and backward pass
+    model: ProteinLLM,  # Its decoder, adapters and gated layers count
+    lengths: np.ndarray,  # Tokens of each record [R]
+    answer_tokens: int,  # Tokens that the head predicts
+) -> float:  # Floating point operations of forward and backward pass
     "2 a weight and token forward, 2 for the inputs' gradient, 2 for a trained weight's; causal attention within records (Chowdhery et al. 2022, appendix B, without weight gradients of what is frozen)"
-    cfg,llm = model.llm.config,model.llm
+    cfg, llm = model.llm.config, model.llm
     decoder = sum(m.weight.numel() for m in llm.get_decoder().modules() if isinstance(m, nn.Linear))
-    trained = sum(p.numel() for name,p in trained_parameters(model).items() if not name.startswith("bridge.") and p.ndim == 2)
-    d_attention = cfg.num_attention_heads*(getattr(cfg, "head_dim", None) or cfg.hidden_size//cfg.num_attention_heads)
-    tokens,squares = float(np.sum(lengths)),float(np.square(lengths, dtype=float).sum())
-    return 4*tokens*decoder + 2*tokens*trained + 4.*answer_tokens*llm.get_output_embeddings().weight.numel() + 6*cfg.num_hidden_layers*d_attention*squares
+    trained = sum(
+        p.numel()
+        for name, p in trained_parameters(model).items()
+        if not name.startswith("bridge.") and p.ndim == 2
+    )
+    d_attention = cfg.num_attention_heads * (
+        getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
+    )
+    tokens, squares = float(np.sum(lengths)), float(np.square(lengths, dtype=float).sum())
+    return (
+        4 * tokens * decoder
+        + 2 * tokens * trained
+        + 4.0 * answer_tokens * llm.get_output_embeddings().weight.numel()
+        + 6 * cfg.num_hidden_layers * d_attention * squares
+    )
 
 # %% ../../nbs/api/training/03_train.ipynb #f0777978
-DENSE = dict(H100=989e12, H200=989e12, A100=312e12, L40S=362e12) # bfloat16 FLOP/s of data sheets, without sparsity
+DENSE = dict(
+    H100=989e12, H200=989e12, A100=312e12, L40S=362e12
+)  # bfloat16 FLOP/s of data sheets, without sparsity
+
 
 @lru_cache
 def peak_flops(
-    device:str, # cpu, cuda:0, ...
-    precision:str, # float32 or bfloat16
-)->float: # FLOP/s
+    device: str,  # cpu, cuda:0, ...
+    precision: str,  # float32 or bfloat16
+) -> float:  # FLOP/s
     "What the device can do: from its data sheet, or measured"
     if device.startswith("cuda") and precision == "bfloat16":
-        for name,peak in DENSE.items():
-            if name in torch.cuda.get_device_name(device): return peak
+        for name, peak in DENSE.items():
+            if name in torch.cuda.get_device_name(device):
+                return peak
     n = 8_192 if device.startswith("cuda") else 1_024
-    x,best = torch.ones(n, n, device=device, dtype=getattr(torch, precision)),float("inf")
+    x, best = torch.ones(n, n, device=device, dtype=getattr(torch, precision)), float("inf")
     for _ in range(5):
         began = time.perf_counter()
-        (x@x)[0,0].item() # waits for the device
-        best = min(best, time.perf_counter()-began)
-    return 2*n**3/best
+        (x @ x)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best
 
 # %% ../../nbs/api/training/03_train.ipynb #f3c4a12a
 def step_gradients(
-    model:ProteinLLM, # In training mode
-    records:np.ndarray, # Records of the step, all ranks': positions in the token store
-    data:RunData, # Tokens and features
-    cfg:RunConfig, # The run
-    acc, # Accelerator
-)->dict: # `loss` (mean over answer tokens), `answer_tokens`, `tokens`: of all ranks; `fill`, the useful share of the busiest rank's cells times ranks
+    model: ProteinLLM,  # In training mode
+    records: np.ndarray,  # Records of the step, all ranks': positions in the token store
+    data: RunData,  # Tokens and features
+    cfg: RunConfig,  # The run
+    acc,  # Accelerator
+) -> dict:  # `loss` (mean over answer tokens), `answer_tokens`, `tokens`: of all ranks; `fill`, the useful share of the busiest rank's cells times ranks
     "Accumulate the gradient of one optimizer step. Raises `FloatingPointError` that names the records when the loss is not finite"
-    lengths,world = data.tokens.lengths(records),acc.num_processes
-    n_answer = int(lengths.sum()-data.tokens.prompt_lengths(records).sum())
-    total,plan = torch.zeros((), device=acc.device),plan_step(lengths, cfg.train, world)
-    for k,micro in enumerate(plan[acc.process_index]):
-        batch = collate([records[row] for row in micro], data.tokens, data.features if data.reads_features else None).to(acc.device)
-        if acc.is_fsdp2: model.set_requires_gradient_sync(k == len(plan[0])-1) # one exchange a step
-        with acc.autocast(): loss,_ = model(batch)
-        if not torch.isfinite(loss): raise FloatingPointError(f"loss is {loss.item()} on records {', '.join(data.tokens.record_ids.take(batch.records).to_pylist())}: lower lr or lr_bridge, or look at these records")
-        (loss*(world if acc.is_fsdp2 else 1)/n_answer).backward() # FSDP2 takes the mean over ranks
+    lengths, world = data.tokens.lengths(records), acc.num_processes
+    n_answer = int(lengths.sum() - data.tokens.prompt_lengths(records).sum())
+    total, plan = torch.zeros((), device=acc.device), plan_step(lengths, cfg.train, world)
+    for k, micro in enumerate(plan[acc.process_index]):
+        batch = collate(
+            [records[row] for row in micro],
+            data.tokens,
+            data.features if data.reads_features else None,
+        ).to(acc.device)
+        if acc.is_fsdp2:
+            model.set_requires_gradient_sync(k == len(plan[0]) - 1)  # one exchange a step
+        with acc.autocast():
+            loss, _ = model(batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"loss is {loss.item()} on records {', '.join(data.tokens.record_ids.take(batch.records).to_pylist())}: lower lr or lr_bridge, or look at these records"
+            )
+        (
+            loss * (world if acc.is_fsdp2 else 1) / n_answer
+        ).backward()  # FSDP2 takes the mean over ranks
         total += loss.detach()
-    if not acc.is_fsdp2: sum_over_ranks([p.grad for p in trained_parameters(model).values() if p.grad is not None], acc)
+    if not acc.is_fsdp2:
+        sum_over_ranks(
+            [p.grad for p in trained_parameters(model).values() if p.grad is not None], acc
+        )
     sum_over_ranks([total], acc)
-    busiest = max(sum(len(m)*max(int(lengths[row].sum()) for row in m) for m in rank) for rank in plan)
-    return dict(loss=total.item()/n_answer, answer_tokens=n_answer, tokens=int(lengths.sum()), fill=float(lengths.sum()/(busiest*world)))
+    busiest = max(
+        sum(len(m) * max(int(lengths[row].sum()) for row in m) for m in rank) for rank in plan
+    )
+    return dict(
+        loss=total.item() / n_answer,
+        answer_tokens=n_answer,
+        tokens=int(lengths.sum()),
+        fill=float(lengths.sum() / (busiest * world)),
+    )
 
 # %% ../../nbs/api/training/03_train.ipynb #e85e72c1
-def _cut_log(path:Path, step:int):
+def _cut_log(path: Path, step: int):
     "Drop the lines of later steps, and a last line that was cut off"
-    if not path.exists(): return
-    whole = [l for l in path.read_text().splitlines(keepends=True) if l.endswith("\n") and json.loads(l)["step"] <= step]
-    with write_atomic(path) as tmp: tmp.write_text("".join(whole))
+    if not path.exists():
+        return
+    whole = [
+        l
+        for l in path.read_text().splitlines(keepends=True)
+        if l.endswith("\n") and json.loads(l)["step"] <= step
+    ]
+    with write_atomic(path) as tmp:
+        tmp.write_text("".join(whole))
 
 # %% ../../nbs/api/training/03_train.ipynb #ebcefff6
 def clip_gradients(
-    model:ProteinLLM, # With gradients
-    clip:float, # Largest norm
-    acc, # Accelerator
-)->dict: # Gradient norm of each part, and `all`, before clipping
+    model: ProteinLLM,  # With gradients
+    clip: float,  # Largest norm
+    acc,  # Accelerator
+) -> dict:  # Gradient norm of each part, and `all`, before clipping
     "Scale the gradient down to a norm of at most `clip`, over all ranks' slices"
-    grads = {part: [local(p.grad) for _,p in ps if p.grad is not None] for part,ps in trainable_parts(model).items() if ps}
-    squares = torch.stack([torch.stack(torch._foreach_norm(gs)).square().sum() for gs in grads.values()])
-    if acc.is_fsdp2: sum_over_ranks([squares], acc)
+    grads = {
+        part: [local(p.grad) for _, p in ps if p.grad is not None]
+        for part, ps in trainable_parts(model).items()
+        if ps
+    }
+    squares = torch.stack(
+        [torch.stack(torch._foreach_norm(gs)).square().sum() for gs in grads.values()]
+    )
+    if acc.is_fsdp2:
+        sum_over_ranks([squares], acc)
     norm = squares.sum().sqrt()
-    torch._foreach_mul_([g for gs in grads.values() for g in gs], (clip/(norm+1e-6)).clamp(max=1.)) # PyTorch's clip_grad_norm_
+    torch._foreach_mul_(
+        [g for gs in grads.values() for g in gs], (clip / (norm + 1e-6)).clamp(max=1.0)
+    )  # PyTorch's clip_grad_norm_
     return dict(zip(grads, squares.sqrt().tolist())) | dict(all=norm.item())
 
 # %% ../../nbs/api/training/03_train.ipynb #87e98103
 def validate(
-    model:ProteinLLM, # Any mode
-    data:RunData, # Tokens and features
-    cfg:RunConfig, # The run
-    step:int, # Steps done
-    device="cpu", # Where the model is
-)->dict: # A line of the log
+    model: ProteinLLM,  # Any mode
+    data: RunData,  # Tokens and features
+    cfg: RunConfig,  # The run
+    step: int,  # Steps done
+    device="cpu",  # Where the model is
+) -> dict:  # A line of the log
     "Loss on the validation set, token-weighted, in all and by task"
     valid = data.corpus.side("valid")
-    rows = losses_on(model, valid.record_id.tolist(), data, cfg, device=device).assign(task=valid.task.values)
+    rows = losses_on(model, valid.record_id.tolist(), data, cfg, device=device).assign(
+        task=valid.task.values
+    )
     by_task = rows.groupby("task")[["sum", "count"]].sum()
-    return dict(kind="eval", step=step, loss=rows["sum"].sum()/rows["count"].sum(), tokens=int(rows["count"].sum()), **{f"loss_{t}": r["sum"]/r["count"] for t,r in by_task.iterrows()})
+    return dict(
+        kind="eval",
+        step=step,
+        loss=rows["sum"].sum() / rows["count"].sum(),
+        tokens=int(rows["count"].sum()),
+        **{f"loss_{t}": r["sum"] / r["count"] for t, r in by_task.iterrows()},
+    )
 
 # %% ../../nbs/api/training/03_train.ipynb #23d6a83a
 def train_step(
-    model:ProteinLLM, # In training mode
-    opt:torch.optim.Optimizer, # From `make_optimizer`
-    step:int, # From 0
-    chosen:np.ndarray, # Records of the step, all ranks': positions in the token store
-    data:RunData, # Tokens and features
-    cfg:RunConfig, # The run
-    acc, # Accelerator
-)->dict: # A line of the log
+    model: ProteinLLM,  # In training mode
+    opt: torch.optim.Optimizer,  # From `make_optimizer`
+    step: int,  # From 0
+    chosen: np.ndarray,  # Records of the step, all ranks': positions in the token store
+    data: RunData,  # Tokens and features
+    cfg: RunConfig,  # The run
+    acc,  # Accelerator
+) -> dict:  # A line of the log
     "Gradient, clipping, update. Dropout is drawn from seed, step and rank, so that a resumed run needs no random state"
     began = time.perf_counter()
-    torch.manual_seed(int(np.random.SeedSequence([cfg.train.seed, step, acc.process_index]).generate_state(1)[0]))
-    for g in opt.param_groups: g["lr"] = g["peak"]*lr_factor(step, cfg.train)
+    torch.manual_seed(
+        int(np.random.SeedSequence([cfg.train.seed, step, acc.process_index]).generate_state(1)[0])
+    )
+    for g in opt.param_groups:
+        g["lr"] = g["peak"] * lr_factor(step, cfg.train)
     opt.zero_grad(set_to_none=True)
     done = step_gradients(model, chosen, data, cfg, acc)
     norm = clip_gradients(model, cfg.train.clip, acc)
     opt.step()
-    seconds,peak = time.perf_counter()-began,peak_flops(str(acc.device), cfg.train.precision)*acc.num_processes
-    mfu = step_flops(model, data.tokens.lengths(chosen), done["answer_tokens"])/seconds/peak
-    return dict(kind="train", step=step+1, **done, grad_norm=norm["all"], **{f"grad_norm_{p}": n for p,n in norm.items() if p != "all"}, **{f"lr_{g['part']}": g["lr"] for g in opt.param_groups},
-        tokens_per_s=round(done["tokens"]/seconds, 1), samples_per_s=round(len(chosen)/seconds, 2), mfu=round(mfu, 4), memory_gb=round(memory_gb(), 3))
+    seconds, peak = (
+        time.perf_counter() - began,
+        peak_flops(str(acc.device), cfg.train.precision) * acc.num_processes,
+    )
+    mfu = step_flops(model, data.tokens.lengths(chosen), done["answer_tokens"]) / seconds / peak
+    return dict(
+        kind="train",
+        step=step + 1,
+        **done,
+        grad_norm=norm["all"],
+        **{f"grad_norm_{p}": n for p, n in norm.items() if p != "all"},
+        **{f"lr_{g['part']}": g["lr"] for g in opt.param_groups},
+        tokens_per_s=round(done["tokens"] / seconds, 1),
+        samples_per_s=round(len(chosen) / seconds, 2),
+        mfu=round(mfu, 4),
+        memory_gb=round(memory_gb(), 3),
+    )
 
 # %% ../../nbs/api/training/03_train.ipynb #1656be9b
-_HOW = ("processes", "shard", "compile", "checkpoint_activations", "keep", "track", "eval_every", "save_every",
-    "max_spike", "features", "batch_tokens", "pack", "max_tokens")
+_HOW = (
+    "processes",
+    "shard",
+    "compile",
+    "checkpoint_activations",
+    "keep",
+    "track",
+    "eval_every",
+    "save_every",
+    "max_spike",
+    "features",
+    "batch_tokens",
+    "pack",
+    "max_tokens",
+)
 
-def _decides(cfg:RunConfig)->dict:
+
+def _decides(cfg: RunConfig) -> dict:
     "What a checkpoint must share with a run that goes on from it; how and where the run computes may differ"
     parts = dict(data=cfg.data, encoder=cfg.encoder, model=cfg.model, train=cfg.train)
     values = {}
-    for part,c in parts.items(): values |= {f"{part}.{name}": v for name,v in asdict(c).items() if name not in _HOW}
-    return json.loads(json.dumps(values)) # as it is read back
+    for part, c in parts.items():
+        values |= {f"{part}.{name}": v for name, v in asdict(c).items() if name not in _HOW}
+    return json.loads(json.dumps(values))  # as it is read back
 
 # %% ../../nbs/api/training/03_train.ipynb #5439c19f
 class Training:
     "A run on its way: what its next step needs, and its log so far"
-    def __init__(self,
-        cfg:RunConfig, # The run
-        folder:Path, # Its folder; a checkpoint there is gone on from
-        acc, # Accelerator
+
+    def __init__(
+        self,
+        cfg: RunConfig,  # The run
+        folder: Path,  # Its folder; a checkpoint there is gone on from
+        acc,  # Accelerator
     ):
         began = time.time()
+
         def say(text):
-            if acc.is_main_process: say_stage(text, began)
-        self.cfg,self.folder,self.acc,self.data = cfg,folder,acc,RunData(cfg, acc.device, say)
-        require_own_folder(folder/"model") # what a user put there is found out now, not when the model is to be saved
-        self.data.tokenizer # a language model that is not there is found out before the corpus is built
+            if acc.is_main_process:
+                say_stage(text, began)
+
+        self.cfg, self.folder, self.acc, self.data = cfg, folder, acc, RunData(cfg, acc.device, say)
+        require_own_folder(
+            folder / "model"
+        )  # what a user put there is found out now, not when the model is to be saved
+        self.data.tokenizer  # a language model that is not there is found out before the corpus is built
         set_seed(cfg.train.seed)
         d = self.data.features.d if self.data.reads_features else 0
         side = self.data.corpus.side("train", "task", "sources")
-        self.ids,self.records = side.record_id,self.data.tokens.positions(side.record_id)
-        self.weights,self.proteins = record_weights(side, cfg.train),pd.factorize(side.protein_id)[0]
-        for line in left_out_text(self.data.corpus.manifest).splitlines(): say(line)
+        self.ids, self.records = side.record_id, self.data.tokens.positions(side.record_id)
+        self.weights, self.proteins = (
+            record_weights(side, cfg.train),
+            pd.factorize(side.protein_id)[0],
+        )
+        for line in left_out_text(self.data.corpus.manifest).splitlines():
+            say(line)
         say(f"model: {cfg.model.llm} and the bridge")
         self._build(d)
-        self.step,self.before = load_checkpoint(folder/"checkpoints", training_state(self.model, self.opt), self.about)
-        if self.step: say(f"going on after step {self.step}")
-        self.began,self.window = time.time(),None
-        if acc.is_main_process: _cut_log(folder/"log.jsonl", self.step)
+        self.step, self.before = load_checkpoint(
+            folder / "checkpoints", training_state(self.model, self.opt), self.about
+        )
+        if self.step:
+            say(f"going on after step {self.step}")
+        self.began, self.window = time.time(), None
+        if acc.is_main_process:
+            _cut_log(folder / "log.jsonl", self.step)
         acc.wait_for_everyone()
         self.past = read_log(folder).to_dict("records")
 
-    def _build(self, d:int):
+    def _build(self, d: int):
         "Model and optimizer; a bridge of one's own is tried first"
         cfg = self.cfg
         model = build_model(cfg.model, d, self.data.tokenizer, str(self.acc.device)).train()
         if ":" in cfg.model.arch:
-            with torch.random.fork_rng(devices=[]): check_bridge(cfg.model, d, model.config.d_lm)
-        if cfg.train.checkpoint_activations: model.enable_checkpointing()
-        if cfg.train.compile: model.compile_layers()
+            with torch.random.fork_rng(devices=[]):
+                check_bridge(cfg.model, d, model.config.d_lm)
+        if cfg.train.checkpoint_activations:
+            model.enable_checkpointing()
+        if cfg.train.compile:
+            model.compile_layers()
         self.about = _decides(cfg) | dict(llm_weights=model.config.llm_weights)
-        self.model,self.opt = shard_model(model, make_optimizer(model, cfg.train), self.acc)
+        self.model, self.opt = shard_model(model, make_optimizer(model, cfg.train), self.acc)
 
-    def chosen(self, step:int)->np.ndarray: return step_records(len(self.records), step, self.cfg.train, self.weights, self.proteins) # places among the train records
+    def chosen(self, step: int) -> np.ndarray:
+        return step_records(
+            len(self.records), step, self.cfg.train, self.weights, self.proteins
+        )  # places among the train records
 
     def move_window(self):
         "Encode the proteins of the window that the next step opens, or, after a restart, stands in"
-        k,w,ids = self.step//self.cfg.train.window,self.cfg.train.window,self.data.tokens.protein_ids
-        if self.cfg.train.features != "window" or not self.data.reads_features or (k == self.window): return
-        steps = range(k*w, min((k+1)*w, self.cfg.train.steps))
-        rows = self.data.tokens.proteins.take(self.records[np.concatenate([self.chosen(s) for s in steps])], axis=0)
-        self.data.features.move(ids.take(np.unique(rows[rows >= 0])).to_pylist(), self.folder/"windows"/str(k), self.acc)
+        k, w, ids = (
+            self.step // self.cfg.train.window,
+            self.cfg.train.window,
+            self.data.tokens.protein_ids,
+        )
+        if (
+            self.cfg.train.features != "window"
+            or not self.data.reads_features
+            or (k == self.window)
+        ):
+            return
+        steps = range(k * w, min((k + 1) * w, self.cfg.train.steps))
+        rows = self.data.tokens.proteins.take(
+            self.records[np.concatenate([self.chosen(s) for s in steps])], axis=0
+        )
+        self.data.features.move(
+            ids.take(np.unique(rows[rows >= 0])).to_pylist(),
+            self.folder / "windows" / str(k),
+            self.acc,
+        )
         self.window = k
 
     @property
-    def seconds(self)->float: return self.before+time.time()-self.began # of training, over all starts
+    def seconds(self) -> float:
+        return self.before + time.time() - self.began  # of training, over all starts
 
 # %% ../../nbs/api/training/03_train.ipynb #4f996c1f
-def _watched(step:int, before:list, cfg:RunConfig, work):
+def _watched(step: int, before: list, cfg: RunConfig, work):
     "A step, and what to say when it goes wrong. Raises `FloatingPointError` on a spike of the loss, `MemoryError` when memory is short"
-    try: line = work()
+    try:
+        line = work()
     except torch.OutOfMemoryError as e:
-        raise MemoryError(f"step {step}: out of memory. Lower batch_tokens (now {cfg.train.batch_tokens}), set checkpoint_activations=True, or share the model with shard=full on several GPUs") from e
+        raise MemoryError(
+            f"step {step}: out of memory. Lower batch_tokens (now {cfg.train.batch_tokens}), set checkpoint_activations=True, or share the model with shard=full on several GPUs"
+        ) from e
     usual = np.mean(before[-50:]) if len(before) >= 20 else np.inf
-    if line["loss"] > cfg.train.max_spike*usual: raise FloatingPointError(f"step {step}: the loss is {line['loss']:.3f}, more than {cfg.train.max_spike} times the mean of the steps before ({usual:.3f}): lower lr or lr_bridge, or raise max_spike")
+    if line["loss"] > cfg.train.max_spike * usual:
+        raise FloatingPointError(
+            f"step {step}: the loss is {line['loss']:.3f}, more than {cfg.train.max_spike} times the mean of the steps before ({usual:.3f}): lower lr or lr_bridge, or raise max_spike"
+        )
     return line
 
 # %% ../../nbs/api/training/03_train.ipynb #6e19e00f
 def next_step(
-    run:Training, # On its way
-)->dict: # The step's line of the log
+    run: Training,  # On its way
+) -> dict:  # The step's line of the log
     "Take a step. When it goes wrong, `failed_step.json` names its records, and the error is raised"
-    cfg,step = run.cfg,run.step
+    cfg, step = run.cfg, run.step
     run.move_window()
     chosen = run.chosen(step)
-    try: line = _watched(step+1, [l["loss"] for l in run.past[-50:]], cfg, lambda: train_step(run.model, run.opt, step, run.records[chosen], run.data, cfg, run.acc))
+    try:
+        line = _watched(
+            step + 1,
+            [l["loss"] for l in run.past[-50:]],
+            cfg,
+            lambda: train_step(
+                run.model, run.opt, step, run.records[chosen], run.data, cfg, run.acc
+            ),
+        )
     except (FloatingPointError, MemoryError) as e:
-        write_json(run.folder/"failed_step.json", dict(step=step+1, error=str(e), records=run.ids.iloc[chosen].tolist()))
+        write_json(
+            run.folder / "failed_step.json",
+            dict(step=step + 1, error=str(e), records=run.ids.iloc[chosen].tolist()),
+        )
         raise
-    for k in ("tokens", "answer_tokens"): line[f"{k}_seen"] = line[k] + (int(run.past[-1][f"{k}_seen"]) if run.past else 0)
+    for k in ("tokens", "answer_tokens"):
+        line[f"{k}_seen"] = line[k] + (int(run.past[-1][f"{k}_seen"]) if run.past else 0)
     run.past.append(line)
     run.step += 1
     return line
 
 # %% ../../nbs/api/training/03_train.ipynb #463558d0
-def _about(data:RunData, loss:float)->dict:
+def _about(data: RunData, loss: float) -> dict:
     "Sections of a run's model card"
-    cfg,m = data.cfg,data.corpus.manifest
-    encoder = dict(encoder=dict(weights=cfg.encoder.weights, random=cfg.encoder.random_encoder, licence=data.features.licence, identity=data.features.identity)) if data.reads_features else {}
-    return dict(run=dict(name=run_name(cfg), preset=cfg.preset, steps=cfg.train.steps, records_a_step=cfg.train.batch_records, seed=cfg.train.seed), **encoder,
-        llm=dict(weights=cfg.model.llm, licence=llm_licence(cfg.model.llm)), data=dict(manifest=cfg.data.manifest, corpus=m["key"], split=data.corpus.label, train_records=m["records"]["train"], test_hash=m["test_hash"]),
-        losses=dict(validation=f"{loss:.4f} a token of an answer, {m['records']['valid']:,} records"))
+    cfg, m = data.cfg, data.corpus.manifest
+    encoder = (
+        dict(
+            encoder=dict(
+                weights=cfg.encoder.weights,
+                random=cfg.encoder.random_encoder,
+                licence=data.features.licence,
+                identity=data.features.identity,
+            )
+        )
+        if data.reads_features
+        else {}
+    )
+    return dict(
+        run=dict(
+            name=run_name(cfg),
+            preset=cfg.preset,
+            steps=cfg.train.steps,
+            records_a_step=cfg.train.batch_records,
+            seed=cfg.train.seed,
+        ),
+        **encoder,
+        llm=dict(weights=cfg.model.llm, licence=llm_licence(cfg.model.llm)),
+        data=dict(
+            manifest=cfg.data.manifest,
+            corpus=m["key"],
+            split=data.corpus.label,
+            train_records=m["records"]["train"],
+            test_hash=m["test_hash"],
+        ),
+        losses=dict(
+            validation=f"{loss:.4f} a token of an answer, {m['records']['valid']:,} records"
+        ),
+    )
 
-def _finish(run:Training)->Path:
+# %% ../../nbs/api/training/03_train.ipynb #eff80663
+def _finish(run: Training) -> Path:
     "Save the model, say that the run is complete and what its forecast was worth, and drop the checkpoints, which are no longer needed"
-    state,cfg,folder = run.model.trained_state(),run.cfg,run.folder # gathered, if it is in slices
-    if not run.acc.is_main_process: return folder
-    run.model.save_pretrained(folder/"model", run.data.processor, _about(run.data, read_log(folder, "eval").loss.iloc[-1]), state)
-    said = read_log(folder, "forecast").drop(columns=["kind", "step"], errors="ignore").to_dict("records")
-    write_json(folder/"trained.json", dict(name=run_name(cfg), arch=cfg.model.arch, steps=cfg.train.steps, features=run.data.features.identity if run.data.reads_features else None, seconds=round(run.seconds, 1),
-        parameters=trained_counts(run.model), processes=run.acc.num_processes, shard=cfg.train.shard, peak_memory_gb=round(memory_gb(), 2), forecast=score_forecast(said[0], pd.DataFrame(run.past)) if said else None))
+    state, cfg, folder = (
+        run.model.trained_state(),
+        run.cfg,
+        run.folder,
+    )  # gathered, if it is in slices
+    if not run.acc.is_main_process:
+        return folder
+    run.model.save_pretrained(
+        folder / "model",
+        run.data.processor,
+        _about(run.data, read_log(folder, "eval").loss.iloc[-1]),
+        state,
+    )
+    said = (
+        read_log(folder, "forecast")
+        .drop(columns=["kind", "step"], errors="ignore")
+        .to_dict("records")
+    )
+    write_json(
+        folder / "trained.json",
+        dict(
+            name=run_name(cfg),
+            arch=cfg.model.arch,
+            steps=cfg.train.steps,
+            features=run.data.features.identity if run.data.reads_features else None,
+            seconds=round(run.seconds, 1),
+            parameters=trained_counts(run.model),
+            processes=run.acc.num_processes,
+            shard=cfg.train.shard,
+            peak_memory_gb=round(memory_gb(), 2),
+            forecast=score_forecast(said[0], pd.DataFrame(run.past)) if said else None,
+        ),
+    )
     for name in ("checkpoints", "windows"):
-        if (folder/name).exists(): shutil.rmtree(folder/name)
-    for tracker in run.acc.trackers: tracker.finish()
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+    for tracker in run.acc.trackers:
+        tracker.finish()
     return folder
 
 # %% ../../nbs/api/training/03_train.ipynb #5df3a735
-def _after_step(run:Training, line:dict):
+def _after_step(run: Training, line: dict):
     "Measure, forecast, log and save, as often as the configuration says"
-    cfg,acc,done,lines,saved = run.cfg.train,run.acc,run.step,[line],run.folder/"checkpoints"
+    cfg, acc, done, lines, saved = (
+        run.cfg.train,
+        run.acc,
+        run.step,
+        [line],
+        run.folder / "checkpoints",
+    )
     measure = done % cfg.eval_every == 0 or done == cfg.steps
-    if measure: lines.append(validate(run.model, run.data, run.cfg, done, acc.device))
-    if acc.is_main_process: # the others neither forecast nor write
-        if 2*done == cfg.steps and done-cfg.warmup >= 20: lines.append(dict(kind="forecast", step=done) | forecast_loss(pd.DataFrame(run.past), cfg.steps, cfg.warmup))
-        with open(run.folder/"log.jsonl", "a") as f: f.writelines(json.dumps(l)+"\n" for l in lines)
-        for l in lines: acc.log({f"{l['kind']}/{k}": v for k,v in l.items() if k not in ("kind", "step")}, step=done)
-    if not measure and done % cfg.save_every: return
+    if measure:
+        lines.append(validate(run.model, run.data, run.cfg, done, acc.device))
+    if acc.is_main_process:  # the others neither forecast nor write
+        if 2 * done == cfg.steps and done - cfg.warmup >= 20:
+            lines.append(
+                dict(kind="forecast", step=done)
+                | forecast_loss(pd.DataFrame(run.past), cfg.steps, cfg.warmup)
+            )
+        with open(run.folder / "log.jsonl", "a") as f:
+            f.writelines(json.dumps(l) + "\n" for l in lines)
+        for l in lines:
+            acc.log(
+                {f"{l['kind']}/{k}": v for k, v in l.items() if k not in ("kind", "step")},
+                step=done,
+            )
+    if not measure and done % cfg.save_every:
+        return
     loss = lines[1]["loss"] if measure else None
-    save_checkpoint(saved, done, training_state(run.model, run.opt), acc, run.seconds, loss, cfg.keep, run.about)
+    save_checkpoint(
+        saved, done, training_state(run.model, run.opt), acc, run.seconds, loss, cfg.keep, run.about
+    )
 
 # %% ../../nbs/api/training/03_train.ipynb #5e89d49c
 def train(
-    cfg:RunConfig, # The run
-    stop_after:int|None=None, # Leave after this step, as if interrupted
-    folder:Path|None=None, # Folder of the run; `runs/<name>` when None
-)->Path: # The run's folder with `model/`, `log.jsonl` and, last of all, `trained.json`
+    cfg: RunConfig,  # The run
+    stop_after: int | None = None,  # Leave after this step, as if interrupted
+    folder: Path | None = None,  # Folder of the run; `runs/<name>` when None
+) -> Path:  # The run's folder with `model/`, `log.jsonl` and, last of all, `trained.json`
     "Train one arm, or go on where it was stopped; a finished run returns at once. Raises what `next_step` raises"
-    acc,folder = make_accelerator(cfg), folder or run_folder(run_name(cfg))
-    if (folder/"trained.json").exists(): return folder
+    acc, folder = make_accelerator(cfg), folder or run_folder(run_name(cfg))
+    if (folder / "trained.json").exists():
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     run = Training(cfg, folder, acc)
-    with progress(cfg.train.steps, cfg.model.name, "steps", run.step, not acc.is_main_process) as bar:
+    with progress(
+        cfg.train.steps, cfg.model.name, "steps", run.step, not acc.is_main_process
+    ) as bar:
         while run.step < cfg.train.steps:
             line = next_step(run)
-            bar.set_postfix(loss=f"{line['loss']:.3f}", tokens_per_s=f"{line['tokens_per_s']:.0f}", refresh=False)
+            bar.set_postfix(
+                loss=f"{line['loss']:.3f}",
+                tokens_per_s=f"{line['tokens_per_s']:.0f}",
+                refresh=False,
+            )
             bar.update()
             _after_step(run, line)
-            if run.step == stop_after: return folder
+            if run.step == stop_after:
+                return folder
     return _finish(run)
 
 # %% ../../nbs/api/training/03_train.ipynb #fa63ad86
 def main(
-    argv:list|None=None, # Arguments; those of the process when None
+    argv: list | None = None,  # Arguments; those of the process when None
 ):
     "Train the run that a command line asks for; a keyboard interrupt and what this package refuses end with a sentence"
     cfg = _given(argv, _WORLD)
-    if int(os.environ.get("RANK", 0)): return train(cfg)
+    if int(os.environ.get("RANK", 0)):
+        return train(cfg)
     folder = open_run(cfg)
     try:
-        with file_lock(folder/".train.lock"): train(cfg)
+        with file_lock(folder / ".train.lock"):
+            train(cfg)
     except KeyboardInterrupt:
-        by_hand = LAUNCHER not in os.environ # else the launcher says so
-        if by_hand: print(f"\nstopped; {left_text(folder)}", file=sys.stderr)
+        by_hand = LAUNCHER not in os.environ  # else the launcher says so
+        if by_hand:
+            print(f"\nstopped; {left_text(folder)}", file=sys.stderr)
         sys.exit(130)
     except Exception as e:
-        write_json(folder/"failed.json", dict(error=f"{type(e).__name__}: {e}"))
-        if not isinstance(e, (ValueError, OSError, ArithmeticError, MemoryError)): raise # with its traceback
+        write_json(folder / "failed.json", dict(error=f"{type(e).__name__}: {e}"))
+        if not isinstance(e, (ValueError, OSError, ArithmeticError, MemoryError)):
+            raise  # with its traceback
         sys.exit(f"{type(e).__name__}: {e}")
 
-if __name__ == "__main__" and "__file__" in globals(): main() # a notebook has no __file__
+
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # a notebook has no __file__

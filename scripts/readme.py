@@ -1,33 +1,43 @@
 """README.md from nbs/index.ipynb, and the table of scores in both from figures/cards.csv.
 With --check nothing is written: exit code 1 says that they differ."""
-import csv, json, re, subprocess, sys
+
+import csv
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-INDEX, README = ROOT/"nbs"/"index.ipynb", ROOT/"README.md"
+INDEX, README = ROOT / "nbs" / "index.ipynb", ROOT / "README.md"
 START, END = "<!-- from figures/cards.csv, by `make readme` -->", "<!-- end of the table -->"
-SHOWN = dict(rouge_l="ROUGE-L", bleu="BLEU", entity_f1="entity F1", hallucination_rate="hallucination")
+SHOWN = dict(
+    rouge_l="ROUGE-L", bleu="BLEU", entity_f1="entity F1", hallucination_rate="hallucination"
+)
 HEAD = "<!-- made from nbs/index.ipynb by `make readme`: edit that -->"
 
 
-def cell(row): return "{:.3f} [{:.3f}, {:.3f}]".format(*(float(row[k]) for k in ("value", "low", "high")))
+def cell(row):
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*(float(row[k]) for k in ("value", "low", "high")))
 
 
 def table():
     "The arms' and baselines' scores as Markdown: value [95 % interval]"
-    with open(ROOT/"figures"/"cards.csv", encoding="utf-8") as f: rows = list(csv.DictReader(f))
+    with open(ROOT / "figures" / "cards.csv", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
     cells = {(r["system"], r["score"]): cell(r) for r in rows}
-    lines = [["", *SHOWN.values()], ["---"]*(len(SHOWN)+1)]
+    lines = [["", *SHOWN.values()], ["---"] * (len(SHOWN) + 1)]
     for system in dict.fromkeys(r["system"] for r in rows):
         lines.append([system.replace("_", " "), *(cells[system, score] for score in SHOWN)])
-    return "\n".join("| "+" | ".join(line)+" |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def filled(text):
     "A text with the table between its two marks"
     before, _, rest = text.partition(START)
     _, found, after = rest.partition(END)
-    if not found: sys.exit(f"{INDEX.name} lacks the lines {START} and {END}, between which the table belongs")
+    if not found:
+        sys.exit(f"{INDEX.name} lacks the lines {START} and {END}, between which the table belongs")
     return f"{before}{START}\n{table()}\n{END}{after}"
 
 
@@ -37,15 +47,29 @@ def index():
     notebook = json.loads(old)
     for each in notebook["cells"]:
         source = "".join(each["source"])
-        if START in source: each["source"] = filled(source).splitlines(keepends=True)
-    return old, json.dumps(notebook, indent=1, ensure_ascii=False)+"\n"
+        if START in source:
+            each["source"] = filled(source).splitlines(keepends=True)
+    return old, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
 def render(notebook):
     "A notebook's text as Markdown; its links start in nbs/, those of the README in the root"
-    call = [sys.executable, "-m", "nbconvert", "--to", "markdown", "--stdout", "--stdin", "--log-level", "ERROR"]
-    text = subprocess.run(call, cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8", input=notebook).stdout
-    for mark in (START, END): text = text.replace(mark+"\n", "")
+    call = [
+        sys.executable,
+        "-m",
+        "nbconvert",
+        "--to",
+        "markdown",
+        "--stdout",
+        "--stdin",
+        "--log-level",
+        "ERROR",
+    ]
+    text = subprocess.run(
+        call, cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8", input=notebook
+    ).stdout
+    for mark in (START, END):
+        text = text.replace(mark + "\n", "")
     return f"{HEAD}\n\n" + re.sub(r'(\]\(|src="|href=")\.\./', r"\1", text).strip() + "\n"
 
 
@@ -53,7 +77,12 @@ def main():
     old, new = index()
     text = render(new)
     same = old == new and README.exists() and README.read_text(encoding="utf-8") == text
-    if "--check" in sys.argv: sys.exit(0 if same else "README.md or its table is not what nbs/index.ipynb and figures/ give: run `make readme`")
+    if "--check" in sys.argv:
+        sys.exit(
+            0
+            if same
+            else "README.md or its table is not what nbs/index.ipynb and figures/ give: run `make readme`"
+        )
     INDEX.write_text(new, encoding="utf-8")
     README.write_text(text, encoding="utf-8")
 

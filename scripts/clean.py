@@ -3,6 +3,7 @@
 Runs, corpora and features can be made again, but only their owner knows which are still wanted, and what else was put
 there: they are listed with their sizes and deleted by hand.
 """
+
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -11,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def caches(root):
     "Compiled files of our code; nothing is looked for through a link"
     found = []
-    for name in ("nbs", "protein_llm", ".ci", "bench"):
-        found += sorted((root/name).rglob("__pycache__/*.pyc"))
+    for name in ("nbs", "protein_llm", ".ci", "scripts", "bench"):
+        found += sorted((root / name).rglob("__pycache__/*.pyc"))
     return [p for p in found if not p.is_symlink() and not p.parent.is_symlink()]
 
 
@@ -34,9 +35,11 @@ def main(root=ROOT):
     found = caches(root)
     delete(found)
     print(f"deleted {len(found)} compiled files")
-    for folder in sorted(p for p in (root/"runs").glob("*") if p.is_dir()):
-        print(f"stays: runs/{folder.name}  {size(folder)/1e6:,.0f} MB")
-    print("stays: .venv and every other file. What is not wanted any more is deleted by hand: rm -r runs/<name>")
+    for folder in sorted(p for p in (root / "runs").glob("*") if p.is_dir()):
+        print(f"stays: runs/{folder.name}  {size(folder) / 1e6:,.0f} MB")
+    print(
+        "stays: .venv and every other file. What is not wanted any more is deleted by hand: rm -r runs/<name>"
+    )
 
 
 if __name__ == "__main__":
