@@ -86,7 +86,7 @@ def answers(model, cfg, folder, acc):
     )  # now: what is gathered for an answer may stay so
     told = answer_records(
         model,
-        data.corpus.side("test").head(3),
+        data.corpus.records_of("test").head(3),
         data,
         folder.with_name(f"{folder.name}-answers"),
         Decoding(12),

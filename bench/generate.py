@@ -54,7 +54,7 @@ def prepare(arch, n):
     set_seed(0)
     model = build_model(cfg.model, 0, data.tokenizer).eval()
     at = data.tokens.positions(
-        data.corpus.side("test").sort_values("record_id").record_id.tolist()[:n]
+        data.corpus.records_of("test").sort_values("record_id").record_id.tolist()[:n]
     )
     order = np.argsort(-data.tokens.prompt_lengths(at), kind="stable")  # as `answer_records` does
     prompts = lambda some: collate([at[order[some]].tolist()], data.tokens, None, prompt_only=True)

@@ -29,7 +29,7 @@ from ..config import MEMORY_TASKS, OWN_TASK, DataConfig
 from ..core import digest, ensure_stage, run_folder, write_json
 from .manifest import fetch, identity, load_manifest
 from .readers import HOW_TO_MEND, looks_odd, says_nothing, why_not_protein
-from .sources import OWN_FORMATS, Batch, _ahead, read_source
+from .sources import OWN_FORMATS, SourceBatch, read_ahead, read_source
 
 # %% ../../nbs/api/data/04_clean.ipynb #a225d029
 TASKS_TABLE = dict(  # task: style, what the answer says
@@ -351,7 +351,7 @@ def _not_protein(rows: pl.DataFrame) -> pl.Series:
 
 # %% ../../nbs/api/data/04_clean.ipynb #f622ab48
 def clean_rows(
-    rows: pl.DataFrame,  # `rows` of a `Batch`
+    rows: pl.DataFrame,  # `rows` of a `SourceBatch`
     cfg: DataConfig,  # Limits of length
 ) -> pl.DataFrame:  # The rows with the repaired sequence, its 64-bit `key`, and `rule`: null, or the one that leaves the row out
     "Repair and judge sequences"
@@ -415,7 +415,7 @@ def _nothing(texts: pl.DataFrame) -> pl.Series:
 
 # %% ../../nbs/api/data/04_clean.ipynb #dccd7ca0
 def clean_batch(
-    b: Batch,  # Entries of a source
+    b: SourceBatch,  # Entries of a source
     cfg: DataConfig,  # Limits, tasks, recipe
 ) -> pl.DataFrame:  # A row a text: those of `clean_rows`, `task`, the cleaned `answer`, and `rule`: null where the record is kept
     "Repair and judge the records of a batch"
@@ -516,7 +516,7 @@ def _put_down(intake: Intake):
 # %% ../../nbs/api/data/04_clean.ipynb #9b994d62
 def take_in(
     intake: Intake,  # The pass so far; it is changed
-    b: Batch,  # The next batch
+    b: SourceBatch,  # The next batch
     texts: pl.DataFrame,  # What `clean_batch` made of it
 ):
     "Count, and put the kept records into a file: one for each 200,000 or so"
@@ -582,10 +582,10 @@ def check_rejects(
 # %% ../../nbs/api/data/04_clean.ipynb #ab42f2bd
 def _behind(work, items):
     "`work` on each item, in order, in one thread behind the caller's"
-    deque(_ahead(work, items, threads=1), maxlen=0)
+    deque(read_ahead(work, items, threads=1), maxlen=0)
 
 
-def _one_sequence_each(known: dict, b: Batch, texts: pl.DataFrame):
+def _one_sequence_each(known: dict, b: SourceBatch, texts: pl.DataFrame):
     "Raise `ValueError` when an accession of a user's own file stands for two sequences; `known` is filled"
     kept = texts.filter(pl.col("rule").is_null() & (pl.col("accession") != ""))
     named = kept.unique(["accession", "sequence"], maintain_order=True)
@@ -694,7 +694,8 @@ def give_ids(
         ).to_series()
 
     tables = (
-        part.with_columns(record_ids(keys)) for part, keys in _ahead(named, range(parts), threads=1)
+        part.with_columns(record_ids(keys))
+        for part, keys in read_ahead(named, range(parts), threads=1)
     )  # hashing holds Python's lock: the rest goes beside it
     first = next(tables)
     with ExitStack() as stack:
@@ -924,7 +925,7 @@ def _merged(intake: Intake, cfg: DataConfig, scratch: Path, near: list):
         )
         return removed, near_keys(records, tasks), final_shape(records)
 
-    for removed, keys, records in _ahead(merged, range(16)):
+    for removed, keys, records in read_ahead(merged, range(16)):
         for source, task, rule, n in removed.rows():
             intake.counts[source, task, rule] += n
             intake.counts[source, task, ""] -= n

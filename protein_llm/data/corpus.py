@@ -791,7 +791,7 @@ class Corpus:
         split = self.manifest["config"]["split"]
         return f"{split} split" + (" (LEAKY: not for claims)" if self.manifest["leaky"] else "")
 
-    def side(
+    def records_of(
         self,
         split: str,  # train, valid or test
         *columns: str,  # Columns to read besides `record_id` and `protein_id`; all when none is named
@@ -815,7 +815,7 @@ def _published(corpus: Corpus) -> dict:
         corpus.manifest,
         corpus.proteins[corpus.proteins.split.isin(("train", "valid", "test"))].sort_index(),
     )
-    sides = {s: corpus.side(s, "split") for s in ("train", "valid", "test")}
+    sides = {s: corpus.records_of(s, "split") for s in ("train", "valid", "test")}
     return dict(
         manifest=load_manifest(m["config"]["manifest"])["name"],
         label=corpus.label,

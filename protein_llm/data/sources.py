@@ -7,8 +7,8 @@ __all__ = ['BLOCK', 'MOL_INSTRUCTIONS', 'PROTEIN_LM', 'SECTIONS', 'PROTEIN2TEXT_
            'json_blocks', 'json_table', 'entries', 'texts', 'parse_mol_instructions', 'fasta_blocks', 'fasta_table',
            'parse_swissprot', 'parse_protein_lm', 'parallel_blocks', 'parallel_table', 'parse_swissprot_clap',
            'tsv_blocks', 'tsv_table', 'parse_prot_describe', 'parse_protein2text_qa', 'blast_blocks',
-           'metastudent_table', 'parse_metastudent', 'own_blocks', 'own_table', 'parse_own', 'Format', 'Batch',
-           'read_source']
+           'metastudent_table', 'parse_metastudent', 'own_blocks', 'own_table', 'parse_own', 'Format', 'SourceBatch',
+           'read_ahead', 'read_source']
 
 # %% ../../nbs/api/data/03_sources.ipynb #19f9b6ac
 import json
@@ -719,7 +719,7 @@ OWN_FORMATS = ("jsonl", "csv", "tsv")  # of a user's own files
 
 
 @dataclass
-class Batch:
+class SourceBatch:
     "Some entries of one file"
 
     source: str  # Name of the source
@@ -732,7 +732,7 @@ class Batch:
     own: bool = False  # Whether its records may name tasks of their own
 
 # %% ../../nbs/api/data/03_sources.ipynb #66599637
-def _ahead(work: Callable, items, threads: int = 2) -> Iterator:
+def read_ahead(work: Callable, items, threads: int = 2) -> Iterator:
     "`work` on each item in threads of its own, in order; at most three items are under way"
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
@@ -747,7 +747,7 @@ def _ahead(work: Callable, items, threads: int = 2) -> Iterator:
 def _numbered_tables(path: Path, form: Format) -> Iterator[tuple]:
     "Tables of one file, and what could not be parsed, with rows counted from the file's start"
     before = 0
-    for table, bad in _ahead(partial(form.table, path=path), form.blocks(path)):
+    for table, bad in read_ahead(partial(form.table, path=path), form.blocks(path)):
         yield table.with_columns(pl.col("row") + before), [(before + row, why) for row, why in bad]
         before += len(table) + len(bad)
 
@@ -760,7 +760,7 @@ def _read_file(path: Path, form: Format, source: str, name: str, work: Callable)
         rows, said = form.parse(table, path.name.split(".")[0])
         lacking = rows["why"].is_not_null()
         bad = sorted(bad + rows.filter(lacking).select("row", "why").rows())
-        b = Batch(
+        b = SourceBatch(
             source,
             name,
             rows.drop("why"),
@@ -771,7 +771,7 @@ def _read_file(path: Path, form: Format, source: str, name: str, work: Callable)
         return len(rows) - lacking.sum(), bad[:1], work(b)
 
     read_well = 0
-    for n, bad, done in _ahead(read, _numbered_tables(path, form)):
+    for n, bad, done in read_ahead(read, _numbered_tables(path, form)):
         read_well += n
         if not read_well and bad and not form.own:
             raise ValueError(

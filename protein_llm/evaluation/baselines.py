@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST', 'BINS', 'KS', 'ALPHAS', 'majority_answers', 'template_answers', 'find_hits', 'nearest_by_sequence',
-           'identity_bins', 'feature_neighbours', 'knn_by_feature', 'ridge_by_feature', 'Free', 'several_answers',
-           'free_answers', 'Best', 'choose_free']
+           'identity_bins', 'feature_neighbours', 'knn_by_feature', 'ridge_by_feature', 'BaselineAnswers',
+           'several_answers', 'answer_by_baselines', 'BestBaseline', 'choose_baseline']
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #0465d8a0
 import re
@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 
 from ..data.split import search_proteins
 from ..scoring.metrics import rouge_l
-from ..scoring.names import FREE
+from ..scoring.names import BASELINES
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #e71faf0b
 _COLUMNS = ["record_id", "protein_id", "task", "instruction"]
@@ -441,13 +441,13 @@ def _with_features(train, valid, held, pooled, name):
     return tables, {f"knn_{name}": k, f"ridge_{name}": alpha}
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #50208ba4
-class Free(NamedTuple):
-    "What `free_answers` found"
+class BaselineAnswers(NamedTuple):
+    "What `answer_by_baselines` found"
 
     answers: pd.DataFrame  # `system, record_id, prediction, neighbour, identity` for the records of valid and test; the last two are empty where a system has none
     bins: pd.DataFrame | None  # `identity_bins` of their proteins; None without sequences
     settings: dict  # `k` or `alpha` of each system that has one
-    left_out: dict  # Why, for each system of `FREE` that is not among the answers
+    left_out: dict  # Why, for each system of `BASELINES` that is not among the answers
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #6abe1710
 def _check_answers(train, valid):
@@ -473,7 +473,7 @@ def several_answers(
     return len(several), int(several["size"].sum())
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #96c5d607
-def free_answers(
+def answer_by_baselines(
     train: pd.DataFrame,  # Train records
     valid: pd.DataFrame | None,  # Valid records, with answers; None only without features
     test: pd.DataFrame,  # Test records; their answers are not read
@@ -481,7 +481,7 @@ def free_answers(
     pooled: dict
     | None = None,  # Mean-pooled features by name (`feature`, `random`): tables by `protein_id` [n, D]
     threads: int = 2,  # Threads of MMseqs2
-) -> Free:
+) -> BaselineAnswers:
     "Answers of every baseline that the data allow. Raises `ValueError` on a task without train records or an unknown name of features, `KeyError` on a protein without features or sequence"
     pooled, left_out, settings, bins = pooled or {}, {}, {}, None
     if odd := sorted(set(pooled) - {"feature", "random"}):
@@ -500,7 +500,7 @@ def free_answers(
     for name, features in pooled.items():
         found, chosen = _with_features(train, valid, held, features, name)
         tables, settings = tables | found, settings | chosen
-    for s in FREE:
+    for s in BASELINES:
         if s not in tables:
             left_out[s] = (
                 "no sequences"
@@ -512,9 +512,9 @@ def free_answers(
                 else "no features"
             )
     answers = pd.concat(
-        [tables[s].assign(system=s) for s in FREE if s in tables], ignore_index=True
+        [tables[s].assign(system=s) for s in BASELINES if s in tables], ignore_index=True
     )
-    return Free(
+    return BaselineAnswers(
         answers.reindex(columns=["system", "record_id", "prediction", "neighbour", "identity"]),
         bins,
         settings,
@@ -522,25 +522,25 @@ def free_answers(
     )
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #7ddf85f6
-class Best(NamedTuple):
+class BestBaseline(NamedTuple):
     "The baseline to beat"
 
     system: str  # Its name
     score: float  # Its score on valid
-    scores: dict  # That of every baseline, in the order of `FREE`
+    scores: dict  # That of every baseline, in the order of `BASELINES`
     chosen_on: str = "validation records"  # Where it was chosen
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #ef23e0e8
-def choose_free(
-    answers: pd.DataFrame,  # `system, record_id, prediction`: `Free.answers`
+def choose_baseline(
+    answers: pd.DataFrame,  # `system, record_id, prediction`: `BaselineAnswers.answers`
     valid: pd.DataFrame,  # Valid records, with answers
     metric: Callable = rouge_l,  # Predictions and answers to one score each; their mean counts, and higher is better
-) -> Best:
+) -> BestBaseline:
     "The baseline with the highest score on valid; of equals the simplest. Raises `ValueError` when one has no prediction for a record"
     if not len(valid):
         raise ValueError("there are no valid records: the best baseline is chosen there")
     scores = {}
-    for system in sorted(answers.system.unique(), key=FREE.index):
+    for system in sorted(answers.system.unique(), key=BASELINES.index):
         said = (
             answers[answers.system == system]
             .set_index("record_id")
@@ -552,4 +552,4 @@ def choose_free(
             )
         scores[system] = float(np.mean(metric(said.tolist(), valid.answer.tolist())))
     best = max(scores, key=scores.get)
-    return Best(best, scores[best], scores)
+    return BestBaseline(best, scores[best], scores)

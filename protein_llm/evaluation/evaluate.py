@@ -6,8 +6,8 @@
 __all__ = ['SHUFFLED', 'NULL', 'PROTEINS', 'LOSS_COLUMNS', 'LOSS_SCORES', 'GAPS', 'losses_on', 'answer_parts',
            'diagnosed_records', 'swaps_for', 'swapped_records', 'shuffled_proteins', 'other_features', 'NullFeatures',
            'changed_losses', 'diagnose', 'generation_set', 'trained_tasks', 'asked_records', 'ledger_of',
-           'not_measured', 'evaluate_arm', 'bare_answers', 'free_baselines', 'baseline_answers', 'bits', 'loss_rows',
-           'text_rows', 'compare_runs', 'seed_gap', 'over_seeds']
+           'not_measured', 'evaluate_arm', 'bare_answers', 'measured_baselines', 'baseline_answers', 'bits',
+           'loss_rows', 'text_rows', 'compare_runs', 'seed_gap', 'over_seeds']
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #acc633ce
 from dataclasses import asdict, replace
@@ -23,7 +23,13 @@ from ..config import RunConfig, TrainConfig
 from ..core import digest, ensure_stage, read_json, run_folder, write_json
 from ..data.ledger import Ledger, corpus_ledger, require_clean
 from ..data.manifest import identity
-from .baselines import FREE, Best, Free, choose_free, free_answers
+from protein_llm.evaluation.baselines import (
+    BASELINES,
+    BaselineAnswers,
+    BestBaseline,
+    answer_by_baselines,
+    choose_baseline,
+)
 from ..model.generate import Decoding, ProteinLLM, answer_records
 from ..model.protein_llm import build_model
 from ..proteins.encoder import load_encoder
@@ -277,7 +283,7 @@ def changed_losses(
 ) -> pd.DataFrame:  # `swapped, shuffled, null` by `record_id`; `swapped` is empty where no record has a partner, `shuffled` where it cannot be computed
     "Losses of some test records with another protein, with their own shuffled, and with none; `attrs` holds `swaps`, how many others each was shown"
     test, ev, known, reads = (
-        data.corpus.side("test"),
+        data.corpus.records_of("test"),
         cfg.evaluation,
         data.corpus.proteins,
         data.reads_features,
@@ -352,7 +358,7 @@ def diagnose(
     device="cpu",  # Where the model is
 ) -> pd.DataFrame:  # `LOSS_COLUMNS`: NLLs in nats (`entity` of the true protein's), `source` all sources joined by `|`; the last three are empty where not measured
     "Losses of all test records with the true protein, and of some with another, a shuffled one and none"
-    test = data.corpus.side("test")
+    test = data.corpus.records_of("test")
     parts, marks = answer_parts(test, data.tokenizer, frozen_dictionary())
     out = losses_on(
         model, test.record_id.tolist(), data, cfg, device=device, show="true protein", marks=marks
@@ -394,7 +400,7 @@ def asked_records(
     *columns: str,  # As in `Corpus.side`
 ) -> pd.DataFrame:  # `generation_set` of the test records of tasks that train has
     "The test records that are answered. Raises `ValueError` where train has none of their tasks"
-    test = data.corpus.side("test", *columns)
+    test = data.corpus.records_of("test", *columns)
     known = test[test.task.isin(trained_tasks(data))]
     if not len(known):
         raise ValueError(
@@ -476,7 +482,7 @@ def evaluate_arm(
                 f"{folder.name} was trained on features of another encoder ({trained}): delete that folder and train again"
             )
         model = ProteinLLM.from_pretrained(folder / "model", device)
-        test = data.corpus.side("test")
+        test = data.corpus.records_of("test")
         losses, chosen, how = (
             diagnose(model, data, cfg, device),
             asked_records(data),
@@ -551,32 +557,36 @@ def bare_answers(
     )
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #fa965210
-def _answered_for_free(train, valid, chosen, sequences, pooled) -> tuple[Free, Best]:
+def _answered_for_free(
+    train, valid, chosen, sequences, pooled
+) -> tuple[BaselineAnswers, BestBaseline]:
     "Baselines and the best; without validation records those that choose nothing there, and the best on test, which favours it"
     if len(valid):
-        free = free_answers(train, valid, chosen, sequences, pooled)
-        return free, choose_free(free.answers, valid)
-    free = free_answers(train, None, chosen, sequences)
+        free = answer_by_baselines(train, valid, chosen, sequences, pooled)
+        return free, choose_baseline(free.answers, valid)
+    free = answer_by_baselines(train, None, chosen, sequences)
     why = "no validation record is of a task of train, so nothing can be chosen there"
     left_out = {
         s: why if s.endswith(("feature", "random")) else reason
         for s, reason in free.left_out.items()
     }
-    return free._replace(left_out=left_out), choose_free(free.answers, chosen)._replace(
+    return free._replace(left_out=left_out), choose_baseline(free.answers, chosen)._replace(
         chosen_on="the test records, which favours it"
     )
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #a95b3269
-def free_baselines(
+def measured_baselines(
     data: RunData,  # Corpus and features
-) -> tuple[Free, Best]:  # Their answers to the generation set, and the best on valid
+) -> tuple[
+    BaselineAnswers, BestBaseline
+]:  # Their answers to the generation set, and the best on valid
     "The free baselines of a corpus, from train records only, made once"
     ev, columns = data.cfg.evaluation, ("task", "instruction", "answer")
 
     def build(out):
         train, valid, chosen = (
-            data.corpus.side("train", *columns),
-            data.corpus.side("valid", *columns),
+            data.corpus.records_of("train", *columns),
+            data.corpus.records_of("valid", *columns),
             asked_records(data, *columns),
         )
         valid = valid[valid.task.isin(train.task)]
@@ -602,17 +612,17 @@ def free_baselines(
 
     folder = ensure_stage(
         run_folder("shared")
-        / f"free-{digest(data.corpus.manifest['key'], data.features.identity, ev.n_generate, ev.random_control, FREE, ev.max_new_tokens)}",
+        / f"free-{digest(data.corpus.manifest['key'], data.features.identity, ev.n_generate, ev.random_control, BASELINES, ev.max_new_tokens)}",
         build,
         last="facts.json",
     )
     facts = read_json(folder / "facts.json")
-    return Free(
+    return BaselineAnswers(
         pd.read_parquet(folder / "answers.parquet"),
         pd.read_parquet(folder / "bins.parquet"),
         facts["settings"],
         facts["left_out"],
-    ), Best(**facts["best"])
+    ), BestBaseline(**facts["best"])
 
 # %% ../../nbs/api/evaluation/02_evaluate.ipynb #9bb7fc70
 def baseline_answers(
@@ -621,7 +631,7 @@ def baseline_answers(
     pd.DataFrame, dict
 ]:  # `system, record_id, prediction, neighbour, identity` for the generation set, and facts
     "Answers of the free baselines. Facts: the `best`, where it was chosen (`chosen_on`) and all scores there (`valid`), `settings`, `left_out`, `coverage` (share of records with a sequence neighbour), `identity` (test proteins in each bin)"
-    free, best = free_baselines(data)
+    free, best = measured_baselines(data)
     coverage = float(
         free.answers.identity[free.answers.system == "nearest_sequence"].notna().mean()
     )
@@ -789,7 +799,7 @@ def _tables(cfgs: list, folders: dict, set_hash: str) -> tuple:
     ]
     by_task, others = (
         ("blind", about["best"]),
-        [s for s in FREE if s in rouge and s != about["best"]],
+        [s for s in BASELINES if s in rouge and s != about["best"]],
     )
     lifts = [
         g
@@ -838,7 +848,7 @@ def compare_runs(
         write_json(
             out / "facts.json",
             dict(
-                free=about,
+                baselines=about,
                 test_hash=cards["blind"]["test_hash"],
                 split=cards["blind"]["split"],
                 left_out=left_out,
@@ -851,7 +861,7 @@ def compare_runs(
         cfgs[0].evaluation,
         LOSS_COLUMNS,
         list(GAPS),
-        FREE,
+        BASELINES,
         FEW,
         FEW_RECORDS,
         left_out,
@@ -898,7 +908,7 @@ def over_seeds(
     tables = lambda arch, name, of: [
         of(pd.read_parquet(f[arch] / f"{name}.parquet")) for f in folders
     ]
-    free, best = free_baselines(RunData(first))
+    free, best = measured_baselines(RunData(first))
     ev, copied, seeing = (
         first.evaluation,
         free.answers[free.answers.system == best.system][["record_id", "prediction"]],

@@ -173,7 +173,7 @@ def probe_inputs(
     "What `probe` takes, of a run. Raises `ValueError` for an arch that reads no features"
     if not cfg.model.reads_features:
         raise ValueError(f"arch {cfg.model.arch} reads no features: there is no bridge to probe")
-    sides = [data.corpus.side(s, "answer") for s in ("train", "valid", "test")]
+    sides = [data.corpus.records_of(s, "answer") for s in ("train", "valid", "test")]
     records = pd.concat(sides)
     known = known_entities(
         records.answer.tolist(), records.protein_id.tolist(), frozen_dictionary()

@@ -13,7 +13,7 @@ import torch
 
 from ..core import require_new_folder, write_folder
 from .generate import ProteinLLM
-from .pretrained import ProteinProcessor, _write
+from .pretrained import ProteinProcessor, write_model
 from .protein_llm import llm_hash
 from ..text.packing import Batch
 
@@ -35,7 +35,7 @@ def export_merged(
     with write_folder(target) as new:
         model.llm.save_pretrained(new / "llm")
         processor.tokenizer.save_pretrained(new / "llm")
-        _write(model, new, processor, model.trained_state())
+        write_model(model, new, processor, model.trained_state())
     return target
 
 # %% ../../nbs/api/model/09_export.ipynb #3e9f05c8

@@ -263,7 +263,7 @@ class _Queue:
         return [r for r, e in enumerate(self.owner) if e is not None]
 
     def take(self):
-        "Free slots, and the answers that begin there; none while too few are free"
+        "BaselineAnswers slots, and the answers that begin there; none while too few are free"
         free, left = (
             [r for r, e in enumerate(self.owner) if e is None],
             len(self.answers) - self.next,

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from protein_llm.model.lora import (
-    _lora_backward,
-    _lora_forward,
     adapter_of,
     apply_lora,
     as_computed,
+    lora_backward,
+    lora_forward,
 )
 
 # %% ../../nbs/api/model/05_lean.ipynb #c69a4fc8
@@ -51,14 +51,14 @@ class _SwiGLUDown(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, gate, up, weight, bias, a, b, scale, p, seed):
-        y, low = _lora_forward(ctx, F.silu(gate) * up, weight, bias, a, b, scale, p, seed)
+        y, low = lora_forward(ctx, F.silu(gate) * up, weight, bias, a, b, scale, p, seed)
         ctx.save_for_backward(gate, up, weight, a, b, low)
         return y
 
     @staticmethod
     def backward(ctx, grad):
         gate, up, weight, a, b, low = ctx.saved_tensors
-        d_h, _, _, d_a, d_b, *_ = _lora_backward(ctx, grad, F.silu(gate) * up, weight, a, b, low)
+        d_h, _, _, d_a, d_b, *_ = lora_backward(ctx, grad, F.silu(gate) * up, weight, a, b, low)
         return *_d_swiglu(d_h, gate, up), None, None, d_a, d_b, None, None, None
 
 # %% ../../nbs/api/model/05_lean.ipynb #928085ad

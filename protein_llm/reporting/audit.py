@@ -178,7 +178,12 @@ def _no_baselines(test: "pd.DataFrame", train: "ProteinSet", sequences: dict, th
     "The bins of identity alone"
     import pandas as pd
 
-    from protein_llm.evaluation.baselines import FREE, Free, find_hits, identity_bins
+    from protein_llm.evaluation.baselines import (
+        BASELINES,
+        BaselineAnswers,
+        find_hits,
+        identity_bins,
+    )
 
     bins = identity_bins(
         test.protein_id,
@@ -190,9 +195,9 @@ def _no_baselines(test: "pd.DataFrame", train: "ProteinSet", sequences: dict, th
         else "no features"
         if s.endswith(("feature", "random"))
         else "the training set has no answers"
-        for s in FREE
+        for s in BASELINES
     }
-    return Free(
+    return BaselineAnswers(
         pd.DataFrame(columns=["system", "record_id", "prediction", "neighbour", "identity"]),
         _plain(bins, ("protein_id", "neighbour")),
         {},
@@ -209,9 +214,9 @@ def foreign_baselines(
     train: "ProteinSet",  # What was trained on, with or without answers
     valid: "ProteinSet|None" = None,  # Where the best baseline is chosen; the test records when None
     threads: int = 2,  # Threads of MMseqs2
-) -> tuple:  # `Free`; `Best`, or None where train has no answers; sentences on what was counted
+) -> tuple:  # `BaselineAnswers`; `BestBaseline`, or None where train has no answers; sentences on what was counted
     "Baselines from train only, and the one to beat. Raises `ValueError` where valid has no answers, or a task no train record"
-    from protein_llm.evaluation.baselines import choose_free, free_answers
+    from protein_llm.evaluation.baselines import answer_by_baselines, choose_baseline
 
     test = samples.assign(protein_id="test " + samples.protein_id)
     sequences = _sequences(train, "train") | dict(zip(test.protein_id, samples.sequence))
@@ -231,8 +236,8 @@ def foreign_baselines(
     chosen = None if valid is None else _valid_records(valid, known)
     if valid is not None:
         sequences |= _sequences(valid, "valid")
-    free = free_answers(known, chosen, test, sequences, threads=threads)
-    best = choose_free(free.answers, test if chosen is None else chosen)
+    free = answer_by_baselines(known, chosen, test, sequences, threads=threads)
+    best = choose_baseline(free.answers, test if chosen is None else chosen)
     answers, bins = (
         free.answers[free.answers.record_id.isin(test.record_id)],
         free.bins[free.bins.protein_id.isin(test.protein_id)],

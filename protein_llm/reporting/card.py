@@ -28,8 +28,14 @@ from protein_llm.core import (
 )
 from ..data.ledger import KINDS, Ledger, require_clean
 from ..data.manifest import identity
-from ..evaluation.baselines import BINS, FREE, Best, Free, several_answers
-from ..evaluation.evaluate import evaluate_arm, free_baselines, ledger_of
+from protein_llm.evaluation.baselines import (
+    BASELINES,
+    BINS,
+    BaselineAnswers,
+    BestBaseline,
+    several_answers,
+)
+from ..evaluation.evaluate import evaluate_arm, ledger_of, measured_baselines
 from .figures import STYLE, interval_text, label
 from .report import html_page, page_figure, page_table
 from ..runs.prepare import RunData
@@ -351,7 +357,7 @@ def found_text(
     return [verdict, *rows, *filter(None, [_near(bins or {})]), ledger.searched]
 
 # %% ../../nbs/api/reporting/03_card.ipynb #383b5326
-def _systems(name: str, samples: pd.DataFrame, free: Free) -> dict:
+def _systems(name: str, samples: pd.DataFrame, free: BaselineAnswers) -> dict:
     "The answers of the system and of each baseline to the same records. Raises `ValueError` on a baseline that lacks one"
     systems = {name: samples.prediction.tolist()}
     for system, table in free.answers.groupby("system", sort=False):
@@ -365,7 +371,7 @@ def _systems(name: str, samples: pd.DataFrame, free: Free) -> dict:
     return systems
 
 # %% ../../nbs/api/reporting/03_card.ipynb #7e410871
-def _with_bins(samples: pd.DataFrame, free: Free) -> pd.DataFrame:
+def _with_bins(samples: pd.DataFrame, free: BaselineAnswers) -> pd.DataFrame:
     "The records with the nearest train protein of each. Raises `ValueError` on a protein that was not searched for"
     if free.bins is None:
         return samples
@@ -385,7 +391,7 @@ def _with_bins(samples: pd.DataFrame, free: Free) -> pd.DataFrame:
 def _check_card(name: str, samples: pd.DataFrame, ledger, allow_leak: bool, repeats: bool):
     "Raise `ValueError` on what no card is made of"
     require_own_name(name)
-    alike = [s for s in FREE if label(s).casefold() == name.casefold().strip()]
+    alike = [s for s in BASELINES if label(s).casefold() == name.casefold().strip()]
     if alike:
         raise ValueError(
             f"{name!r} is how a baseline ({alike[0]}) is called on a card: give the system another name"
@@ -409,8 +415,8 @@ def _check_card(name: str, samples: pd.DataFrame, ledger, allow_leak: bool, repe
 def make_card(
     name: str,  # The system
     samples: pd.DataFrame,  # One row a record: `record_id, task, protein_id, cluster, answer, prediction`, and where there are any `source, style, finish`
-    free: Free,  # The baselines' answers to them
-    best: Best,  # The one to beat
+    free: BaselineAnswers,  # The baselines' answers to them
+    best: BestBaseline,  # The one to beat
     ledger: Ledger | None,  # Of the test set: a card needs one
     known: dict | None = None,  # From `known_entities`
     label: str = "",  # What the split is; one that leaks on purpose says so here
@@ -466,7 +472,7 @@ def make_card(
         leaks=len(ledger.leaks),
         found=found_text(ledger, bins),
         counted=[*_counted(name, samples, stats[name]), *notes],
-        free=baselines,
+        baselines=baselines,
         computed=stats[name].attrs,
         scores=scores.to_dict("records"),
         lifts=lifts.to_dict("records"),
@@ -528,7 +534,7 @@ def _facts(card: dict) -> pd.DataFrame:
         {k: v for k, v in card.items() if not isinstance(v, (dict, list))}
         | card["counts"]
         | {f"scores: {k}": v for k, v in card["computed"].items()},
-        card["free"],
+        card["baselines"],
     )
     plain |= {f"best baseline, chosen on {free['chosen_on']}": free["best"]} | {
         f"left out: {k}": v for k, v in (free["left_out"] | card.get("left_out", {})).items()
@@ -609,7 +615,7 @@ def card_page(
             scores,
             [
                 s
-                for s in (card["name"], card["free"]["best"], "majority")
+                for s in (card["name"], card["baselines"]["best"], "majority")
                 if s in set(scores.system)
             ],
         ).savefig(file, format="svg", metadata=dict(Date=None))
@@ -720,7 +726,7 @@ def compare_cards(
         for r in c["scores"]
         if r["by"] == "all" and (k == 0 or r["system"] == c["name"])
     ]
-    order = {n: k for k, n in enumerate([*names, *FREE])}
+    order = {n: k for k, n in enumerate([*names, *BASELINES])}
     scores = pd.DataFrame(rows).sort_values(
         "system", key=lambda t: t.map(order), kind="stable", ignore_index=True
     )
@@ -761,7 +767,7 @@ def fig_comparison(
         )
         for ax, score in zip(axes, HEADLINE):
             t = scores[scores.score == score].set_index("system").loc[systems]
-            colours = ["#898989" if s in FREE else "#0072B2" for s in systems]
+            colours = ["#898989" if s in BASELINES else "#0072B2" for s in systems]
             ax.hlines(range(len(systems)), t.low, t.high, colors=colours)
             ax.scatter(t.value, range(len(systems)), c=colours, s=18, zorder=3)
             ax.set(title=label(score), xlim=(0, None))
@@ -782,8 +788,8 @@ def run_card(
     require_own_name(cfg.model.name)
     measured, data = evaluate_arm(cfg), RunData(cfg)
     facts, ledger = read_json(measured / "card.json"), ledger_of(data)
-    free, best = free_baselines(data)
-    test = data.corpus.side("test", "answer")
+    free, best = measured_baselines(data)
+    test = data.corpus.records_of("test", "answer")
     known = known_entities(test.answer.tolist(), test.protein_id.tolist(), frozen_dictionary())
     samples = pd.read_parquet(measured / "samples.parquet").merge(
         pd.read_parquet(measured / "losses.parquet")[["record_id", "source", "style"]],

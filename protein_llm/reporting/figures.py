@@ -21,7 +21,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ..config import ARCHS
 from ..core import read_json, repo_root, require_new_folder, write_atomic, write_json
-from ..evaluation.baselines import FREE
+from ..evaluation.baselines import BASELINES
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #d331c19c
 COLOURS = dict(
@@ -32,7 +32,7 @@ COLOURS = dict(
     blind="#4D4D4D",
     **dict(
         zip(
-            FREE,
+            BASELINES,
             (
                 "#5C5C5C",
                 "#6B6B6B",
@@ -47,7 +47,7 @@ COLOURS = dict(
         )
     ),
 )
-MARKS = dict(zip(FREE, "_xos^D<*P"))
+MARKS = dict(zip(BASELINES, "_xos^D<*P"))
 LABELS = dict(
     rouge_l="ROUGE-L",
     bleu="BLEU",
@@ -258,7 +258,7 @@ def _spread(ax, table: pd.DataFrame, tasks: list, systems: list, left: float, ri
 # %% ../../nbs/api/reporting/01_figures.ipynb #a1ee53b3
 def _grouped(ax, table: pd.DataFrame, tasks: list, systems: list, best: str):
     "In each task bars for the arms, and beside them marks for the baselines"
-    free = [s for s in systems if s in FREE]
+    free = [s for s in systems if s in BASELINES]
     for system, x, value, step in _spread(
         ax, table, tasks, [s for s in systems if s not in free], -0.45, 0.12 if free else 0.45
     ):

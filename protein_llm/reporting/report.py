@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..config import ARCHS
 from ..core import require_new_folder, write_atomic
-from ..evaluation.baselines import FREE
+from ..evaluation.baselines import BASELINES
 from .figures import four_way, label
 
 # %% ../../nbs/api/reporting/02_report.ipynb #6768111a
@@ -139,13 +139,13 @@ def by_baseline(
 ) -> pd.DataFrame:  # One row a baseline, one column a system: `value [low, high] better`
     "ROUGE-L of each system minus that of each baseline, over all tasks"
     d = differences[
-        differences.against.isin(FREE)
+        differences.against.isin(BASELINES)
         & (differences.metric == "rouge_l")
         & (differences.task == "all")
     ]
     return (
         _cells(d, "against", "rouge_l")
-        .reindex([s for s in FREE if s in set(d.against)])
+        .reindex([s for s in BASELINES if s in set(d.against)])
         .rename(index=label)
         .rename_axis(index="baseline", columns=None)
         .reset_index()

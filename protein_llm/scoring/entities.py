@@ -331,7 +331,7 @@ class EntityDictionary:
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #15049aa2
 def gene_symbols(
-    records: pd.DataFrame,  # `task, answer`, such as `Corpus.side("train", "task", "answer")`
+    records: pd.DataFrame,  # `task, answer`, such as `Corpus.records_of("train", "task", "answer")`
 ) -> list:  # Sorted, each once; those of one letter are left out
     "Symbols that records of task `gene` state. Raises `ValueError` when there is no such record"
     answers = records.answer[records.task == "gene"]

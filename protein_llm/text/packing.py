@@ -143,7 +143,7 @@ def pack_rows(
     lengths: np.ndarray,  # True token length of each record [R]
     capacity: int,  # Most tokens of a row
 ) -> list:  # Rows, each an array of positions in `lengths`
-    "Best-fit-decreasing packing: the longest first, each into the fullest row that has room. All records of one length at once: a few operations a length, whatever their number. Raises `ValueError` on a record that fits no row"
+    "BestBaseline-fit-decreasing packing: the longest first, each into the fullest row that has room. All records of one length at once: a few operations a length, whatever their number. Raises `ValueError` on a record that fits no row"
     lengths = np.asarray(lengths, dtype=np.int64)
     _check_lengths(lengths, capacity)
     order = np.argsort(-lengths, kind="stable")

@@ -320,7 +320,7 @@ def validate(
     device="cpu",  # Where the model is
 ) -> dict:  # A line of the log
     "Loss on the validation set, token-weighted, in all and by task"
-    valid = data.corpus.side("valid")
+    valid = data.corpus.records_of("valid")
     rows = losses_on(model, valid.record_id.tolist(), data, cfg, device=device).assign(
         task=valid.task.values
     )
@@ -421,7 +421,7 @@ class Training:
         self.data.tokenizer  # a language model that is not there is found out before the corpus is built
         set_seed(cfg.train.seed)
         d = self.data.features.d if self.data.reads_features else 0
-        side = self.data.corpus.side("train", "task", "sources")
+        side = self.data.corpus.records_of("train", "task", "sources")
         self.ids, self.records = side.record_id, self.data.tokens.positions(side.record_id)
         self.weights, self.proteins = (
             record_weights(side, cfg.train),
