@@ -199,7 +199,7 @@ def left_text(
         "started again in the same way, it goes on from there"
     )
 
-# %% ../../nbs/api/runs/02_run.ipynb #359e6783
+# %% ../../nbs/api/runs/02_run.ipynb #050137cd
 def _is_locked(path: Path) -> bool:
     "Whether another process holds a lock"
     if not path.exists():
@@ -222,23 +222,13 @@ def _state_word(folder: Path, has_steps: bool) -> str:
         return "failed"
     return "stopped" if has_steps else "not begun"
 
-
-def _state_facts(folder: Path, is_trained: bool) -> dict:
-    "Why it failed, and what it was trained on"
-    failed, saved = folder / "failed.json", folder / "model" / "config.json"
-    error = read_json(failed).get("error") if failed.exists() else None
-    has_model = is_trained and saved.exists()
-    data = read_json(saved)["about"].get("data", {}) if has_model else {}
-    return dict(error=error, corpus=data.get("corpus"), test_hash=data.get("test_hash"))
-
-# %% ../../nbs/api/runs/02_run.ipynb #c149266c
+# %% ../../nbs/api/runs/02_run.ipynb #92889cd6
 def run_state(
     folder: Path | str,  # A folder below `runs/`
 ) -> dict | None:  # What is known; None where no run lies
-    """What is known of a run, from JSON alone
+    """What is known of a run, from JSON alone; what is unknown is None
 
-    `state` is trained, training, failed, stopped, or not begun; `started` is in seconds since 1970, `loss` the last of
-    validation. What is unknown is None.
+    `state` is trained, training, failed, stopped, or not begun; `started` is in seconds since 1970.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -250,16 +240,23 @@ def run_state(
     what = dict(
         name=folder.name, arch=cfg.model.arch, preset=cfg.preset, manifest=cfg.data.manifest
     )
-    how_far = dict(
-        state=word,
-        started=(folder / "config.json").stat().st_mtime,
-        steps_done=steps[-1] if steps else 0,
-        steps=cfg.train.steps,
-        loss=losses[-1] if losses else None,
+    started = (folder / "config.json").stat().st_mtime
+    done, loss = (values[-1] if values else None for values in (steps, losses))
+    what |= dict(
+        state=word, started=started, steps_done=done or 0, steps=cfg.train.steps, loss=loss
     )
-    return what | how_far | _state_facts(folder, word == "trained")
+    return what | _state_facts(folder, word == "trained")
 
-# %% ../../nbs/api/runs/02_run.ipynb #0d8cd450
+# %% ../../nbs/api/runs/02_run.ipynb #2eaaf7a4
+def _state_facts(folder: Path, is_trained: bool) -> dict:
+    "Why it failed, and what it was trained on"
+    failed, saved = folder / "failed.json", folder / "model" / "config.json"
+    error = read_json(failed).get("error") if failed.exists() else None
+    has_model = is_trained and saved.exists()
+    data = read_json(saved)["about"].get("data", {}) if has_model else {}
+    return dict(error=error, corpus=data.get("corpus"), test_hash=data.get("test_hash"))
+
+
 @patch
 def state(self: Run) -> dict | None:  # As of `run_state`
     "What is known of it so far, from JSON alone"
