@@ -19,7 +19,7 @@ PATIENCE = 10  # seconds after which no trainer may be left
 TRAINER = """
 import sys
 from pathlib import Path
-from protein_llm.runs.parallel import end_with_launcher
+from protein_llm.runs.launch import end_with_launcher
 end_with_launcher()
 from protein_llm.config import from_preset
 from protein_llm.training.train import train
@@ -27,7 +27,7 @@ train(from_preset("tiny", "mlp", n_proteins=120, n_test_clusters=10, n_valid_clu
 """
 LAUNCHER = f"""
 import sys
-from protein_llm.runs.parallel import stream
+from protein_llm.runs.launch import stream
 stream([sys.executable, "-c", {TRAINER!r}, sys.argv[1]], sys.argv[2])
 """
 

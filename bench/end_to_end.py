@@ -116,7 +116,8 @@ def ours(data, tokens):
     from dataclasses import replace
 
     from protein_llm.model.protein_llm import build_model, trainable_parts
-    from protein_llm.runs.parallel import make_accelerator
+    from protein_llm.runs.run import Run
+    from protein_llm.training.parallel import make_accelerator
     from protein_llm.training.train import make_optimizer, train_step
 
     cfg = replace(data.cfg, train=replace(data.cfg.train, batch_tokens=tokens))
@@ -131,7 +132,7 @@ def ours(data, tokens):
         f"bridge.{n}": p for n, p in data.bridge.items()
     }
     model.set_trained_state(state, "here")
-    opt, acc, losses, times = make_optimizer(model, cfg.train), make_accelerator(cfg), [], [clock()]
+    opt, acc, losses, times = make_optimizer(model, cfg.train), make_accelerator(Run(cfg)), [], [clock()]
     for k in range(STEPS):
         losses.append(train_step(model, opt, k, np.array(data.steps[k]), data, cfg, acc)["loss"])
         times.append(clock())

@@ -154,7 +154,8 @@ def ours(records, tokens, steps, lr, folder):
 
     from protein_llm.config import ModelConfig, RunConfig, TrainConfig
     from protein_llm.model.protein_llm import build_model, trainable_parts
-    from protein_llm.runs.parallel import make_accelerator
+    from protein_llm.runs.run import Run
+    from protein_llm.training.parallel import make_accelerator
     from protein_llm.text.packing import step_records
     from protein_llm.text.prompts import TokenStore, write_index
     from protein_llm.training.train import make_optimizer, train_step
@@ -202,7 +203,7 @@ def ours(records, tokens, steps, lr, folder):
     data, opt, acc, losses, times = (
         SimpleNamespace(tokens=TokenStore(folder), reads_features=False),
         make_optimizer(model, cfg.train),
-        make_accelerator(cfg),
+        make_accelerator(Run(cfg)),
         [],
         [clock()],
     )

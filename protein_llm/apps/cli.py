@@ -146,9 +146,9 @@ def train(preset, arch, changes):
     is_saved = len(changes) == 1 and changes[0].endswith(".json") and "=" not in changes[0]
     cfg = _saved(changes[0]) if is_saved else _configured(preset, arch, changes)
     click.echo(f"{cfg}\n")
-    from protein_llm.runs.parallel import ensure_trained
+    from protein_llm.runs.run import Run
 
-    folder = ensure_trained(cfg)
+    folder = Run(cfg).ensure_trained()
     click.echo(next_text(folder, cfg))
 
 # %% ../../nbs/api/apps/01_cli.ipynb #9a102428
@@ -238,9 +238,9 @@ def next_text(
 # %% ../../nbs/api/apps/01_cli.ipynb #7ac72b27
 def _trained(cfgs: list) -> tuple[list, list]:
     "Runs that are trained, and those that are not"
-    from protein_llm.runs.parallel import run_name
+    from protein_llm.runs.run import Run
 
-    done = [(repo_root() / "runs" / run_name(c) / "trained.json").exists() for c in cfgs]
+    done = [(Run(c).folder / "trained.json").exists() for c in cfgs]
     return [c for c, d in zip(cfgs, done) if d], [c for c, d in zip(cfgs, done) if not d]
 
 # %% ../../nbs/api/apps/01_cli.ipynb #f5efebb6
@@ -479,7 +479,7 @@ def pin(names, revision):
 # %% ../../nbs/api/apps/01_cli.ipynb #852bb519
 def _run_row(folder: Path) -> dict:
     "What `protein-llm runs` says of a folder with a `config.json`"
-    from protein_llm.runs.parallel import run_state
+    from protein_llm.runs.run import run_state
 
     try:
         run, cfg = run_state(folder), RunConfig.load(folder / "config.json")

@@ -27,7 +27,7 @@ from protein_llm.scoring.entities import (
 from .metrics import BLEU_COLUMNS, bleu_from_statistics, text_scores
 from .names import BASELINE_LABELS
 
-# %% ../../nbs/api/scoring/05_table.ipynb #6b67b338
+# %% ../../nbs/api/scoring/05_table.ipynb #0d3fa957
 @dataclass(frozen=True)
 class Metric:
     "What a number is called, computed from and good for"
@@ -76,7 +76,7 @@ def _changed(shown: str, label: str) -> Metric:
 def _in_bits(name: str, label: str, columns: tuple, score: Callable = bits, **more) -> Metric:
     return Metric(name, label, columns, score, better=-1, of="losses", **more)
 
-# %% ../../nbs/api/scoring/05_table.ipynb #e863154c
+# %% ../../nbs/api/scoring/05_table.ipynb #26bf45a2
 _ENTITY_BITS = ("entity", "entity_bytes")
 _LOSSES = (
     Metric(
@@ -116,7 +116,7 @@ def _entities(name: str, label: str, rests_on: str, **more) -> Metric:
     score = partial(_entity_score, name.removeprefix("entity_"))
     return Metric(name, label, ENTITY_COUNTS, score, rests_on=rests_on, **more)
 
-# %% ../../nbs/api/scoring/05_table.ipynb #f359cf53
+# %% ../../nbs/api/scoring/05_table.ipynb #52378623
 _ANSWERS = (
     _mean("exact_match", "exact match"),
     _mean("rouge_1", "ROUGE-1"),
@@ -224,7 +224,7 @@ def bootstrap(
     low, high = np.percentile(score(_drawn(sums, draws, seed)), [2.5, 97.5])
     return Interval(float(score(sums.sum(0))), float(low), float(high))
 
-# %% ../../nbs/api/scoring/05_table.ipynb #4428b54e
+# %% ../../nbs/api/scoring/05_table.ipynb #1fa90b00
 def _chosen(statistics: pd.DataFrame, names: tuple) -> tuple:
     "The metrics, and their columns. Raises `ValueError` on an unknown metric, and on a column that is not there"
     unknown = [n for n in names if n not in METRICS]
@@ -239,7 +239,7 @@ def _chosen(statistics: pd.DataFrame, names: tuple) -> tuple:
         )
     return metrics, columns
 
-# %% ../../nbs/api/scoring/05_table.ipynb #ea4b4001
+# %% ../../nbs/api/scoring/05_table.ipynb #b9e8ca91
 def _groups(
     groups: pd.DataFrame | None, n: int
 ) -> Iterator[tuple]:  # (by, group, which records are in it [n])
@@ -309,7 +309,7 @@ def _run_weights(S: int, draws: int, seed: int) -> np.ndarray:  # [draws, S]
     "How much each of S runs counts in each draw"
     return np.random.default_rng([seed, 1]).multinomial(S, np.full(S, 1 / S), size=draws) / S
 
-# %% ../../nbs/api/scoring/05_table.ipynb #b0518e2d
+# %% ../../nbs/api/scoring/05_table.ipynb #a46eafa1
 def two_way_bootstrap(
     statistics: np.ndarray,  # What the score is computed from, per run and record, the same records in each [S, n, K]
     clusters: list,  # Cluster of each record [n]
@@ -329,7 +329,7 @@ def two_way_bootstrap(
     low, high = np.percentile((of_runs * _run_weights(S, draws, seed)).sum(1), [2.5, 97.5])
     return Interval(float(np.mean(score(sums.sum(0).reshape(S, K)))), float(low), float(high))
 
-# %% ../../nbs/api/scoring/05_table.ipynb #bdae1178
+# %% ../../nbs/api/scoring/05_table.ipynb #dd101fb7
 DIFFERENCE_COLUMNS = (
     *("system", "against", "metric", "by", "group", "value", "low", "high"),
     *("established", "n", "clusters", "carried", "draws"),
@@ -349,13 +349,26 @@ def _aligned(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
         )
     return b.loc[a.index]
 
-# %% ../../nbs/api/scoring/05_table.ipynb #0248f42b
+
+def _same_records(a: list, b: list) -> tuple:
+    "Tables of several seeds, all in the order of the first. Raises `ValueError` on other seeds or records"
+    if len(a) != len(b) or not a:
+        raise ValueError(f"{len(a)} seeds against {len(b)}: compare systems at the same seeds")
+    return [_aligned(a[0], t) for t in a], [_aligned(a[0], t) for t in b]
+
+# %% ../../nbs/api/scoring/05_table.ipynb #8c1c0d3a
 def _carrying(tables: list, clusters: np.ndarray, inside: np.ndarray, metric: Metric) -> int:
     "Clusters that a difference rests on: those in which every system has what the metric needs"
     if not metric.rests_on:
         return len(pd.unique(clusters[inside]))
     named = [inside & (t[metric.rests_on].to_numpy() > 0) for t in tables]
     return min(len(pd.unique(clusters[n])) for n in named)
+
+
+def _established(table: pd.DataFrame, system: str, against: str) -> pd.DataFrame:
+    established = is_established(table.low, table.high, table.carried, table.n, table.draws)
+    table = table.assign(system=system, against=against, established=established)
+    return table[[*DIFFERENCE_COLUMNS, "by_seed"]]
 
 
 def _side_by_side(a: list, b: list, columns: list) -> np.ndarray:  # [n, S, 2, K]
@@ -365,15 +378,13 @@ def _side_by_side(a: list, b: list, columns: list) -> np.ndarray:  # [n, S, 2, K
         values.append([t.assign(records=1.0)[columns].to_numpy(float) for t in pair])
     return np.moveaxis(np.array(values), 2, 0)
 
-# %% ../../nbs/api/scoring/05_table.ipynb #3d929f7b
+# %% ../../nbs/api/scoring/05_table.ipynb #431bd7d4
 def _differences(values, clusters, metrics, columns, draws) -> pd.DataFrame:  # one row a metric
-    "Mean over seeds of first system minus second, from statistics side by side"
+    "Mean over seeds of the first system minus the second"
     sums = _cluster_sums(values.reshape(len(values), -1), clusters)
     drawn = np.vstack([sums.sum(0), _drawn(sums, draws, 0)]).reshape(-1, *values.shape[1:])
     S = values.shape[1]
-    weights = np.vstack(
-        [np.full(S, 1 / S), _run_weights(S, draws, 0)]
-    )  # all records: seeds count alike
+    weights = np.vstack([np.full(S, 1 / S), _run_weights(S, draws, 0)])
     rows = []
     for m in metrics:
         scores = m.score(drawn[..., [columns.index(c) for c in m.columns]])  # [1 + draws, S, 2]
@@ -382,14 +393,7 @@ def _differences(values, clusters, metrics, columns, draws) -> pd.DataFrame:  # 
         rows.append(dict(metric=m.name, **interval._asdict(), by_seed=of_seeds[0].tolist()))
     return pd.DataFrame(rows).assign(n=len(values), clusters=len(sums), draws=draws)
 
-
-def _established(table: pd.DataFrame, system: str, against: str) -> pd.DataFrame:
-    "With the systems' names, and whether each difference is established"
-    established = is_established(table.low, table.high, table.carried, table.n, table.draws)
-    table = table.assign(system=system, against=against, established=established)
-    return table[[*DIFFERENCE_COLUMNS, "by_seed"]]
-
-# %% ../../nbs/api/scoring/05_table.ipynb #ad0bdcc8
+# %% ../../nbs/api/scoring/05_table.ipynb #dd8f9189
 def seed_difference_table(
     system: str,  # Its name
     against: str,  # The other's
@@ -401,9 +405,7 @@ def seed_difference_table(
     draws: int = 1_000,  # Bootstrap draws
 ) -> pd.DataFrame:  # `DIFFERENCE_COLUMNS` and `by_seed`, a value each
     "Mean difference over seeds, its interval over clusters and seeds. Raises `ValueError` on other records"
-    if len(a) != len(b) or not a:
-        raise ValueError(f"{len(a)} seeds against {len(b)}: compare systems at the same seeds")
-    a, b = [_aligned(a[0], t) for t in a], [_aligned(a[0], t) for t in b]
+    a, b = _same_records(a, b)
     chosen, columns = _chosen(a[0], metrics)
     values, clusters, parts = _side_by_side(a, b, columns), np.asarray(clusters), []
     for by, group, inside in _groups(groups, len(values)):
