@@ -28,7 +28,7 @@ from protein_llm.scoring.entities import (
 from ..text.packing import collate, plan_step
 from ..text.prompts import PlainText
 
-# %% ../../nbs/api/evaluation/03_losses.ipynb #9b605054
+# %% ../../nbs/api/evaluation/03_losses.ipynb #84567124
 def _measuring(cfg: TrainConfig) -> TrainConfig:
     "Batches for measuring: twice the tokens, because nothing is kept for a backward pass"
     return TrainConfig(batch_tokens=2 * cfg.batch_tokens, max_tokens=cfg.max_tokens)
@@ -44,6 +44,20 @@ def _check_marks(marks: list, record_ids: list, answer_tokens: np.ndarray):
         )
 
 
+def _sources(data: RunData, tokens, features) -> tuple:
+    "What is given, else the run's own"
+    if features is None and data.reads_features:
+        features = data.features
+    return data.tokens if tokens is None else tokens, features
+
+
+def _marked(marks: list | None, order: list, device) -> torch.Tensor | None:
+    "The marks of a batch, record behind record"
+    if marks is None:
+        return None
+    return torch.from_numpy(np.concatenate([marks[i] for i in order])).to(device)
+
+# %% ../../nbs/api/evaluation/03_losses.ipynb #b9219a9a
 def _batches(records: np.ndarray, tokens, features, cfg: RunConfig, device, show: str):
     "Which records (their places in the list) are in each batch, and the batch"
     plan = plan_step(tokens.lengths(records), _measuring(cfg.train))[0]
@@ -52,36 +66,31 @@ def _batches(records: np.ndarray, tokens, features, cfg: RunConfig, device, show
         order = [i for row in rows for i in row]
         yield order, collate([records[row] for row in rows], tokens, features).to(device)
 
-# %% ../../nbs/api/evaluation/03_losses.ipynb #d8d875aa
+# %% ../../nbs/api/evaluation/03_losses.ipynb #75da3beb
 def losses_on(
-    model: ProteinLLM,  # Any mode; dropout is off while measuring
+    model: ProteinLLM,  # Any
     record_ids: list,  # Records
-    data: RunData,  # Tokens and features
+    data: RunData,  # Tokens, features
     cfg: RunConfig,  # The run
-    tokens=None,  # Another `TokenStore`: for changed records
-    features=None,  # Another source of features
-    device="cpu",  # Where the model is
-    show: str = "",  # Name of a progress bar; none when empty
-    marks: list
-    | None = None,  # Of each record which answer tokens (end token included) to sum apart
-) -> (
-    pd.DataFrame
-):  # `record_id`, `sum` (of NLL over answer tokens, nats), `count`; with marks `marked`
-    "Loss of each record, in the order given. Raises `ValueError` on the wrong number of marks"
-    tokens = data.tokens if tokens is None else tokens
-    features = data.features if features is None and data.reads_features else features
+    tokens=None,  # Other tokens
+    features=None,  # Other features
+    device="cpu",  # Of the model
+    show: str = "",  # Name of a progress bar
+    marks: list | None = None,  # Which tokens to sum apart
+) -> pd.DataFrame:  # `sum` (nats), `count` (tokens), with marks `marked`, and `record_id`
+    "Loss of each record. Raises `ValueError` on the wrong number of marks"
+    tokens, features = _sources(data, tokens, features)
     records = tokens.positions(record_ids)
     if marks is not None:
         _check_marks(marks, record_ids, tokens.lengths(records) - tokens.prompt_lengths(records))
     out = np.zeros((len(records), 2 if marks is None else 3))
     for order, batch in _batches(records, tokens, features, cfg, device, show):
-        marked = None if marks is None else np.concatenate([marks[i] for i in order])
-        marked = marked if marked is None else torch.from_numpy(marked).to(device)
-        out[order] = torch.stack(model.record_losses(batch, marked), dim=1).tolist()
-    table = pd.DataFrame(dict(record_id=record_ids, sum=out[:, 0], count=out[:, 1].astype(int)))
-    return table if marks is None else table.assign(marked=out[:, 2])
+        losses = model.record_losses(batch, _marked(marks, order, device))
+        out[order] = torch.stack(losses, dim=1).tolist()
+    table = pd.DataFrame(out, columns=["sum", "count", "marked"][: out.shape[1]])
+    return table.assign(record_id=record_ids).astype(dict(count=int))
 
-# %% ../../nbs/api/evaluation/03_losses.ipynb #333f6384
+# %% ../../nbs/api/evaluation/03_losses.ipynb #a7ed48cf
 def answer_parts(
     records: pd.DataFrame,  # `record_id`, `answer`
     tokenizer,  # From `load_tokenizer`
@@ -89,7 +98,7 @@ def answer_parts(
 ) -> tuple[
     pd.DataFrame, list
 ]:  # `record_id, bytes, entity_bytes`; which answer tokens of each name something
-    "Part answers into entities and template, in UTF-8 bytes and in tokens; the end token, the last, never names anything"
+    "Part answers into entities and template, in UTF-8 bytes and in tokens; the end token is template"
     texts = list(dict.fromkeys(records.answer))  # many are the same
     offsets = PlainText(tokenizer)(texts, return_offsets_mapping=True).offset_mapping
     size, named, marks = {}, {}, {}
@@ -145,7 +154,7 @@ def _with_protein(record: pd.Series, k: int, protein: str) -> dict:
     other = dict(original=record.record_id, protein_ids=[protein], protein_id=protein)
     return record.to_dict() | dict(record_id=f"{record.record_id}#{k}") | other
 
-# %% ../../nbs/api/evaluation/03_losses.ipynb #ce23f393
+# %% ../../nbs/api/evaluation/03_losses.ipynb #19eceec1
 def swapped_records(
     test: pd.DataFrame,  # Test records with `cluster`
     lengths: dict,  # Residues of each protein
@@ -187,7 +196,7 @@ def shuffled_proteins(
     table = pd.DataFrame(dict(protein_id=[p + SHUFFLED for p in ids], sequence=sequences))
     return table.set_index("protein_id", drop=False)
 
-# %% ../../nbs/api/evaluation/03_losses.ipynb #7a348167
+# %% ../../nbs/api/evaluation/03_losses.ipynb #90ff6b19
 def other_features(
     proteins: pd.DataFrame,  # `protein_id`, `sequence`, not of the corpus
     data: RunData,  # The run's: its encoder, and the scale of its features
@@ -204,7 +213,7 @@ def other_features(
     store.mean, store.std = data.features.mean, data.features.std
     return store
 
-# %% ../../nbs/api/evaluation/03_losses.ipynb #58abb6fa
+# %% ../../nbs/api/evaluation/03_losses.ipynb #cf865eb5
 NULL = "<null>"  # the protein that is none
 
 
@@ -223,7 +232,7 @@ class NullFeatures:
             n, 1
         ).bool()  # zero standard deviations from the mean
 
-# %% ../../nbs/api/evaluation/03_losses.ipynb #b6cccd7a
+# %% ../../nbs/api/evaluation/03_losses.ipynb #0f95bd70
 PROTEINS = ("true", "swapped", "shuffled", "null")  # what a record is shown
 
 
@@ -244,7 +253,7 @@ class _Measured:
         table = losses_on(self.model, ids, self.data, self.cfg, tokens, features, self.device, show)
         return table.set_index("record_id")["sum"]
 
-# %% ../../nbs/api/evaluation/03_losses.ipynb #9d27bab0
+# %% ../../nbs/api/evaluation/03_losses.ipynb #8423861d
 def _swapped_losses(
     measured: _Measured, changed: pd.DataFrame
 ) -> pd.Series:  # by the original's id
@@ -265,7 +274,7 @@ def _shuffled_losses(measured: _Measured, records: pd.DataFrame) -> pd.Series | 
     named = [[p + SHUFFLED for p in ps] for ps in records.protein_ids]
     return measured.losses(records.assign(protein_ids=named), mixed, "shuffled protein", features)
 
-
+# %% ../../nbs/api/evaluation/03_losses.ipynb #a1289420
 def _null_losses(measured: _Measured, records: pd.DataFrame) -> pd.Series:
     "Loss without a protein"
     data, nothing = measured.data, pd.DataFrame(dict(sequence=["X"]), index=[NULL])
@@ -273,7 +282,7 @@ def _null_losses(measured: _Measured, records: pd.DataFrame) -> pd.Series:
     records = records.assign(protein_ids=[[NULL]] * len(records))
     return measured.losses(records, nothing, "no protein", features)
 
-# %% ../../nbs/api/evaluation/03_losses.ipynb #31801a74
+# %% ../../nbs/api/evaluation/03_losses.ipynb #ffd57f92
 def changed_losses(
     model: ProteinLLM,  # Trained, and not blind
     data: RunData,  # Tokens and features
@@ -281,11 +290,8 @@ def changed_losses(
     device="cpu",  # Where the model is
 ) -> (
     pd.DataFrame
-):  # `swapped, shuffled, null` by `record_id`; `attrs` has `swaps`, how many others each was shown
-    """Losses of some test records with another protein, with their own shuffled, and with none
-
-    `swapped` is empty where no record has a partner, `shuffled` where it cannot be computed.
-    """
+):  # `swapped, shuffled, null` by `record_id`; `attrs`: `swaps`, others shown to each
+    "Losses with another protein, the own shuffled, and none; NaN where it cannot be measured"
     test, ev = data.corpus.records_of("test"), cfg.evaluation
     lengths = data.corpus.proteins.length.to_dict()
     changed = swapped_records(test, lengths, ev.swaps, ev.n_swap, ev.eval_seed)
@@ -294,26 +300,24 @@ def changed_losses(
     measured = _Measured(model, data, cfg, device)
     swapped, null = _swapped_losses(measured, changed), _null_losses(measured, records)
     out = pd.DataFrame(dict(swapped=swapped, shuffled=np.nan, null=null))
-    out["shuffled"] = _shuffled_losses(measured, records)
+    out["shuffled"] = _shuffled_losses(measured, records)  # in the rows of the others
     out.attrs = dict(swaps=int(changed.groupby("original").size().max()) if len(changed) else 0)
     return out
 
-# %% ../../nbs/api/evaluation/03_losses.ipynb #9f664841
+# %% ../../nbs/api/evaluation/03_losses.ipynb #3b64e311
 LOSS_COLUMNS = (
     *("record_id", "task", "source", "style", "protein_id", "cluster"),
     *("count", "bytes", "entity_bytes", "entity", *PROTEINS),
 )
 
-
+# %% ../../nbs/api/evaluation/03_losses.ipynb #b3d7365b
 def diagnose(
     model: ProteinLLM,  # Trained
     data: RunData,  # Tokens and features
     cfg: RunConfig,  # The run
     device="cpu",  # Where the model is
-) -> (
-    pd.DataFrame
-):  # `LOSS_COLUMNS`: NLLs in nats, `source` all sources joined by `|`; NaN where not measured
-    "Losses of all test records with the true protein, and of some with another, a shuffled one and none"
+) -> pd.DataFrame:  # `LOSS_COLUMNS`: NLLs in nats; all sources joined by `|`
+    "Losses of all test records with the true protein, and of some with another, a shuffled one, none"
     test = data.corpus.records_of("test")
     parts, marks = answer_parts(test, data.tokenizer, frozen_dictionary())
     ids = test.record_id.tolist()
