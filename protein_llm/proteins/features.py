@@ -184,7 +184,7 @@ def build_features(
     encoder: Encoder,  # What encodes them
     folder: Path | str,  # Target, e.g. from `feature_folder`
     mean_over: list | None = None,  # Proteins of the mean vector; all when None
-    batch_tokens: int = BATCH_TOKENS,  # Residues of one batch, padding included
+    batch_tokens: int = BATCH_TOKENS,  # Residues of a batch, with padding
     progress: bool = True,  # Show residues per second and time left
     residues: bool = True,  # Keep each residue's features, not means alone
 ) -> Path:  # `folder`, complete
@@ -257,9 +257,7 @@ class FeatureStore:
         self.row = dict(zip(self.index.protein_id, spans, strict=True))  # offset, length
         if (self.folder / "features.npy").exists():  # mode c: torch warns of read-only memory
             self.flat = torch.from_numpy(np.load(self.folder / "features.npy", mmap_mode="c"))
-        self.mean = torch.from_numpy(
-            np.load(self.folder / "mean.npy")
-        )  # [D], over train's residues
+        self.mean = torch.from_numpy(np.load(self.folder / "mean.npy"))  # [D], over train
         self.std = torch.from_numpy(np.load(self.folder / "std.npy"))  # [D]
 
 # %% ../../nbs/api/proteins/02_features.ipynb #c65e16c4
