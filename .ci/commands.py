@@ -1,4 +1,5 @@
-"""What make's commands do with finished steps, signals, two at once, and files that are not ours: with toy notebooks, in a folder of its own whose name holds a blank and a letter outside ASCII. Started by `.ci/test.py`."""
+"""What make's commands do with finished steps, signals, two at once, and files that are not ours.
+Toy notebooks in a folder of its own, whose name holds a blank and a letter outside ASCII. Started by `.ci/test.py`."""
 
 import json
 import shutil
@@ -14,7 +15,9 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 WRITES = "from pathlib import Path; Path({path!r}).write_text('done')"
 # a process of a kernel, as a training is; it does not listen to SIGTERM
-WAITS = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)', 'sleeper of {path}'])"
+SLEEPS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+WAITS = f"""import subprocess, sys
+subprocess.run([sys.executable, '-c', {SLEEPS!r}, 'sleeper of {{path}}'])"""
 START = """
 import json, subprocess, sys
 from pathlib import Path
@@ -127,10 +130,9 @@ def signals_end_all(folder):
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         quick = number == signal.SIGHUP
         work = started(folder, quick)
-        want = (
-            2 if quick else 1
-        )  # without papermill the cell itself is a command that names the sleeper
-        until(lambda: len(sleepers(folder)) == want, "the second notebook's process")
+        # without papermill the cell itself is a command that names the sleeper
+        want = 2 if quick else 1
+        until(lambda want=want: len(sleepers(folder)) == want, "the second notebook's process")
         below = psutil.Process(work.pid).children(recursive=True)
         assert len(below) >= (2 if quick else 3), below  # papermill, kernel, sleeper
         if number == signal.SIGTERM:

@@ -1,12 +1,11 @@
-"All tests: the library notebooks, what is generated from them, and the experiment at smoke size. Started by `make test`."
+"""All tests: the library notebooks, what is generated from them, and the experiment at smoke size.
+Started by `make test`."""
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,11 +21,13 @@ OUT = ROOT / "runs" / "smoke"
 LIMIT = 900  # seconds that one command may take
 
 ARCHS = ("text", "mlp", "perceiver", "flamingo", "blind")
-# The experiment at smoke size: parameters that the notebooks share. Their hash names the folders, so nothing of the real run is touched.
+# The experiment at smoke size: parameters that the notebooks share.
+# Their hash names the folders, so nothing of the real run is touched.
 SMOKE = dict(n_proteins=300, n_test_clusters=20, n_valid_clusters=5)
 TRAIN = dict(SMOKE, steps=4)
 EVALUATE = dict(TRAIN, n_generate=2, n_swap=10, draws=50)
-# What each notebook gets; those of one line run two at a time. The first two start from nothing: both need the corpus, one builds it and the other waits.
+# What each notebook gets; those of one line run two at a time.
+# The first two start from nothing: both need the corpus, one builds it and the other waits.
 CHAIN = [
     {"encode": ("02_encode", SMOKE), "train text": ("03_train", dict(TRAIN, arch="text"))},
     {

@@ -220,9 +220,8 @@ class Experiment:
     def left(self):
         "What a stopped or failed step leaves, and how to go on"
         kept = os.path.relpath(self.kept / f"{self.now.name}.ipynb", ROOT)
-        lines = [
-            f"Finished and kept: {', '.join(self.finished) or 'no step'}. As far as {self.now.name} came it is in {kept}."
-        ]
+        finished = ", ".join(self.finished) or "no step"
+        lines = [f"Finished and kept: {finished}. As far as {self.now.name} came it is in {kept}."]
         saved = [
             p.parent
             for p in self.runs.glob("*/checkpoints/step-*/checkpoint.json")
@@ -288,9 +287,9 @@ def run_all(experiment):
     todo, times = needed(experiment), experiment.estimates()
     if todo:
         if shutil.disk_usage(experiment.runs).free < NEED_GB * 10**9:
-            sys.exit(
-                f"{NEED_GB} GB of free disk are needed for {os.path.relpath(experiment.runs, ROOT)}: free some, then run make {experiment.command} again"
-            )
+            where = os.path.relpath(experiment.runs, ROOT)
+            again = f"free some, then run make {experiment.command} again"
+            sys.exit(f"{NEED_GB} GB of free disk are needed for {where}: {again}")
         measured = read_json(experiment.state / "seconds.json").keys() & todo
         how = (
             "as measured here"
@@ -314,10 +313,9 @@ def alone(experiment):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            print(
-                f"waiting: {lock.read().strip() or 'another one'} is at work in {ROOT.name}/runs; Ctrl-C leaves it alone",
-                flush=True,
-            )
+            holder = lock.read().strip() or "another one"
+            where = f"{ROOT.name}/runs"
+            print(f"waiting: {holder} is at work in {where}; Ctrl-C leaves it alone", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         lock.write(
