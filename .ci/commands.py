@@ -185,7 +185,7 @@ def copy_of(folder):
     "A clone without an environment"
     clone = folder / "clone"
     clone.mkdir()
-    for name in ("Makefile", ".ci", "settings.ini", "setup.py", "requirements.lock"):
+    for name in ("Makefile", "scripts", "settings.ini", "setup.py", "requirements.lock"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, clone / name, ignore=shutil.ignore_patterns("__pycache__"))

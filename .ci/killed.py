@@ -1,5 +1,6 @@
-"""A run that is killed again and again, at moments that nobody chose, ends with the weights and the log of one that was left alone, bit for bit; and what is killed is the process that asked for the training, which must
-take the trainer along. Started by `.ci/test.py`."""
+"""A run that is killed again and again, at moments that nobody chose, ends with the weights and the log of one that
+was left alone, bit for bit; and what is killed is the process that asked for the training, which must take the
+trainer along. Started by `.ci/test.py`."""
 
 import json
 import os

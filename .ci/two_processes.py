@@ -1,5 +1,6 @@
-"""Every arm trained by two processes, whole (`none`) and in slices (FSDP2, `grad` and `full`), against one process
-on the same records: every trained value, losses, answers; and runs that one process began and two end, and the other way round. Started by `.ci/test.py`."""
+"""Every arm trained by two processes, whole (`none`) and in slices (FSDP2, `grad` and `full`), against one process on
+the same records: every trained value, losses, answers; and runs that one process began and two end, and the other
+way round. Started by `.ci/test.py`."""
 
 import json
 import os
