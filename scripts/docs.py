@@ -1,4 +1,4 @@
-"""The default run's executed notebooks as Markdown pages in docs/, for visitors who run nothing. Started by `make docs`.
+"""The default run's executed notebooks as Markdown pages in docs/, for visitors who run nothing; see `make docs`.
 What `make reproduce` left in runs/notebooks is read; nothing is run. The pages are written whole or not at all."""
 
 import json
