@@ -24,12 +24,13 @@ from pathlib import Path
 sys.path.insert(0, {scripts!r})
 from reproduce import Experiment, Step, carry_out
 
-def run_cell(self, step):
+def run_cell(self, step, threads, prefix=""):
     cell = json.loads((self.notebooks/f"{{step.notebook}}.ipynb").read_text())["cells"][0]["source"]
     return subprocess.run([sys.executable, "-c", cell]).returncode
 
 if {quick}: Experiment.start = run_cell
-steps = [Step("first", "first", 5, ("first.txt",)), Step("second", "second", 5, ("second.txt",), ("first",))]
+after_first = [Step(name, name, 5, (f"{{name}}.txt",), ("first",)) for name in {others!r}]
+steps = [Step("first", "first", 5, ("first.txt",)), *after_first]
 carry_out("reproduce", steps, runs=Path({runs!r}), notebooks=Path({notebooks!r}))
 """
 
@@ -43,13 +44,14 @@ def notebook(path, code):
     path.write_text(json.dumps(dict(cells=[cell], metadata=spec, nbformat=4, nbformat_minor=5)))
 
 
-def command(folder, quick):
+def command(folder, quick, others=("second",)):
     "What starts the toy experiment of a folder; a quick one runs cells without papermill, whose start takes seconds"
     text = START.format(
         scripts=str(ROOT / "scripts"),
         runs=str(folder / "runs"),
         notebooks=str(folder / "nbs"),
         quick=quick,
+        others=others,
     )
     return [sys.executable, "-c", text]
 
@@ -65,10 +67,10 @@ def started(folder, quick):
     )
 
 
-def finished(folder):
+def finished(folder, **how):
     "Exit code and output of the toy experiment"
     done = subprocess.run(
-        command(folder, quick=True),
+        command(folder, **dict(quick=True) | how),
         text=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -152,6 +154,29 @@ def signals_end_all(folder):
             "No process is left",
         ):
             assert words in out, out
+
+
+def two_at_a_time(folder):
+    "Steps that wait for the same one run beside each other, their lines told apart; a failed one ends the other"
+    runs = folder / "runs"
+    meets = """import os, time; from pathlib import Path
+Path({mine!r}).write_text('here')
+for _ in range(600): time.sleep(.05 * (not Path({other!r}).exists()))
+print('saw the other:', Path({other!r}).exists(), 'threads', os.environ['OMP_NUM_THREADS'])"""
+    names = ("left", "right")
+    for name, other in (names, names[::-1]):
+        mine, its = str(runs / f"{name}.txt"), str(runs / f"{other}.txt")
+        notebook(folder / "nbs" / f"{name}.ipynb", meets.format(mine=mine, other=its))
+    code, out = finished(folder, quick=False, others=names)
+    assert code == 0, out
+    threads = max(1, len(psutil.Process().cpu_affinity()) // 2)
+    for name in names:
+        assert f"{name} | saw the other: True threads {threads}" in out, out
+    notebook(folder / "nbs" / "left.ipynb", "raise ValueError('no such thing')")
+    notebook(folder / "nbs" / "right.ipynb", WAITS.format(path=folder))
+    code, out = finished(folder, others=names)
+    assert code == 1 and "left failed" in out and "Finished and kept: first" in out, out
+    assert not sleepers(folder), sleepers(folder)
 
 
 def waits_its_turn(folder):
@@ -260,6 +285,7 @@ def main():
             nothing_of_the_users_goes,
             steps_are_passed_over,
             signals_end_all,
+            two_at_a_time,
             failures_are_told,
         ):
             began = time.time()
