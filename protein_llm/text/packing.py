@@ -333,11 +333,12 @@ def _row_sizes(rows):
 def _number_proteins(store, records):
     "Numbers of the proteins in the order in which they are first named [R, P], and which they are"
     if store.cuts.shape[1] == 3:  # no places: the text arm spells its proteins out
-        return None, []
+        return None, np.empty(0, np.int64)
     named = store.proteins.take(records, axis=0)
     number = {-1: -1}  # stands for none
     numbers = [number.setdefault(p, len(number) - 1) for p in named.ravel().tolist()]
-    return np.array(numbers).reshape(named.shape), list(number)[1:]
+    known = np.array(list(number)[1:], dtype=np.int64)
+    return np.array(numbers).reshape(named.shape), known
 
 # %% ../../nbs/api/text/02_packing.ipynb #a2d11a84
 def collate(
