@@ -89,7 +89,7 @@ def _importer(files: dict, missing: str) -> str:
     "The file that imports a missing module"
     return next((f.name for m, f in files.items() if missing in _imports(f, m)), "one of its files")
 
-
+# %% ../nbs/api/03_own_code.ipynb #8abeb2a0
 def import_anew(
     arch: str,  # Import path of a bridge, `module:Class`
 ):  # The module, as its files are now
