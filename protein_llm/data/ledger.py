@@ -28,8 +28,8 @@ from ..core import digest, ensure_stage, read_json, run_folder, write_json
 from .corpus import Corpus, build_corpus, reserved_proteins
 from .sets import ProteinSet, check_set, pfam_families, read_set
 from protein_llm.data.split import (
-    _DOMAIN,
-    _WINDOW,
+    DOMAIN_STRETCH,
+    MIN_STRETCH,
     cluster_proteins,
     find_stretches,
     search_proteins,
@@ -233,12 +233,12 @@ def searched_text(
     allowed = ", ".join(f"{k} {_percent(v)}" for k, v in settings["tolerance"].items() if v)
     few = ", ".join(f"{n} in {name}" for name, n in short.items())
     return (
-        f"Searched for: the same sequence; identical stretches of at least {_WINDOW} residues that cover half of the shorter protein, or of {_DOMAIN} "
+        f"Searched for: the same sequence; identical stretches of at least {MIN_STRETCH} residues that cover half of the shorter protein, or of {DOMAIN_STRETCH} "
         f"(exact, nothing masked); clusters of {identity} identity over {coverage} of both; relatives of {identity} identity over {coverage} of the shorter one "
         f"(MMseqs2, sensitivity 7.5, e-value up to 0.001, low-complexity regions masked); allowed are {allowed or 'none'}. "
         f"Not searched for: more distant or shorter similarities"
         + (
-            f"; in proteins under {_WINDOW} residues ({few}) only a copy is sure to be found."
+            f"; in proteins under {MIN_STRETCH} residues ({few}) only a copy is sure to be found."
             if short
             else "."
         )
@@ -556,7 +556,7 @@ def _about(sets: dict, trained: tuple, lists: dict) -> dict:
             proteins=len(s.proteins),
             records=s.records.select(pl.len()).collect().item(),
             digest=set_digest(s),
-            short=s.proteins.filter(pl.col("sequence").str.len_bytes() < _WINDOW).height,
+            short=s.proteins.filter(pl.col("sequence").str.len_bytes() < MIN_STRETCH).height,
         )
         for n, s in sets.items()
     }

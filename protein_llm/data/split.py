@@ -146,44 +146,45 @@ def _hold(groups: pd.Series, test: list, valid: list, cap: int, seed: int) -> pd
     return split
 
 
-def _choose_train(clusters: pd.Series, n: int, cap: int, seed: int) -> list:
+def _choose_train(clusters: pd.Series, but: frozenset, n: int, cap: int, seed: int) -> list:
     "Proteins to train on: at most `cap` of a cluster and `n` in all, in the order of clusters; 0 means all"
+    clusters = clusters[~clusters.index.isin(but)]
     kept = clusters.index[clusters.index.isin(first_of_each(clusters, cap, seed))]
     return sorted(kept, key=lambda p: shuffle_key(seed, clusters[p]))[: n or None]
 
-
-def _require_train(split: pd.Series, n_test: int, n_valid: int, n_groups: int):
-    "Raise `ValueError` when nothing is left for train"
-    if not (split == "train").any():
-        raise ValueError(
-            f"{n_test} clusters for test and {n_valid} for validation, of {n_groups}, leave no protein for train: "
-            "lower n_test_clusters and n_valid_clusters, or use more proteins"
-        )
+# %% ../../nbs/api/data/06_split.ipynb #6ed52304
+def _require_train(split: pd.Series, n_test: int, n_valid: int, n_groups: int) -> pd.Series:
+    "The same. Raises `ValueError` when nothing is left for train"
+    if (split == "train").any():
+        return split
+    raise ValueError(
+        f"{n_test} clusters for test and {n_valid} for validation, of {n_groups}, leave no protein for train: "
+        "lower n_test_clusters and n_valid_clusters, or use more proteins"
+    )
 
 # %% ../../nbs/api/data/06_split.ipynb #5b1d09af
 def assign_splits(
-    clusters: pd.Series,  # Cluster of each protein, by `protein_id`
+    clusters: pd.Series,  # Of each protein, by id
     n_test: int,  # Groups for test
     n_valid: int,  # Groups for validation
-    n_train: int = 0,  # Proteins to train on; 0: all
-    held_cap: int = 1,  # Most of a held-out group; 0: all
-    train_cap: int = 0,  # Most of a train cluster; 0: all
-    reserved: frozenset = frozenset(),  # Seen by the language model
+    n_train: int = 0,  # For train; 0: all
+    held_cap: int = 1,  # Per held-out group; 0: all
+    train_cap: int = 0,  # Per train cluster; 0: all
+    reserved=frozenset(),  # Seen by the language model
     seed: int = 0,  # Seed of the order
-    groups: pd.Series | None = None,  # What goes to one split; None: clusters
-    not_held: frozenset = frozenset(),  # Proteins not held out
-    not_train: frozenset = frozenset(),  # Proteins not trained on
-) -> pd.Series:  # `train`, `valid`, `test`, `reserved` or `unused`
-    "Assign whole groups to splits. Raises `ValueError` if none is left for train"
+    groups: pd.Series | None = None,  # Kept whole; None: clusters
+    not_held=frozenset(),  # Not held out
+    not_train=frozenset(),  # Not trained on
+) -> pd.Series:  # train, valid, test, reserved or unused
+    "Assign whole groups to splits. Raises `ValueError` if train is empty"
     groups = clusters if groups is None else groups
     order = holdout_candidates(clusters, groups, reserved, not_held, seed)
     held = order[: n_test + n_valid]
     split = _hold(groups, held[:n_test], held[n_test:], held_cap, seed)
     split = split.mask(in_reserved_clusters(clusters, reserved), "reserved")
-    rest = (split == "unused") & ~groups.isin(held) & ~clusters.index.isin(not_train)
-    split[_choose_train(clusters[rest], n_train, train_cap, seed)] = "train"
-    _require_train(split, n_test, n_valid, len(order))
-    return split
+    rest = clusters[(split == "unused") & ~groups.isin(held)]
+    split[_choose_train(rest, not_train, n_train, train_cap, seed)] = "train"
+    return _require_train(split, n_test, n_valid, len(order))
 
 # %% ../../nbs/api/data/06_split.ipynb #73146d66
 def family_groups(
