@@ -304,6 +304,14 @@ def _hold_out(
         more, most = 2 * more + 1, last
 
 # %% ../../nbs/api/data/07_corpus.ipynb #c743d273
+def _name_reasons(table: pd.DataFrame, reasons: dict) -> pd.DataFrame:
+    "Unused proteins that are known to be kept out get the reason as their split"
+    for why, ids in reasons.items():
+        unused = (table.split == "unused") & table.protein_id.isin(ids)
+        table = table.assign(split=table.split.mask(unused, why))
+    return table
+
+
 def _why_unused(
     table: pd.DataFrame, assigned: pd.Series, groups: pd.Series, cfg: DataConfig
 ) -> pd.Series:
@@ -365,7 +373,7 @@ def split_proteins(
     reserved: frozenset = frozenset(),  # Proteins that the language model has seen
     official: frozenset = frozenset(),  # Sequences that a source marks as its own test set
 ) -> tuple[pd.DataFrame, dict]:  # Proteins with `cluster`, `split`, `left_out`; what leaked
-    "Cluster, assign, verify by search, drop what leaks. Raises `ValueError` when too few held-out clusters remain"
+    "Cluster, assign, verify by search, drop what leaks. Raises `ValueError` when too few remain"
     clusters = shared_clusters(proteins, cfg)
     table = proteins.assign(cluster=clusters.to_numpy())
     rules, reasons, counts = _with_lists(split_rules(clusters, cfg), table, official, cfg)
@@ -375,9 +383,7 @@ def split_proteins(
         table["group"] = groups.to_numpy()
     held, n_leaky = _hold_out(table, rules, wish, most, cfg, reserved)
     table = _trim(held, groups, wish, cfg)
-    for why, ids in reasons.items():
-        unused = (table.split == "unused") & table.protein_id.isin(ids)
-        table["split"] = table.split.mask(unused, why)
+    table = _name_reasons(table, reasons)
     table["left_out"] = _why_unused(table, held.split, groups, cfg)
     return table, dict(leaky_dropped=n_leaky, excluded=counts)
 
@@ -388,18 +394,24 @@ def _split_of_rows(rows: pl.DataFrame, records: pl.DataFrame) -> pl.DataFrame:
     first = pl.col("split").cast(pl.Enum(SPLITS)).min()
     return named.group_by("protein_id").agg(first)
 
+
+def _draw(proteins: pd.Index, cfg: DataConfig) -> list:
+    "So many proteins, in an order that seed and id decide"
+    order = sorted(proteins, key=lambda protein: shuffle_key(cfg.data_seed, protein))
+    return order[: cfg.n_proteins or None]
+
 # %% ../../nbs/api/data/07_corpus.ipynb #320cc7a5
 def split_by_rows(
     proteins: pd.DataFrame,  # `protein_id`, `sequence`
     records: pl.DataFrame,  # `record_id`, `protein_id`, `sources`
     cfg: DataConfig,  # `n_proteins`, `data_seed`
-    reserved: frozenset = frozenset(),  # Proteins that the language model has seen
+    reserved: frozenset = frozenset(),  # Seen by the language model
 ) -> tuple[pd.DataFrame, pl.DataFrame]:  # Proteins with `split`; `record_id, source, copy, split`
     "Draw proteins, up-sample their rows and split these at random"
     clusters = shared_clusters(proteins, cfg)
     taken = in_reserved_clusters(clusters, reserved)
-    drawn = sorted(clusters.index[~taken], key=lambda protein: shuffle_key(cfg.data_seed, protein))
-    used = records.filter(pl.col("protein_id").is_in(drawn[: cfg.n_proteins or None]))
+    drawn = _draw(clusters.index[~taken], cfg)
+    used = records.filter(pl.col("protein_id").is_in(drawn))
     stated = used.select("record_id", source="sources").explode("source").to_pandas()
     rows = pl.from_pandas(split_rows(stated, seed=cfg.data_seed))
     found = _split_of_rows(rows, used)
