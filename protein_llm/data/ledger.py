@@ -558,15 +558,16 @@ def _known_lists(facts: list) -> dict:
     return lists
 
 
-def _unmeasured(facts: list, n_held: int) -> list:
+def _unmeasured(facts: list, about: dict) -> list:
     "A row for each model: what is on record, and no number"
+    n_held = sum(one["proteins"] for one in about.values() if one["role"] == "held out")
     empty = dict(n_overlap=None, share=None, tolerance=None)
     rows = []
     for fact in facts:
-        about = dict(held="all held-out sets", against=f"pretraining of {fact['name']}")
+        sets = dict(held="all held-out sets", against=f"pretraining of {fact['name']}")
         counted = dict(kind="pretraining", of="proteins", n_held=n_held, **empty)
         shown = dict(verdict=fact["state"], examples=[], partners=[], note="")
-        rows.append(about | counted | shown)
+        rows.append(sets | counted | shown)
     return rows
 
 # %% ../../nbs/api/data/08_ledger.ipynb #1e0afbb5
@@ -584,14 +585,14 @@ def _pretraining(encoder: str | None, llm: str | None) -> list:
 # %% ../../nbs/api/data/08_ledger.ipynb #ecebee42
 def leak_ledger(
     sets: dict,  # Name -> `ProteinSet`
-    trained: tuple = ("train",),  # Sets that were trained on; all others are held out
-    encoder: str | None = None,  # Encoder, for what is on record of its pretraining
-    llm: str | None = None,  # Language model, likewise
-    min_seq_id: float = 0.3,  # Identity of clusters and neighbours
-    coverage: float = 0.8,  # Share of both (cluster), of the shorter one (neighbour)
+    trained: tuple = ("train",),  # All others are held out
+    encoder: str | None = None,  # Whose pretraining is looked up
+    llm: str | None = None,  # Likewise
+    min_seq_id: float = 0.3,  # Of clusters and neighbours
+    coverage: float = 0.8,  # Share to be aligned
     tolerance: dict | None = None,  # Changes to `TOLERANCE`
     clusters: pl.DataFrame | None = None,  # `sequence`, `cluster`; None: made here
-    n_examples: int = 3,  # Ids to name in a row
+    n_examples: int = 3,  # Ids in a row
 ) -> Ledger:
     "Overlap of held-out sets with what was trained on, and with each other. Raises `ValueError`"
     limits = tolerances(tolerance)
@@ -604,7 +605,7 @@ def leak_ledger(
     proteins, links = _code(sets, held, min_seq_id, coverage, clusters)
     pairs = _pairs(held, (*trained, *lists), limits)
     rows = _all_rows(pairs, sets, proteins, links, n_examples)
-    rows += _unmeasured(facts, sum(about[name]["proteins"] for name in held))
+    rows += _unmeasured(facts, about)
     return Ledger(about, settings, rows, facts)
 
 # %% ../../nbs/api/data/08_ledger.ipynb #47edad68
