@@ -27,7 +27,7 @@ from protein_llm.scoring.entities import (
 from .metrics import BLEU_COLUMNS, bleu_from_statistics, text_scores
 from .names import BASELINE_LABELS
 
-# %% ../../nbs/api/scoring/05_table.ipynb #0d3fa957
+# %% ../../nbs/api/scoring/05_table.ipynb #011054e7
 @dataclass(frozen=True)
 class Metric:
     "What a number is called, computed from and good for"
@@ -76,7 +76,7 @@ def _changed(shown: str, label: str) -> Metric:
 def _in_bits(name: str, label: str, columns: tuple, score: Callable = bits, **more) -> Metric:
     return Metric(name, label, columns, score, better=-1, of="losses", **more)
 
-# %% ../../nbs/api/scoring/05_table.ipynb #26bf45a2
+# %% ../../nbs/api/scoring/05_table.ipynb #7d2b601b
 _ENTITY_BITS = ("entity", "entity_bytes")
 _LOSSES = (
     Metric(
@@ -116,7 +116,7 @@ def _entities(name: str, label: str, rests_on: str, **more) -> Metric:
     score = partial(_entity_score, name.removeprefix("entity_"))
     return Metric(name, label, ENTITY_COUNTS, score, rests_on=rests_on, **more)
 
-# %% ../../nbs/api/scoring/05_table.ipynb #52378623
+# %% ../../nbs/api/scoring/05_table.ipynb #22521177
 _ANSWERS = (
     _mean("exact_match", "exact match"),
     _mean("rouge_1", "ROUGE-1"),
@@ -224,7 +224,7 @@ def bootstrap(
     low, high = np.percentile(score(_drawn(sums, draws, seed)), [2.5, 97.5])
     return Interval(float(score(sums.sum(0))), float(low), float(high))
 
-# %% ../../nbs/api/scoring/05_table.ipynb #1fa90b00
+# %% ../../nbs/api/scoring/05_table.ipynb #c129a1ac
 def _chosen(statistics: pd.DataFrame, names: tuple) -> tuple:
     "The metrics, and their columns. Raises `ValueError` on an unknown metric, and on a column that is not there"
     unknown = [n for n in names if n not in METRICS]
@@ -239,7 +239,7 @@ def _chosen(statistics: pd.DataFrame, names: tuple) -> tuple:
         )
     return metrics, columns
 
-# %% ../../nbs/api/scoring/05_table.ipynb #b9e8ca91
+# %% ../../nbs/api/scoring/05_table.ipynb #61cec506
 def _groups(
     groups: pd.DataFrame | None, n: int
 ) -> Iterator[tuple]:  # (by, group, which records are in it [n])
@@ -309,7 +309,7 @@ def _run_weights(S: int, draws: int, seed: int) -> np.ndarray:  # [draws, S]
     "How much each of S runs counts in each draw"
     return np.random.default_rng([seed, 1]).multinomial(S, np.full(S, 1 / S), size=draws) / S
 
-# %% ../../nbs/api/scoring/05_table.ipynb #a46eafa1
+# %% ../../nbs/api/scoring/05_table.ipynb #5ca6206e
 def two_way_bootstrap(
     statistics: np.ndarray,  # What the score is computed from, per run and record, the same records in each [S, n, K]
     clusters: list,  # Cluster of each record [n]
@@ -329,7 +329,7 @@ def two_way_bootstrap(
     low, high = np.percentile((of_runs * _run_weights(S, draws, seed)).sum(1), [2.5, 97.5])
     return Interval(float(np.mean(score(sums.sum(0).reshape(S, K)))), float(low), float(high))
 
-# %% ../../nbs/api/scoring/05_table.ipynb #dd101fb7
+# %% ../../nbs/api/scoring/05_table.ipynb #f1295170
 DIFFERENCE_COLUMNS = (
     *("system", "against", "metric", "by", "group", "value", "low", "high"),
     *("established", "n", "clusters", "carried", "draws"),
