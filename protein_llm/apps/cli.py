@@ -244,7 +244,7 @@ def _count(name: str, least: int, default: int, words: str) -> Callable:
     kind = click.IntRange(min=least)
     return click.option(f"--{name}", type=kind, default=default, show_default=True, help=words)
 
-# %% ../../nbs/api/apps/01_cli.ipynb #664ae9ef
+# %% ../../nbs/api/apps/01_cli.ipynb #4869c010
 def _with(options: tuple) -> Callable:
     "Give a command several options, shown in their order"
 
@@ -266,11 +266,11 @@ _AUDIT_OPTIONS = (
     click.option("--name", default="", metavar="TEXT", help="The system's name; else the file's."),
     _count("draws", 1, 1_000, "Bootstrap draws of the intervals."),
     click.option(
-        "--out", default="audit", show_default=True, metavar="FOLDER", help="A new folder."
+        "--out", default="audit", show_default=True, metavar="FOLDER", help="A new folder for it."
     ),
 )
 
-# %% ../../nbs/api/apps/01_cli.ipynb #61eb4ac4
+# %% ../../nbs/api/apps/01_cli.ipynb #ff210722
 @main.command()
 @click.argument("predictions")
 @_with(_AUDIT_OPTIONS)
@@ -279,7 +279,7 @@ def audit(predictions, train, valid, test, blind, name, draws, out):
 
     PREDICTIONS are JSON lines with protein_id, sequence, answer (the reference) and prediction; task and
     instruction where there are any. The card says what the test proteins share with the training set, sets
-    the scores beside baselines that were never trained, and claims only what the intervals support. No GPU.
+    the scores beside baselines that were never trained, and claims only what the intervals support. No GPU, no weights.
 
     \b
     protein-llm audit predictions.jsonl --train train.csv --out my_card
