@@ -354,10 +354,10 @@ def _start(run: Run, gpus: int):
         print(f"\ntraining was stopped; {left_text(folder)}", file=sys.stderr, flush=True)
         raise
 
-# %% ../../nbs/api/runs/03_run.ipynb #b80e9efd
+# %% ../../nbs/api/runs/03_run.ipynb #d34edbd0
 @patch
 def ensure_trained(self: Run) -> Path:
-    "Train it if it is not trained yet; its folder. Raises what `llm_folder` raises, `RuntimeError` with the worker's last line"
+    "Its folder, trained if it was not. Raises what `llm_folder` raises, `RuntimeError` with the worker's last line"
     gpus = _fail_first(self)
     if (self.folder / "trained.json").exists():
         self.require_trained()

@@ -122,7 +122,7 @@ def _remove_parts(folder: Path):
 def _shapes(state: dict) -> dict:
     return {name: list(tensor.shape) for name, tensor in state.items()}
 
-# %% ../../nbs/api/training/02_checkpoint.ipynb #94c1d8fc
+# %% ../../nbs/api/training/02_checkpoint.ipynb #e616bef1
 def save_checkpoint(
     folder: Path | str,  # Holds the checkpoints of the run
     step: int,  # Steps done
@@ -131,7 +131,7 @@ def save_checkpoint(
     seconds: float = 0.0,  # Training time so far
     loss: float | None = None,  # Validation loss at this step, if it was measured
     keep: int = 2,  # How many of the newest stay
-    run: dict | None = None,  # What the run is: values that a start must share to go on from here
+    run: dict | None = None,  # What a start must share to go on from here
 ) -> Path:  # The checkpoint
     "Write a checkpoint, whole or not at all; those before survive a full disk. Raises `OSError`, `ValueError` on NaN"
     _require_finite(state, f"step {step}", _NOT_SAVED)

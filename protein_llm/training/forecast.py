@@ -30,7 +30,7 @@ def _fit(steps, loss, weight, start) -> np.ndarray:
     bounds = ([0, -5, -4], [np.inf, 5, 1])
     return least_squares(residuals, start, loss="soft_l1", bounds=bounds).x
 
-# %% ../../nbs/api/training/03_forecast.ipynb #cff6393c
+# %% ../../nbs/api/training/03_forecast.ipynb #05d9bf62
 def _blocks(residuals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     "Residuals put together anew from blocks of neighbours"
     n, size = len(residuals), max(2, int(len(residuals) ** (1 / 3)))
@@ -38,22 +38,30 @@ def _blocks(residuals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([residuals[i : i + size] for i in starts])[:n]
 
 
+def _behind(log: pd.DataFrame, skip: int) -> pd.DataFrame:
+    "The steps behind warm-up. Raises `ValueError` where they are too few to fit a curve to"
+    past = log[log.step > skip]
+    if len(past) < 20:
+        raise ValueError(
+            f"{len(past)} steps behind warm-up are too few for a forecast: wait for 20"
+        )
+    return past
+
+
 def _last_tenth(total: int) -> np.ndarray:
     "The steps whose mean loss is forecast"
     return np.arange(total - max(1, total // 10) + 1, total + 1, dtype=float)
 
-# %% ../../nbs/api/training/03_forecast.ipynb #4ccf3ff8
+# %% ../../nbs/api/training/03_forecast.ipynb #a8ec7208
 def forecast_loss(
     log: pd.DataFrame,  # Steps so far: `step`, `loss`, `answer_tokens`
     total: int,  # Steps of the whole run
     skip: int = 0,  # Steps of warm-up, which follow another law
-    draws: int = 200,  # Bootstrap draws
-    seed: int = 0,  # Seed of the draws
-) -> dict:  # `value`, `low`, `high` (95 %) of the mean loss over the last tenth; `seen`: its steps
+    draws: int = 200,  # Of the bootstrap
+    seed: int = 0,
+) -> dict:  # `value`, `low`, `high` (95 %) of the mean loss of the last tenth; steps `seen`
     "Forecast the end of a run. Raises `ValueError` when fewer than 20 steps lie behind warm-up"
-    past = log[log.step > skip]
-    if len(past) < 20:
-        raise ValueError(f"{len(past)} steps behind warm-up are too few: wait for 20")
+    past = _behind(log, skip)
     steps, loss = past.step.to_numpy(float), past.loss.to_numpy()
     weight = (past.answer_tokens / past.answer_tokens.mean()).to_numpy()
     last, rng = _last_tenth(total), np.random.default_rng(seed)
