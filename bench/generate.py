@@ -53,7 +53,7 @@ def prepare(arch, n):
     from protein_llm.core import set_seed
     from protein_llm.model.export import prompt_embeddings
     from protein_llm.model.protein_llm import build_model
-    from protein_llm.runs.prepare import RunData
+    from protein_llm.runs.data import RunData
     from protein_llm.text.packing import collate
     from protein_llm.text.prompts import llm_folder
 

@@ -20,7 +20,7 @@ from ..data.manifest import fetch
 from ..model.pretrained import ProteinLLM
 from ..model.protein_llm import build_model
 from ..proteins.features import FeatureStore
-from ..runs.prepare import RunData
+from ..runs.data import RunData
 from ..scoring.metrics import bootstrap, is_established
 
 # %% ../../nbs/api/evaluation/03_attention.ipynb #62f859fc

@@ -23,7 +23,7 @@ from ..core import digest, read_json, write_atomic, write_json
 from .pretrained import ProteinLLM
 from .protein_llm import record_inputs
 from ..progress import progress
-from ..runs.prepare import RunData
+from ..runs.data import RunData
 from ..text.packing import Batch, collate
 
 # %% ../../nbs/api/model/08_generate.ipynb #0c8fa7f7
