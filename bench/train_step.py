@@ -167,10 +167,10 @@ def ours(records, tokens, steps, lr, folder):
     from protein_llm.config import ModelConfig, RunConfig, TrainConfig
     from protein_llm.model.protein_llm import build_model, trainable_parts
     from protein_llm.runs.run import Run
-    from protein_llm.training.parallel import make_accelerator
     from protein_llm.text.packing import step_records
     from protein_llm.text.prompts import TokenStore, write_index
-    from protein_llm.training.train import make_optimizer, train_step
+    from protein_llm.training.parallel import make_accelerator
+    from protein_llm.training.step import make_optimizer, train_step
 
     folder /= f"ours{len(records)}"
     if not folder.exists():
@@ -221,9 +221,9 @@ def ours(records, tokens, steps, lr, folder):
     )
     for k in range(steps):
         losses.append(
-            train_step(model, opt, k, step_records(len(records), k, cfg.train), data, cfg, acc)[
-                "loss"
-            ]
+            train_step(
+                model, opt, k, step_records(len(records), k, cfg.train), data, cfg.train, acc
+            )["loss"]
         )
         times.append(clock())
     return np.mean(losses), np.diff(times, axis=0)
