@@ -56,7 +56,7 @@ def begin(cfg, folder, acc):
 
 def end(cfg, folder, acc):
     "The last step of a run that somebody began: the model, and its log"
-    from protein_llm.model.pretrained import ProteinLLM
+    from protein_llm.model import ProteinLLM
     from protein_llm.runs.parallel import read_log
     from protein_llm.training.train import train
 
@@ -74,7 +74,8 @@ def end(cfg, folder, acc):
 
 def answers(model, cfg, folder, acc):
     "Answers to three records, one a part: one rank has two of them, the other runs along; and the share of parameters in slices"
-    from protein_llm.model.generate import Decoding, answer_records
+    from protein_llm.evaluation.answers import answer_records
+    from protein_llm.model import Decoding
     from protein_llm.runs.parallel import shard_model
     from protein_llm.runs.prepare import RunData
     from protein_llm.training.train import make_optimizer

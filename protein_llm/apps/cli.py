@@ -153,8 +153,7 @@ def train(preset, arch, changes):
 
 # %% ../../nbs/api/apps/01_cli.ipynb #9a102428
 USE = """from Bio import SeqIO
-from protein_llm.model.generate import ProteinLLM
-from protein_llm.model.pretrained import ProteinProcessor
+from protein_llm.model import ProteinLLM, ProteinProcessor
 
 model, processor = ProteinLLM.from_pretrained("{model}"), ProteinProcessor.from_pretrained("{model}")
 proteins = list(SeqIO.parse("proteins.fasta", "fasta"))

@@ -17,8 +17,7 @@ from torch import nn
 from ..config import RunConfig
 from ..core import set_seed
 from ..data.manifest import fetch
-from ..model.pretrained import ProteinLLM
-from ..model.protein_llm import build_model
+from ..model import ProteinLLM, build_model
 from ..proteins.features import FeatureStore
 from ..runs.prepare import RunData
 from ..scoring.metrics import bootstrap, is_established

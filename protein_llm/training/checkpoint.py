@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core import read_json, sha256_file, write_json
-from ..model.protein_llm import require_finite, trained_parameters
+from ..model.parts import require_finite, trained_parameters
 
 # %% ../../nbs/api/training/01_checkpoint.ipynb #2a996610
 def _give_back(model: nn.Module):

@@ -131,14 +131,10 @@ from torch import nn
 
 from ..data.corpus import left_out_text
 from ..evaluation.evaluate import losses_on
+from ..model import ProteinLLM, build_model
 from ..model.bridges import check_bridge
-from ..model.pretrained import ProteinLLM, llm_licence
-from protein_llm.model.protein_llm import (
-    build_model,
-    trainable_parts,
-    trained_counts,
-    trained_parameters,
-)
+from ..model.parts import trainable_parts, trained_counts, trained_parameters
+from ..model.saving import llm_licence
 from ..runs.prepare import RunData
 from ..text.packing import collate, plan_step, record_weights, step_records
 from .checkpoint import load_checkpoint, save_checkpoint, training_state
