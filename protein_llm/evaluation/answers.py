@@ -22,14 +22,14 @@ from ..progress import progress
 from ..runs.prepare import RunData
 from ..text.packing import collate
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #1b79cd3f
+# %% ../../nbs/api/evaluation/02_answers.ipynb #c33ea14c
 def answer_records(
     model: ProteinLLM,  # Trained
     records: pd.DataFrame,  # `record_id`, and `answer` as the reference
     data: RunData,  # Tokens and features
-    folder: Path | str,  # What is there already is not done again; ranks share it
-    how: Decoding = GREEDY,  # How answers are written
-    part: int = 1_000,  # Records of a part
+    folder: Path | str,  # What is there is not done again; ranks share it
+    how: Decoding = GREEDY,
+    part: int = 1_000,  # Records of one
     acc=None,  # From `make_accelerator`
 ) -> pd.DataFrame:  # In the order of `records`
     "Answer records. Raises `ValueError` on answers of another model, other records or another `how`"
@@ -71,10 +71,8 @@ def weights_digest(
         h.update(t.flatten().view(torch.uint8).numpy())
     return h.hexdigest()[:12]
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #8633c98d
-def _describe(
-    model: ProteinLLM, records: pd.DataFrame, data: RunData, how: Decoding, part: int
-) -> dict:
+# %% ../../nbs/api/evaluation/02_answers.ipynb #6646aae1
+def _describe(model: ProteinLLM, records: pd.DataFrame, data: RunData, how, part) -> dict:
     "What answers are of"
     return dict(
         model=weights_digest(model),

@@ -15,19 +15,16 @@ from transformers.masking_utils import sdpa_mask
 
 from ..text.packing import Batch
 
-# %% ../../nbs/api/model/06_attention.ipynb #7a6836bd
+# %% ../../nbs/api/model/06_attention.ipynb #865ec2b8
 def record_runs(
     segment_ids: Tensor,  # Record of each token, -1 at padding [B, T]
-) -> (
-    list | None
-):  # Lengths of the runs, row after row; None when plain causal attention gives the same
-    "How a batch falls into runs of tokens of one record, or of padding"
+) -> list | None:  # Lengths of the runs; None when plain causal attention does
+    "How a batch falls into runs of tokens of one record, or of padding, row after row"
     if _is_causal(segment_ids):
         return None
     row = torch.arange(len(segment_ids), device=segment_ids.device)[:, None]
-    apart = segment_ids + row * (
-        segment_ids.max() + 2
-    )  # a number of its own in each row: rows never join
+    # other numbers in each row: rows never join
+    apart = segment_ids + row * (segment_ids.max() + 2)
     return torch.unique_consecutive(apart.flatten(), return_counts=True)[1].tolist()
 
 
@@ -83,7 +80,7 @@ ATTENTION = "records"  # its name for transformers
 AttentionInterface.register(ATTENTION, record_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
-# %% ../../nbs/api/model/06_attention.ipynb #83da5713
+# %% ../../nbs/api/model/06_attention.ipynb #f87b316d
 def record_inputs(
     batch: Batch,  # One record a row, padded on either side, or packed
 ) -> dict:  # Keywords of the decoder; none when plain causal attention gives the same
@@ -91,7 +88,6 @@ def record_inputs(
     runs = record_runs(batch.segment_ids)
     if runs is None:
         return {}
-    unused = torch.ones(
-        1, 1, 1, 1, dtype=bool, device=batch.input_ids.device
-    )  # or transformers makes a mask
+    # without any, transformers would make a mask
+    unused = torch.ones(1, 1, 1, 1, dtype=bool, device=batch.input_ids.device)
     return dict(runs=runs, position_ids=batch.position_ids, attention_mask=unused)

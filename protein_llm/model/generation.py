@@ -18,7 +18,7 @@ from torch import Tensor
 from .attention import record_inputs
 from ..text.packing import Batch
 
-# %% ../../nbs/api/model/11_generation.ipynb #4a4f2d48
+# %% ../../nbs/api/model/11_generation.ipynb #3c81478a
 @dataclass(frozen=True)
 class Decoding:
     "How answers are written. Raises `ValueError` on a setting that means nothing"
@@ -27,9 +27,9 @@ class Decoding:
     samples: int = 1  # Answers to each prompt
     temperature: float = 0.0  # 0 takes the most likely token
     top_p: float = 1.0  # Sample from the likeliest tokens of this probability
-    seed: int = 0  # Of the samples
+    seed: int = 0
     slots: int = 64  # Answers that are written at a time
-    read: int = 16  # Prompts that are read at a time, into free slots
+    read: int = 16  # Prompts that are read at a time
 
     def __post_init__(self):
         counts = {k: getattr(self, k) for k in ("max_new_tokens", "samples", "slots", "read")}
@@ -38,14 +38,13 @@ class Decoding:
             raise ValueError(f"{given}: each must be at least 1")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             given = f"temperature={self.temperature}, top_p={self.top_p}"
-            raise ValueError(f"{given}: choose at least 0, and from 0 to 1")
+            raise ValueError(f"{given}: choose at least 0, and up to 1")
         if self.temperature == 0 and self.samples > 1:
             n = self.samples
-            raise ValueError(
-                f"samples={n} at temperature 0 would be one answer {n} times: raise temperature"
-            )
+            given = f"samples={n} at temperature 0"
+            raise ValueError(f"{given} would be one answer {n} times: raise temperature")
 
-# %% ../../nbs/api/model/11_generation.ipynb #8e12a7e1
+# %% ../../nbs/api/model/11_generation.ipynb #9e82adb6
 GREEDY = Decoding()
 
 
@@ -55,14 +54,12 @@ class Answer:
 
     tokens: list  # Token ids, without the one that ends the answer
     finish: str  # `eos`, or `length` when cut
-    log_prob: float  # Of the tokens, and of the end where it came, at temperature 1 and `top_p` 1, in nats
+    log_prob: float  # Of tokens and end, at temperature 1 over all words, in nats
 
-# %% ../../nbs/api/model/11_generation.ipynb #d82812b8
+# %% ../../nbs/api/model/11_generation.ipynb #548707e0
 def _gumbel(keys: Tensor, turn: Tensor, n: int) -> Tensor:
     "Gumbel noise of n tokens, from a 64-bit key and the number of tokens before [B, n], double"
-    count = turn[:, None] * n + torch.arange(
-        1, n + 1, device=keys.device
-    )  # of all draws of this answer
+    count = turn[:, None] * n + torch.arange(1, n + 1, device=keys.device)  # of an answer's draws
     x = keys[:, None] + count * -0x61C8864680B583EB  # multiplication wraps around
     x = _mix(x, 30, -0x40A7B892E31B1A47)
     x = _mix(x, 27, -0x6B2FB644ECCEEE15)
@@ -295,20 +292,19 @@ def _pass(slots: _Slots, queue: _Queue, prompts: Callable) -> list:
         queue.owner = [queue.owner[row] for row in taken]
     return slots.step()
 
-# %% ../../nbs/api/model/11_generation.ipynb #c2b57824
+# %% ../../nbs/api/model/11_generation.ipynb #f70176c2
 def _read_prompts(slots: _Slots, queue: _Queue, prompts: Callable, rows: list, new: list) -> list:
     "Read the prompts of new answers into free rows"
     wanted = [answer // queue.how.samples for answer in new]  # prompt of each
     asked = list(dict.fromkeys(wanted))
     batch = prompts(asked)
     if len(batch.records) != len(asked):
-        raise ValueError(
-            f"{len(asked)} prompts were asked for, and a batch of {len(batch.records)} came"
-        )
+        came = f"a batch of {len(batch.records)} came"
+        raise ValueError(f"{len(asked)} prompts were asked for, and {came}")
     source, keys = [asked.index(p) for p in wanted], [queue.keys[answer] for answer in new]
-    return slots.read(
-        batch, *(torch.tensor(z, device=slots.token.device) for z in (source, rows, keys))
-    )
+    device = slots.token.device
+    source, rows, keys = (torch.tensor(z, device=device) for z in (source, rows, keys))
+    return slots.read(batch, source, rows, keys)
 
 # %% ../../nbs/api/model/11_generation.ipynb #ec8412f7
 def _is_sliced(model) -> bool:

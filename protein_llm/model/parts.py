@@ -35,13 +35,12 @@ class NewTokens(nn.Module):
         new = (hit.to(self.rows.dtype) @ self.rows).to(x.dtype)
         return torch.where(hit.any(-1, keepdim=True), new, x)
 
-# %% ../../nbs/api/model/08_parts.ipynb #ff3ba844
+# %% ../../nbs/api/model/08_parts.ipynb #e634dd53
 def place_tokens(
     x: Tensor,  # Embeddings of the text [B, T, D_lm]
     places: Tensor,  # True at placeholders [B, T]
     protein_index: Tensor,  # Latest protein of each token [B, T]
-    tokens: Tensor
-    | None,  # Tokens of each protein [P, N, D_lm], P=1 serves all; None without proteins
+    tokens: Tensor | None,  # Of each protein [P, N, D_lm]; P=1 serves all; None: no protein
     n_tokens: Tensor | None = None,  # How many of them a protein has [P]; None means all N
 ) -> Tensor:  # [B, T, D_lm]
     "Replace placeholders by their proteins' tokens, in order. Raises `ValueError` when number or width does not fit"
@@ -79,13 +78,11 @@ def _require_fit(x: Tensor, tokens: Tensor, found: Tensor, expected):
             f"(of {tokens.shape[1]} in the batch)"
         )
 
-# %% ../../nbs/api/model/08_parts.ipynb #1e07522e
+# %% ../../nbs/api/model/08_parts.ipynb #efe679ce
 def part_of(
     name: str,  # Of a parameter of a `ProteinLLM`
-) -> (
-    str | None
-):  # `bridge` (gated layers included), `tokens` or `lora`; None for the frozen language model
-    "The part that a parameter belongs to"
+) -> str | None:  # `bridge`, `tokens` or `lora`; None for what is frozen
+    "The part that a parameter belongs to; flamingo's gated layers are of the bridge"
     if name.startswith(("bridge.", "cross.")):
         return "bridge"
     if name.startswith("new_tokens."):
@@ -95,9 +92,7 @@ def part_of(
 
 def trainable_parts(
     model: nn.Module,  # A `ProteinLLM`
-) -> (
-    dict
-):  # `bridge`, `lora` and `tokens`: lists of (name, parameter), empty where an arch has none
+) -> dict:  # Lists of (name, parameter) by part, empty where there is none
     "Everything that is trained, by part; nothing else gets a gradient"
     parts = dict(bridge=[], lora=[], tokens=[])
     for name, p in model.named_parameters():

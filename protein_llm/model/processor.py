@@ -67,7 +67,7 @@ def decode(
     "Text of answers"
     return self.tokenizer.batch_decode(answers, skip_special_tokens=True)
 
-# %% ../../nbs/api/model/10_processor.ipynb #0986d87b
+# %% ../../nbs/api/model/10_processor.ipynb #0e112bf2
 @lru_cache(maxsize=1)
 def _encoder(cfg: EncoderConfig, device: str):
     return load_encoder(cfg, device)
@@ -87,22 +87,21 @@ def encode(
             f"({encoder.weights[:12]}, expected {self.encoder_weights[:12]}): fetch those"
         )
     features, mask = encoder.encode(sequences)
-    mean, std = (
-        torch.tensor(x, device=features.device) for x in (self.feature_mean, self.feature_std)
-    )
+    mean = torch.tensor(self.feature_mean, device=features.device)
+    std = torch.tensor(self.feature_std, device=features.device)
     scaled = (as_half(features, sequences).float() - mean) / std
     return scaled.masked_fill(~mask[..., None], 0), mask
 
-# %% ../../nbs/api/model/10_processor.ipynb #05d857c7
+# %% ../../nbs/api/model/10_processor.ipynb #41b5d00f
 @patch
 def __call__(
     self: ProteinProcessor,
     questions: str | list,  # One, or one for each prompt
-    proteins: str | list,  # A sequence; or for each prompt a sequence, or a list of several
+    proteins: str | list,  # A sequence; or for each prompt one, or several
     answers: list | None = None,  # To measure their loss; None for prompts
     device: str = "cpu",
 ) -> Batch:  # Prompts padded on the left; with answers on the right
-    "Prompts about proteins. Raises `ValueError` on what is no protein, or does not pair"
+    "Prompts. Raises `ValueError` on what is no protein"
     if isinstance(questions, str):
         questions, proteins = [questions], [proteins]
     if len(questions) != len(proteins):
@@ -161,12 +160,11 @@ def _require_proteins(sequences: list):
                 f"protein {i} is not a protein but {why} ({sequence[:20]}): {HOW_TO_MEND[why]}"
             )
 
-# %% ../../nbs/api/model/10_processor.ipynb #77d0047d
+# %% ../../nbs/api/model/10_processor.ipynb #3126b817
 @patch(cls_method=True)
 def from_pretrained(
     cls: ProteinProcessor,
-    folder: Path
-    | str,  # What `save_pretrained` wrote with a processor, or its id in the hub's cache
+    folder: Path | str,  # What `save_pretrained` wrote, or its id in the hub's cache
     **passed,  # As transformers' `AutoProcessor` passes it on
 ) -> ProteinProcessor:
     "A saved processor. Raises `FileNotFoundError` without one of its files, `ValueError` when it is another model's"

@@ -43,7 +43,7 @@ from protein_llm.model.saving import (
 from ..text.packing import Batch
 from ..text.prompts import END, PLACE, START
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #f1226434
+# %% ../../nbs/api/model/12_protein_llm.ipynb #0cbf2670
 class ProteinLLM(PreTrainedModel):
     "Frozen language model, bridge and adapter as one module; its forward gives the summed loss of the answers"
 
@@ -81,19 +81,16 @@ class ProteinLLM(PreTrainedModel):
     def answer_losses(
         self,
         batch: Batch,  # On the model's device
-    ) -> tuple[
-        Tensor, Tensor
-    ]:  # NLL of each answer token, in reading order [A], and its record [A]
+    ) -> tuple[Tensor, Tensor]:  # NLL of each answer token [A], and its record [A]
+        "Loss of each answer token, in reading order"
         proteins = self.see(batch)  # [P, N, D_lm]
-        inputs = self.decoder_inputs(
-            batch, proteins
-        )  # embeddings [B, T, D_lm], proteins in their places
+        inputs = self.decoder_inputs(batch, proteins)  # embeddings with proteins in their places
         decoder = self.llm.get_decoder()
         out = decoder(**inputs, **record_inputs(batch), use_cache=False)
         head = self.llm.get_output_embeddings().weight  # [V, D_lm]
         return answer_nll(out.last_hidden_state, head, batch.labels, batch.segment_ids)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #b5bbe9f3
+# %% ../../nbs/api/model/12_protein_llm.ipynb #814fa0aa
 def _require_plain_head(llm, cfg: ModelConfig):
     "Raise `ValueError` on an output head with a bias"
     if llm.get_output_embeddings().bias is not None:
@@ -102,28 +99,21 @@ def _require_plain_head(llm, cfg: ModelConfig):
 
 def _insert_gated_layers(llm, cfg: ModelConfig):
     "Flamingo's gated layers before the decoder's"
-    sizes = (
-        llm.config.hidden_size,
-        cfg.d_bridge,
-        cfg.cross_every,
-        cfg.cross_heads,
-        cfg.cross_head_dim,
-    )
-    return insert_cross_attention(llm.get_decoder().layers, *sizes)
+    layers, d_lm = llm.get_decoder().layers, llm.config.hidden_size
+    sizes = (cfg.d_bridge, cfg.cross_every, cfg.cross_heads, cfg.cross_head_dim)
+    return insert_cross_attention(layers, d_lm, *sizes)
 
 # %% ../../nbs/api/model/12_protein_llm.ipynb #25de0fe3
 @patch
 def get_input_embeddings(self: ProteinLLM):
     return self.llm.get_input_embeddings()
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #fee28eb1
+# %% ../../nbs/api/model/12_protein_llm.ipynb #a1ada9e7
 @patch
 def see(
     self: ProteinLLM,
     batch: Batch,  # On the model's device
-) -> (
-    Tensor | None
-):  # Tokens or latents [P, N, D_lm or D_media]; None when the batch has no features
+) -> Tensor | None:  # Tokens or latents [P, N, D_lm or D_media]; None without features
     "What the bridge makes of the batch's proteins"
     if self.bridge is None or (self.cfg.reads_features and batch.features is None):
         return None
@@ -167,7 +157,7 @@ def decoder_inputs(
     n_tokens = batch.feature_mask.sum(1) if self.cfg.n_tokens == 0 else None  # one a residue
     return dict(inputs_embeds=place_tokens(x, places, batch.protein_index, proteins, n_tokens))
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #64be4a91
+# %% ../../nbs/api/model/12_protein_llm.ipynb #254ed08e
 def build_model(
     cfg: ModelConfig,  # Arch, sizes, and which language model
     d: int,  # Width of the encoder's features
@@ -186,20 +176,19 @@ def build_model(
         llm = load_llm(cfg.llm, cfg.llm_dtype, device, meta=meta)
     d_lm, eos = llm.config.hidden_size, tokenizer.eos_token_id
     config = ProteinLLMConfig(asdict(cfg), d, d_lm, ids, eos_token_id=eos)
-    with torch.device(
-        "meta" if meta else "cpu"
-    ):  # drawn on the CPU: one seed, one start, on any device
+    # drawn on the CPU: one seed, one start, on any device
+    with torch.device("meta" if meta else "cpu"):
         model = ProteinLLM(config, llm)
     return model if meta else model.to(device)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #ff712434
+# %% ../../nbs/api/model/12_protein_llm.ipynb #2b08aed1
 @patch
 @torch.no_grad()
 def record_losses(
     self: ProteinLLM,
     batch: Batch,  # On the model's device
     marked: Tensor | None = None,  # Answer tokens to sum apart: True at these, in reading order [A]
-) -> tuple:  # By record [R]: summed NLL, number of answer tokens, and with `marked` the NLL summed over marked ones
+) -> tuple:  # By record [R]: summed NLL, number of tokens; with `marked` also the NLL of these
     "Loss of each record, without dropout and gradient. Raises `ValueError` on as many marks as there are not tokens"
     was_training = self.training
     self.eval()
@@ -232,7 +221,7 @@ def compile_layers(
     for layer in self.llm.get_decoder().layers:
         layer.compile(dynamic=True)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #3fef546a
+# %% ../../nbs/api/model/12_protein_llm.ipynb #553e8a58
 @patch
 def answers(
     self: ProteinLLM,
@@ -241,9 +230,7 @@ def answers(
     how: Decoding = GREEDY,  # How answers are written
     eos_id: int | None = None,  # The token that ends an answer; the config's when None
     tell: Callable | None = None,  # Called after each pass with the number of answers that ended
-) -> (
-    list
-):  # An `Answer` for each sample of each prompt, those of a prompt beside each other [R*samples]
+) -> list:  # `Answer` of each sample, those of a prompt beside each other [R*samples]
     "Answer prompts, however many; with a model in slices on all ranks together"
     return write_answers(self, prompts, names, how, eos_id, tell)
 
@@ -276,15 +263,14 @@ def set_trained_state(
     "Copy trained parameters into the model. Raises `ValueError` that names the first that is missing or does not fit"
     return set_trained_state(self, state, where)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #7a4f3bd3
+# %% ../../nbs/api/model/12_protein_llm.ipynb #7eaa59e9
 @patch
 def save_pretrained(
     self: ProteinLLM,
     folder: Path | str,  # Replaced when it was written here and holds nothing else
     processor: ProteinProcessor | None = None,  # Saved beside the weights
     about: dict | None = None,  # Sections of the card, each a dict of facts; kept in the config
-    state: dict
-    | None = None,  # From `trained_state`, which ranks gather together; one rank then saves
+    state: dict | None = None,  # From `trained_state`, where ranks have gathered it together
 ) -> Path:  # `folder`
     "Save trained parts, processor and card, whole or not at all. Raises `FileExistsError`, or `ValueError` on NaN"
     return save_model(self, folder, processor, about, state)
@@ -298,7 +284,7 @@ def load_trained(
     "Read trained parts into this model. Raises `FileNotFoundError` or `ValueError`, with what is missing or differs"
     return load_trained(self, folder)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #85dfc05f
+# %% ../../nbs/api/model/12_protein_llm.ipynb #0881b9ea
 @patch(cls_method=True)
 def from_pretrained(
     cls: ProteinLLM,
@@ -309,9 +295,8 @@ def from_pretrained(
     **passed,  # From `AutoModel`, not read
 ) -> ProteinLLM:  # In evaluation mode
     "A saved model. Raises what `load_llm` and `load_trained` raise"
-    unknown = sorted(passed.keys() - {"trust_remote_code", "adapter_kwargs"})
-    if unknown:
-        raise TypeError(f"from_pretrained has no argument {unknown[0]!r}")
+    for name in sorted(passed.keys() - {"trust_remote_code", "adapter_kwargs"}):
+        raise TypeError(f"from_pretrained has no argument {name!r}")
     folder = model_folder(folder)
     config = read_config(folder)
     read_state(folder, config)  # what is not whole is refused before the language model is loaded

@@ -137,14 +137,13 @@ def write_model(
         processor.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(model.config, trained_counts(model)))
 
-# %% ../../nbs/api/model/09_saving.ipynb #2ee16c57
+# %% ../../nbs/api/model/09_saving.ipynb #77ed2f2b
 def save_model(
     model,  # A `ProteinLLM`
     folder: Path | str,  # Replaced when it was written here and holds nothing else
     processor=None,  # A `ProteinProcessor`, saved beside the weights
     about: dict | None = None,  # Sections of the card, each a dict of facts; kept in the config
-    state: dict
-    | None = None,  # From `trained_state`, which ranks gather together; one rank then saves
+    state: dict | None = None,  # From `trained_state`, where ranks have gathered it together
 ) -> Path:  # `folder`
     "Save trained parts, processor and card, whole or not at all. Raises `FileExistsError`, or `ValueError` on NaN"
     if about is not None:
