@@ -103,12 +103,12 @@ def _insert_gated_layers(llm, cfg: ModelConfig):
     sizes = (cfg.d_bridge, cfg.cross_every, cfg.cross_heads, cfg.cross_head_dim)
     return insert_cross_attention(layers, d_lm, *sizes)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #25de0fe3
+# %% ../../nbs/api/model/12_protein_llm.ipynb #d4be2937
 @patch
 def get_input_embeddings(self: ProteinLLM):
     return self.llm.get_input_embeddings()
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #a1ada9e7
+
 @patch
 def see(
     self: ProteinLLM,
