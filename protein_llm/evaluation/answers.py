@@ -22,13 +22,13 @@ from ..progress import progress
 from ..runs.prepare import RunData
 from ..text.packing import collate
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #c33ea14c
+# %% ../../nbs/api/evaluation/02_answers.ipynb #eaecff5d
 def answer_records(
     model: ProteinLLM,  # Trained
     records: pd.DataFrame,  # `record_id`, and `answer` as the reference
     data: RunData,  # Tokens and features
-    folder: Path | str,  # What is there is not done again; ranks share it
-    how: Decoding = GREEDY,
+    folder: Path | str,  # What is there is not done again
+    how: Decoding = GREEDY,  # How they are written
     part: int = 1_000,  # Records of one
     acc=None,  # From `make_accelerator`
 ) -> pd.DataFrame:  # In the order of `records`
@@ -148,15 +148,15 @@ def _prompt_text(data: RunData, record: int, place: int) -> str:
     repeated = (ids == place) & (np.r_[-1, ids[:-1]] == place)
     return data.tokenizer.decode(ids[~repeated])
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #a8ac5dc6
+# %% ../../nbs/api/evaluation/02_answers.ipynb #c6684ae0
 def _answer_parts(model, records, data, how, part, todo, acc):
     "Write parts that are not there yet: `todo` has the file of each by its first record"
     rank, world = (0, 1) if acc is None else (acc.process_index, acc.num_processes)
     starts = list(todo)
-    mine = starts[rank::world]
-    asked = sum(len(records.iloc[k : k + part]) for k in mine) * how.samples
+    own = starts[rank::world]
+    asked = sum(len(records.iloc[k : k + part]) for k in own) * how.samples
     with progress(asked, data.cfg.model.name, "answers", disable=rank > 0) as bar:
         for turn in range(-(-len(starts) // world)):
-            k = mine[turn] if turn < len(mine) else len(records)
+            k = own[turn] if turn < len(own) else len(records)
             some = records.iloc[k : k + part]
             _answer_part(model, some, data, how, todo.get(k), bar.update)

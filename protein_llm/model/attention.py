@@ -54,7 +54,7 @@ def _attend_one_token(query, key, value, mask, scaling):
     out = F.scaled_dot_product_attention(grouped, key, value, mask, scale=scaling)
     return out.flatten(1, 2)[:, None]
 
-# %% ../../nbs/api/model/06_attention.ipynb #1947869f
+# %% ../../nbs/api/model/06_attention.ipynb #102a2fea
 @torch.compiler.disable  # its loop follows the lengths of the batch
 def record_attention(
     module,  # The decoder's attention layer
@@ -63,8 +63,8 @@ def record_attention(
     value: Tensor,  # [B, H_kv, C, E]
     attention_mask: Tensor | None,  # Not read where there are runs
     runs: list | None = None,  # From `record_runs`
-    scaling: float | None = None,
-    dropout: float = 0.0,
+    scaling: float | None = None,  # Of scores
+    dropout: float = 0.0,  # Of weights
     **kwargs,  # What else transformers passes on
 ) -> tuple[Tensor, None]:  # [B, T, H, E], and no weights
     "The attention that `load_llm` gives to a language model"

@@ -18,16 +18,16 @@ from torch import Tensor
 from .attention import record_inputs
 from ..text.packing import Batch
 
-# %% ../../nbs/api/model/11_generation.ipynb #3c81478a
+# %% ../../nbs/api/model/11_generation.ipynb #3f827b6b
 @dataclass(frozen=True)
 class Decoding:
-    "How answers are written. Raises `ValueError` on a setting that means nothing"
+    "How answers are written. Raises `ValueError`"
 
-    max_new_tokens: int = 64
+    max_new_tokens: int = 64  # Of an answer
     samples: int = 1  # Answers to each prompt
     temperature: float = 0.0  # 0 takes the most likely token
-    top_p: float = 1.0  # Sample from the likeliest tokens of this probability
-    seed: int = 0
+    top_p: float = 1.0  # Draw from the likeliest with this probability
+    seed: int = 0  # Of samples
     slots: int = 64  # Answers that are written at a time
     read: int = 16  # Prompts that are read at a time
 
@@ -38,7 +38,7 @@ class Decoding:
             raise ValueError(f"{given}: each must be at least 1")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             given = f"temperature={self.temperature}, top_p={self.top_p}"
-            raise ValueError(f"{given}: choose at least 0, and up to 1")
+            raise ValueError(f"{given}: choose at least 0, and from 0 to 1")
         if self.temperature == 0 and self.samples > 1:
             n = self.samples
             given = f"samples={n} at temperature 0"
@@ -306,8 +306,9 @@ def _read_prompts(slots: _Slots, queue: _Queue, prompts: Callable, rows: list, n
     source, rows, keys = (torch.tensor(z, device=device) for z in (source, rows, keys))
     return slots.read(batch, source, rows, keys)
 
-# %% ../../nbs/api/model/11_generation.ipynb #ec8412f7
+# %% ../../nbs/api/model/11_generation.ipynb #7b834885
 def _is_sliced(model) -> bool:
+    "Whether ranks hold slices of it (FSDP2)"
     from torch.distributed.tensor import DTensor
 
     return any(isinstance(p, DTensor) for p in model.parameters())
@@ -331,13 +332,13 @@ def _pass_along(model):
     batch = Batch(one, one, one, one - 100, one - 1, *seen, [0])
     model.llm.get_decoder()(**model.decoder_inputs(batch, model.see(batch)), use_cache=False)
 
-# %% ../../nbs/api/model/11_generation.ipynb #f1adcbf3
+# %% ../../nbs/api/model/11_generation.ipynb #71dee095
 @torch.no_grad()
 def write_answers(
     model,  # A `ProteinLLM`
     prompts: Callable,  # `prompts([3, 4])` gives the `Batch` of prompts 3 and 4
     names: list,  # Of the prompts: with seed and sample they decide what is drawn [R]
-    how: Decoding = GREEDY,
+    how: Decoding = GREEDY,  # How they are written
     eos_id: int | None = None,  # The token that ends an answer; the config's when None
     tell: Callable | None = None,  # Called after each pass with the number of answers that ended
 ) -> list:  # `Answer` of each sample, those of a prompt beside each other [R*samples]

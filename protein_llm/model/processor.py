@@ -92,14 +92,14 @@ def encode(
     scaled = (as_half(features, sequences).float() - mean) / std
     return scaled.masked_fill(~mask[..., None], 0), mask
 
-# %% ../../nbs/api/model/10_processor.ipynb #41b5d00f
+# %% ../../nbs/api/model/10_processor.ipynb #abd8cc7e
 @patch
 def __call__(
     self: ProteinProcessor,
     questions: str | list,  # One, or one for each prompt
     proteins: str | list,  # A sequence; or for each prompt one, or several
-    answers: list | None = None,  # To measure their loss; None for prompts
-    device: str = "cpu",
+    answers: list | None = None,  # None for prompts
+    device: str = "cpu",  # Of the batch
 ) -> Batch:  # Prompts padded on the left; with answers on the right
     "Prompts. Raises `ValueError` on what is no protein"
     if isinstance(questions, str):

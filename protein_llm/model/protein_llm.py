@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ProteinLLM', 'build_model']
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #b6fd5ba5
+# %% ../../nbs/api/model/12_protein_llm.ipynb #fe4c1a46
 from dataclasses import asdict
 from pathlib import Path
 from typing import Callable
@@ -16,30 +16,17 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ..config import ModelConfig
+from . import generation, parts, saving
 from .attention import record_inputs
 from .bridges import make_bridge
 from .flamingo import insert_cross_attention, make_media
-from .generation import GREEDY, Decoding, generate, write_answers
+from .generation import GREEDY, Decoding
 from .lean import make_lean
 from .llm import add_lora, llm_hash, load_llm
 from .loss import answer_nll, record_sums
-from protein_llm.model.parts import (
-    NewTokens,
-    part_of,
-    place_tokens,
-    set_trained_state,
-    trained_state,
-)
+from .parts import NewTokens, part_of, place_tokens
 from .processor import ProteinProcessor
-from protein_llm.model.saving import (
-    ProteinLLMConfig,
-    load_trained,
-    model_folder,
-    read_config,
-    read_state,
-    require_file,
-    save_model,
-)
+from .saving import ProteinLLMConfig
 from ..text.packing import Batch
 from ..text.prompts import END, PLACE, START
 
@@ -221,7 +208,7 @@ def compile_layers(
     for layer in self.llm.get_decoder().layers:
         layer.compile(dynamic=True)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #553e8a58
+# %% ../../nbs/api/model/12_protein_llm.ipynb #ed294052
 @patch
 def answers(
     self: ProteinLLM,
@@ -232,9 +219,9 @@ def answers(
     tell: Callable | None = None,  # Called after each pass with the number of answers that ended
 ) -> list:  # `Answer` of each sample, those of a prompt beside each other [R*samples]
     "Answer prompts, however many; with a model in slices on all ranks together"
-    return write_answers(self, prompts, names, how, eos_id, tell)
+    return generation.write_answers(self, prompts, names, how, eos_id, tell)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #cc3dfb87
+# %% ../../nbs/api/model/12_protein_llm.ipynb #45f77a55
 @patch
 def generate(
     self: ProteinLLM,
@@ -243,15 +230,15 @@ def generate(
     eos_id: int | None = None,  # The token that ends an answer; the config's when None
 ) -> tuple[list, list]:  # For each prompt: its token ids without `eos_id`, and `eos` or `length`
     "The most likely next token, again and again"
-    return generate(self, batch, max_new_tokens, eos_id)
+    return generation.generate(self, batch, max_new_tokens, eos_id)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #fe326de4
+# %% ../../nbs/api/model/12_protein_llm.ipynb #a4c3b2ab
 @patch
 def trained_state(
     self: ProteinLLM,
 ) -> dict:  # Tensor on the CPU of each trained parameter, by name
     "The trained parameters, gathered if they are sharded; then every rank must call it"
-    return trained_state(self)
+    return parts.trained_state(self)
 
 
 @patch
@@ -261,9 +248,9 @@ def set_trained_state(
     where: str,  # Where it was read, for the message
 ) -> ProteinLLM:  # Itself
     "Copy trained parameters into the model. Raises `ValueError` that names the first that is missing or does not fit"
-    return set_trained_state(self, state, where)
+    return parts.set_trained_state(self, state, where)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #7eaa59e9
+# %% ../../nbs/api/model/12_protein_llm.ipynb #caa353d1
 @patch
 def save_pretrained(
     self: ProteinLLM,
@@ -273,7 +260,7 @@ def save_pretrained(
     state: dict | None = None,  # From `trained_state`, where ranks have gathered it together
 ) -> Path:  # `folder`
     "Save trained parts, processor and card, whole or not at all. Raises `FileExistsError`, or `ValueError` on NaN"
-    return save_model(self, folder, processor, about, state)
+    return saving.save_model(self, folder, processor, about, state)
 
 
 @patch
@@ -282,27 +269,27 @@ def load_trained(
     folder: Path | str,  # What `save_pretrained` wrote
 ) -> ProteinLLM:  # Itself
     "Read trained parts into this model. Raises `FileNotFoundError` or `ValueError`, with what is missing or differs"
-    return load_trained(self, folder)
+    return saving.load_trained(self, folder)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #0881b9ea
+# %% ../../nbs/api/model/12_protein_llm.ipynb #afc796f2
 @patch(cls_method=True)
 def from_pretrained(
     cls: ProteinLLM,
     folder: Path | str,  # What `save_pretrained` wrote, or its id in the hub's cache
     device: str = "cpu",  # Where the model goes
     llm=None,  # One that is loaded already; it becomes part of the result
-    config: ProteinLLMConfig | None = None,  # From `AutoModel`, not read
+    config: ProteinLLMConfig | None = None,  # Not read
     **passed,  # From `AutoModel`, not read
 ) -> ProteinLLM:  # In evaluation mode
     "A saved model. Raises what `load_llm` and `load_trained` raise"
     for name in sorted(passed.keys() - {"trust_remote_code", "adapter_kwargs"}):
         raise TypeError(f"from_pretrained has no argument {name!r}")
-    folder = model_folder(folder)
-    config = read_config(folder)
-    read_state(folder, config)  # what is not whole is refused before the language model is loaded
+    folder = saving.model_folder(folder)
+    config = saving.read_config(folder)
+    saving.read_state(folder, config)  # refuses what is not whole, before a large file is read
     name = config.model["llm"]
     if name.startswith("./"):  # a language model of its own, from `export_merged`
-        require_file(folder, f"{name.removeprefix('./')}/config.json")
+        saving.require_file(folder, f"{name.removeprefix('./')}/config.json")
         name = str(folder / name)
     if llm is None:
         llm = load_llm(name, config.model["llm_dtype"], device)
