@@ -1,5 +1,6 @@
-"""Every arm trained by two processes, whole (`none`) and in slices (FSDP2, `grad` and `full`), against one process on the same records: every trained value, losses, answers;
-and runs that one process began and two end, and the other way round. Started by `.ci/test.py`."""
+"""Every arm trained by two processes, whole (`none`) and in slices (FSDP2, `grad` and `full`), against one process on
+the same records: every trained value, losses, answers; and runs that one process began and two end, and the other
+way round. Started by `.ci/test.py`."""
 
 import json
 import os
@@ -73,7 +74,7 @@ def end(cfg, folder, acc):
 
 
 def answers(model, cfg, folder, acc):
-    "Answers to three records, one a part: one rank has two of them, the other runs along; and the share of parameters in slices"
+    "Answers to three records, one a part (one rank has two of them), and the share of parameters in slices"
     from protein_llm.evaluation.answers import answer_records
     from protein_llm.model import Decoding
     from protein_llm.runs.parallel import shard_model
