@@ -44,10 +44,11 @@ def config(arch, mode):
 
 def begin(cfg, folder, acc):
     "The first steps of a run, of which a copy is kept; the files of its checkpoint"
+    from protein_llm.runs.run import Run
     from protein_llm.training.checkpoint import checkpoints
-    from protein_llm.training.train import train
+    from protein_llm.training.loop import train
 
-    train(cfg, folder=folder, stop_after=BEGUN)
+    train(Run(cfg, folder=folder), BEGUN)
     acc.wait_for_everyone()
     if acc.is_main_process:
         shutil.copytree(folder, folder.with_name(f"{folder.name}-begun"))
@@ -58,10 +59,10 @@ def begin(cfg, folder, acc):
 def end(cfg, folder, acc):
     "The last step of a run that somebody began: the model, and its log"
     from protein_llm.model import ProteinLLM
-    from protein_llm.runs.parallel import read_log
-    from protein_llm.training.train import train
+    from protein_llm.runs.run import Run, read_log
+    from protein_llm.training.loop import train
 
-    train(cfg, folder=folder)  # reads the checkpoint
+    train(Run(cfg, folder=folder))  # reads the checkpoint
     acc.wait_for_everyone()
     log = read_log(folder)
     model = ProteinLLM.from_pretrained(folder / "model")
@@ -77,9 +78,9 @@ def answers(model, cfg, folder, acc):
     "Answers to three records, one a part (one rank has two of them), and the share of parameters in slices"
     from protein_llm.evaluation.answers import answer_records
     from protein_llm.model import Decoding
-    from protein_llm.runs.parallel import shard_model
-    from protein_llm.runs.prepare import RunData
-    from protein_llm.training.train import make_optimizer
+    from protein_llm.runs.data import RunData
+    from protein_llm.training.parallel import shard_model
+    from protein_llm.training.step import make_optimizer
 
     data = RunData(cfg)
     model, _ = shard_model(model, make_optimizer(model, cfg.train), acc)
@@ -102,13 +103,14 @@ def work(mode, out, archs):
     "What the processes of one mode do; the main one writes what came out"
     import torch
 
-    from protein_llm.runs.parallel import make_accelerator
+    from protein_llm.runs.run import Run
+    from protein_llm.training.parallel import make_accelerator
 
     torch.set_num_threads(1)
     found = {}
     for arch in archs:
         cfg, folder = config(arch, mode), out / mode / arch
-        acc = make_accelerator(cfg)
+        acc = make_accelerator(Run(cfg))
         slices = begin(cfg, folder, acc)
         model, here = end(cfg, folder, acc)
         if acc.is_main_process:
@@ -165,7 +167,8 @@ def main():
     import torch
 
     from protein_llm.config import ARCHS
-    from protein_llm.runs.parallel import make_accelerator
+    from protein_llm.runs.run import Run
+    from protein_llm.training.parallel import make_accelerator
 
     if sys.argv[1:2] and sys.argv[1] in MODES:
         return work(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
@@ -202,7 +205,7 @@ def main():
                 sys.exit(f"{mode} ended with exit code {done.returncode}:\n{done.stdout[-6000:]}")
         for arch in archs:
             cfg = config(arch, "one")
-            hand_over("full", cfg, out, make_accelerator(cfg))
+            hand_over("full", cfg, out, make_accelerator(Run(cfg)))
         found = {m: json.loads((out / f"{m}.json").read_text()) for m in ("one", *MODES)}
         kinds = (*MODES, "begun-by-one", "begun-by-full")
         off = {

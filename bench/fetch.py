@@ -207,7 +207,7 @@ def times_of(ways, n, size):
 def compare(arch, times, folder, copies, sizes):
     "Ratios for records of one arm, by what is compared and the suffix of the batch's size"
     from protein_llm.config import from_preset
-    from protein_llm.runs.prepare import RunData
+    from protein_llm.runs.data import RunData
     from protein_llm.text.prompts import TokenStore
 
     run = RunData(from_preset("tiny", arch=arch))

@@ -140,7 +140,7 @@ def main():
     )
     args = parser.parse_args()
     from protein_llm.config import from_preset
-    from protein_llm.runs.prepare import RunData
+    from protein_llm.runs.data import RunData
 
     data = RunData(from_preset("tiny", **(QUICK if args.quick else {})))
     corpus, cfg = data.corpus, data.cfg.data

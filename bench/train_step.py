@@ -167,10 +167,11 @@ def ours(records, tokens, steps, lr, folder):
     from protein_llm.config import ModelConfig, RunConfig, TrainConfig
     from protein_llm.model import build_model
     from protein_llm.model.parts import trainable_parts
-    from protein_llm.runs.parallel import make_accelerator
+    from protein_llm.runs.run import Run
     from protein_llm.text.packing import step_records
     from protein_llm.text.prompts import TokenStore, write_index
-    from protein_llm.training.train import make_optimizer, train_step
+    from protein_llm.training.parallel import make_accelerator
+    from protein_llm.training.step import make_optimizer, train_step
 
     folder /= f"ours{len(records)}"
     if not folder.exists():
@@ -215,15 +216,15 @@ def ours(records, tokens, steps, lr, folder):
     data, opt, acc, losses, times = (
         SimpleNamespace(tokens=TokenStore(folder), reads_features=False),
         make_optimizer(model, cfg.train),
-        make_accelerator(cfg),
+        make_accelerator(Run(cfg)),
         [],
         [clock()],
     )
     for k in range(steps):
         losses.append(
-            train_step(model, opt, k, step_records(len(records), k, cfg.train), data, cfg, acc)[
-                "loss"
-            ]
+            train_step(
+                model, opt, k, step_records(len(records), k, cfg.train), data, cfg.train, acc
+            )["loss"]
         )
         times.append(clock())
     return np.mean(losses), np.diff(times, axis=0)

@@ -111,7 +111,7 @@ def useful(steps, cfg):
 def demo_steps(arch, n, cfg):
     "Lengths of the demo's records [n, records of a step], in training's order, scaled to the mean"
     from protein_llm.config import from_preset
-    from protein_llm.runs.prepare import RunData
+    from protein_llm.runs.data import RunData
     from protein_llm.text.packing import step_records
 
     store = RunData(from_preset("tiny", arch=arch)).tokens

@@ -19,7 +19,7 @@ import torch
 from ..core import digest, read_json, write_atomic, write_json
 from ..model import GREEDY, Decoding, ProteinLLM
 from ..progress import progress
-from ..runs.prepare import RunData
+from ..runs.data import RunData
 from ..text.packing import collate
 
 # %% ../../nbs/api/evaluation/02_answers.ipynb #eaecff5d

@@ -19,7 +19,7 @@ from ..core import set_seed
 from ..data.manifest import fetch
 from ..model import ProteinLLM, build_model
 from ..proteins.features import FeatureStore
-from ..runs.prepare import RunData
+from ..runs.data import RunData
 from ..scoring.metrics import bootstrap, is_established
 
 # %% ../../nbs/api/evaluation/03_attention.ipynb #62f859fc

@@ -34,8 +34,8 @@ from protein_llm.evaluation.baselines import (
 from ..model import Decoding, ProteinLLM, build_model
 from ..proteins.encoder import load_encoder
 from ..proteins.features import FeatureStore, build_features, feature_folder
-from ..runs.parallel import run_name
-from ..runs.prepare import RunData
+from ..runs.run import run_name
+from ..runs.data import RunData
 from protein_llm.scoring.entities import (
     EntityDictionary,
     entity_mask,

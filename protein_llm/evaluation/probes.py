@@ -20,7 +20,7 @@ from ..config import RunConfig
 from ..core import digest
 from .attention import run_bridges
 from ..proteins.features import FeatureStore
-from ..runs.prepare import RunData
+from ..runs.data import RunData
 from ..scoring.entities import frozen_dictionary, known_entities
 from ..scoring.metrics import bootstrap, is_established
 
