@@ -51,8 +51,8 @@ def prepare(arch, n):
 
     from protein_llm.config import from_preset
     from protein_llm.core import set_seed
-    from protein_llm.model.export import prompt_embeddings
     from protein_llm.model import build_model
+    from protein_llm.model.export import prompt_embeddings
     from protein_llm.runs.data import RunData
     from protein_llm.text.packing import collate
     from protein_llm.text.prompts import llm_folder
