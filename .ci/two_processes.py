@@ -58,7 +58,7 @@ def begin(cfg, folder, acc):
 
 def end(cfg, folder, acc):
     "The last step of a run that somebody began: the model, and its log"
-    from protein_llm.model.pretrained import ProteinLLM
+    from protein_llm.model import ProteinLLM
     from protein_llm.runs.run import Run, read_log
     from protein_llm.training.loop import train
 
@@ -76,7 +76,8 @@ def end(cfg, folder, acc):
 
 def answers(model, cfg, folder, acc):
     "Answers to three records, one a part (one rank has two of them), and the share of parameters in slices"
-    from protein_llm.model.generate import Decoding, answer_records
+    from protein_llm.evaluation.answers import answer_records
+    from protein_llm.model import Decoding
     from protein_llm.runs.data import RunData
     from protein_llm.training.parallel import shard_model
     from protein_llm.training.step import make_optimizer

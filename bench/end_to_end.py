@@ -133,7 +133,8 @@ def ours(data, tokens):
     "`train_step` over a token store and a feature store"
     from dataclasses import replace
 
-    from protein_llm.model.protein_llm import build_model, trainable_parts
+    from protein_llm.model import build_model
+    from protein_llm.model.parts import trainable_parts
     from protein_llm.runs.run import Run
     from protein_llm.training.parallel import make_accelerator
     from protein_llm.training.step import make_optimizer, train_step

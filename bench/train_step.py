@@ -121,7 +121,7 @@ def fresh_model(attention, vocab=None):
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from protein_llm.model.protein_llm import LORA_TARGETS
+    from protein_llm.model.llm import LORA_TARGETS
 
     torch.manual_seed(0)
     llm = Qwen3ForCausalLM._from_config(
@@ -165,7 +165,8 @@ def ours(records, tokens, steps, lr, folder):
     import polars as pl
 
     from protein_llm.config import ModelConfig, RunConfig, TrainConfig
-    from protein_llm.model.protein_llm import build_model, trainable_parts
+    from protein_llm.model import build_model
+    from protein_llm.model.parts import trainable_parts
     from protein_llm.runs.run import Run
     from protein_llm.text.packing import step_records
     from protein_llm.text.prompts import TokenStore, write_index

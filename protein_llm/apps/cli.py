@@ -98,8 +98,7 @@ def train(preset, arch, changes):
 
 # %% ../../nbs/api/apps/01_cli.ipynb #1c1e0ac4
 USE = """from Bio import SeqIO
-from protein_llm.model.generate import ProteinLLM
-from protein_llm.model.pretrained import ProteinProcessor
+from protein_llm.model import ProteinLLM, ProteinProcessor
 
 model, processor = ProteinLLM.from_pretrained("{model}"), ProteinProcessor.from_pretrained("{model}")
 proteins = list(SeqIO.parse("proteins.fasta", "fasta"))

@@ -23,6 +23,7 @@ from ..config import RunConfig, TrainConfig
 from ..core import digest, ensure_stage, read_json, run_folder, write_json
 from ..data.ledger import Ledger, corpus_ledger, require_clean
 from ..data.manifest import identity
+from .answers import answer_records
 from protein_llm.evaluation.baselines import (
     BASELINES,
     BaselineAnswers,
@@ -30,8 +31,7 @@ from protein_llm.evaluation.baselines import (
     answer_by_baselines,
     choose_baseline,
 )
-from ..model.generate import Decoding, ProteinLLM, answer_records
-from ..model.protein_llm import build_model
+from ..model import Decoding, ProteinLLM, build_model
 from ..proteins.encoder import load_encoder
 from ..proteins.features import FeatureStore, build_features, feature_folder
 from ..runs.run import run_name

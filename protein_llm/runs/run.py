@@ -87,7 +87,7 @@ def data(self: Run):
 def model(self: Run):
     "Its trained `ProteinLLM`, on the device. Raises `FileNotFoundError` when it is not trained"
     self.require_trained()
-    from protein_llm.model.generate import ProteinLLM
+    from protein_llm.model import ProteinLLM
 
     return ProteinLLM.from_pretrained(self.folder / "model", self.data.device)
 
@@ -97,7 +97,7 @@ def model(self: Run):
 def processor(self: Run):
     "The saved `ProteinProcessor`, which encodes any protein. Raises `FileNotFoundError`"
     self.require_trained()
-    from protein_llm.model.pretrained import ProteinProcessor
+    from protein_llm.model import ProteinProcessor
 
     return ProteinProcessor.from_pretrained(self.folder / "model")
 

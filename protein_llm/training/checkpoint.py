@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core import read_json, sha256_file, write_json
-from ..model.protein_llm import require_finite, trained_parameters
+from ..model.parts import require_finite, trained_parameters
 from .parallel import local
 
 # %% ../../nbs/api/training/02_checkpoint.ipynb #05374792

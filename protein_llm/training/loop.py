@@ -24,9 +24,10 @@ from ..config import RunConfig
 from ..core import require_own_folder, set_seed, write_atomic, write_json
 from ..data.corpus import left_out_text
 from ..evaluation.evaluate import losses_on
+from ..model import build_model
 from ..model.bridges import check_bridge
-from ..model.pretrained import llm_licence
-from ..model.protein_llm import build_model, trained_counts
+from ..model.parts import trained_counts
+from ..model.saving import llm_licence
 from ..progress import progress, say_stage
 from ..runs.data import RunData
 from ..runs.run import Run

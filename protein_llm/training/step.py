@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from ..config import TrainConfig
-from ..model.pretrained import ProteinLLM
-from ..model.protein_llm import trainable_parts, trained_parameters
+from ..model import ProteinLLM
+from ..model.parts import trainable_parts, trained_parameters
 from ..runs.data import RunData
 from ..text.packing import Batch, collate, plan_step
 from .parallel import local, sum_over_ranks

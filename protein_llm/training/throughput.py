@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..model.pretrained import ProteinLLM
-from ..model.protein_llm import trained_parameters
+from ..model import ProteinLLM
+from ..model.parts import trained_parameters
 
 # %% ../../nbs/api/training/05_throughput.ipynb #b947f5ef
 def memory_gb() -> float:
