@@ -294,11 +294,11 @@ def make_card(
     chosen_on: str = "validation records",  # Where `best` was chosen
     allow_leak: bool = False,  # A leaky set is shown
     draws: int = 1_000,
-    repeats: bool = False,  # Equal records are allowed
-    notes: tuple = (),  # More sentences
-    **about,  # More facts
+    repeats: bool = False,  # Allow equal records
+    notes: tuple = (),  # Sentences
+    **about,  # Facts
 ) -> tuple:  # The card, and the statistics of its records
-    "All that a card holds. Raises `ValueError`: see Refused cards"
+    "All of a card. Raises `ValueError`: see Refused cards"
     _check_card(name, samples, ledger, allow_leak, repeats)
     samples = _with_bins(samples, baselines)
     answers = _predictions(name, samples, baselines).items()
@@ -439,13 +439,19 @@ def _sample_sections(card: dict) -> list:
     tables = {kind: pd.DataFrame(rows).fillna("") for kind, rows in card["samples"].items()}
     return [(f"Samples: {kind}", [page_table(t, caption)]) for kind, t in tables.items()]
 
-# %% ../../nbs/api/reporting/03_card.ipynb #fe03cd8d
+# %% ../../nbs/api/reporting/03_card.ipynb #d838b9a0
 def _lede(card: dict) -> str:
     counts = card["counts"]
     of = ", ".join(filter(None, [f"Test set {card['set_hash']}", card["label"]]))
     return f"{of}: {counts['records']:,} records in {counts['clusters']:,} clusters."
 
 
+def _warning(card: dict) -> str:
+    if not card["leaks"]:
+        return ""
+    return f"This test set leaks: {card['leaks']} rows of the ledger say so. The numbers below flatter."
+
+# %% ../../nbs/api/reporting/03_card.ipynb #fe03cd8d
 def card_page(
     card: dict,  # From `make_card`
 ) -> str:  # HTML
@@ -464,10 +470,7 @@ def card_page(
         ("What was measured", [facts]),
         *_sample_sections(card),
     ]
-    leak = "This test set leaks: {} rows of the ledger say so. The numbers below flatter."
-    return html_page(
-        card["name"], _lede(card), sections, leak.format(card["leaks"]) if card["leaks"] else ""
-    )
+    return html_page(card["name"], _lede(card), sections, _warning(card))
 
 # %% ../../nbs/api/reporting/03_card.ipynb #e1d31749
 _FILES = ("records.parquet", "card.html", "card.json")  # in the order in which they are written
@@ -599,7 +602,7 @@ def _dots(ax, table: pd.DataFrame, systems: list, metric: str):
     ax.set(title=label(metric), xlim=(0, None))
     ax.set_yticks(range(len(systems)), map(label, systems))
 
-
+# %% ../../nbs/api/reporting/03_card.ipynb #17e915ad
 def fig_comparison(
     scores: pd.DataFrame,  # From `compare_cards`
 ):  # A figure
