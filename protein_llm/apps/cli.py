@@ -160,19 +160,14 @@ def next_text(
 # %% ../../nbs/api/apps/01_cli.ipynb #06750ffb
 def _compared(runs: list) -> str:
     "The table of some trained runs and what their cards claim, for a terminal"
-    import pandas as pd
+    from protein_llm.reporting.card import compare_cards, comparison_table, read_card, run_card
 
-    from protein_llm.evaluation.evaluate import compare_runs
-    from protein_llm.reporting.card import compare_cards, comparison_table, run_card
-
-    cfgs = [run.cfg for run in runs]
-    table = pd.read_parquet(compare_runs(cfgs) / "comparison.parquet")
-    losses = table[table.metric.str.match("loss|bits|gap")]
-    cards = [run_card(cfg, losses[losses.system == cfg.model.arch]) for cfg in cfgs]
-    scores, _ = compare_cards(cards, cfgs[0].evaluation.draws)
+    blind = next(run for run in runs if run.cfg.model.arch == "blind")
+    cards = [run_card(run, blind) for run in runs]
+    scores, _ = compare_cards(cards, blind.cfg.evaluation.draws)
     lines = [comparison_table(scores).to_string(index=False), ""]
     for card in cards:
-        lines += read_json(card / "card.json")["claims"]
+        lines += read_card(card)["claims"]
         lines.append(f"    {card.relative_to(repo_root())}/card.html")
     return "\n".join(lines)
 

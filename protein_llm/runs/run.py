@@ -104,20 +104,20 @@ def processor(self: Run):
 # %% ../../nbs/api/runs/03_run.ipynb #c2d0fed7
 @patch(as_prop=True)
 @made_once
-def measurement(self: Run) -> dict:
-    "What was measured on the frozen test set; made once, which takes minutes"
-    from protein_llm.evaluation.evaluate import evaluate_arm
+def measurement(self: Run):
+    "Its `Measurement` on the frozen test set; made once, which takes minutes"
+    from protein_llm.evaluation.measure import measure
 
-    return read_json(evaluate_arm(self.cfg) / "card.json")
+    return measure(self)
 
 
 @patch(as_prop=True)
 @made_once
 def card(self: Run) -> dict:
     "Its result card; evaluates it first where that was not done"
-    from protein_llm.reporting.card import run_card
+    from protein_llm.reporting.card import read_card, run_card
 
-    return read_json(run_card(self.cfg) / "card.json")
+    return read_card(run_card(self))
 
 # %% ../../nbs/api/runs/03_run.ipynb #7710713c
 def _keep_code(arch: str, folder: Path):

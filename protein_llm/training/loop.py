@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from ..config import RunConfig
 from ..core import require_own_folder, set_seed, write_atomic, write_json
 from ..data.corpus import left_out_text
-from ..evaluation.evaluate import losses_on
+from ..evaluation.losses import losses_on
 from ..model import build_model
 from ..model.bridges import check_bridge
 from ..model.parts import trained_counts
