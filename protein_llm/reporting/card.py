@@ -37,7 +37,7 @@ from protein_llm.evaluation.baselines import (
 )
 from ..evaluation.evaluate import evaluate_arm, ledger_of, measured_baselines
 from .figures import STYLE, interval_text, label
-from .report import html_page, page_figure, page_table
+from .page import html_page, page_figure, page_table
 from ..runs.data import RunData
 from protein_llm.scoring.entities import (
     ENTITY_COUNTS,

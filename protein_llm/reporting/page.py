@@ -51,9 +51,9 @@ def page_table(
         numeric=list(map(pd.api.types.is_numeric_dtype, frame.dtypes)),
     )
 
-# %% ../../nbs/api/reporting/02_page.ipynb #b2ca03a3
+# %% ../../nbs/api/reporting/02_page.ipynb #3d5ad0bc
 _DROPPED = r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->"
-_REFUSED = r"<(script|foreignobject|image|iframe|a)\b|\son\w+\s*=|href\s*=\s*[\"'](?!#)"
+_REFUSED = r"<(script|foreignobject|iframe|a)\b|\son\w+\s*=|href\s*=\s*[\"'](?!#|data:image/png;)"
 
 
 def _inline(svg: bytes) -> tuple:
@@ -89,7 +89,7 @@ def folded(
     "Parts of a page that are there for those who ask"
     return "folded", dict(title=title, parts=list(parts))
 
-# %% ../../nbs/api/reporting/02_page.ipynb #a3fca25e
+# %% ../../nbs/api/reporting/02_page.ipynb #bfa3deab
 SIGNS = {
     "right": "\N{CHECK MARK}",
     "partly right": "\N{ALMOST EQUAL TO}",
@@ -101,7 +101,7 @@ def page_answers(
     question: str,  # As it was asked
     about: str,  # Of which protein and task
     reference: str,  # The right answer
-    answers: list,  # (system, what it answered, verdict: one of `SIGNS`)
+    answers: list,  # (system or systems, what they answered, verdict: one of `SIGNS`)
 ) -> tuple:  # `answers` and its content
     "A question with what each system answered, marked. Raises `ValueError` on an unknown verdict"
     unknown = [v for _, _, v in answers if v not in SIGNS]
@@ -122,14 +122,14 @@ _COLOURS = """
 }
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #982d3b66
+# %% ../../nbs/api/reporting/02_page.ipynb #03fdba19
 _PROSE = """
 body { margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: break-word; font: 17px/1.6 FACE }
 main { max-width: 42rem; margin: 0 auto; padding: 3rem 1rem 5rem }
 h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 1rem }
 h2 { font-size: 1.4rem; line-height: 1.3; margin: 3rem 0 .6rem }
 p.lede { font-size: 1.2rem; line-height: 1.5; margin: 0 0 1rem }
-.note, figcaption, caption, .about { font-size: .88rem; line-height: 1.5; color: var(--soft) }
+.note, figcaption, .caption, .about { font-size: .88rem; line-height: 1.5; color: var(--soft) }
 .warning { border-left: 4px solid var(--wrong); background: var(--tint); padding: .6rem 1rem; margin: 0 0 1.2rem }
 dfn { font-weight: 600 }
 li { margin: .4rem 0 }
@@ -155,19 +155,20 @@ summary { cursor: pointer; padding: .5rem 0; font-weight: 600 }
 .right { color: var(--right) } .partly { color: var(--partly) } .wrong { color: var(--wrong) }
 """.replace("FACE", _FACE)
 
-# %% ../../nbs/api/reporting/02_page.ipynb #68493ae6
+# %% ../../nbs/api/reporting/02_page.ipynb #9f29cf34
 _TABLES = """
-.wide { overflow-x: auto; margin: 1.2rem 0; background-repeat: no-repeat; background-color: var(--paper);
+.wide { overflow-x: auto; margin: 0 0 1.2rem; background-repeat: no-repeat; background-color: var(--paper);
   background-size: 2.5rem 100%, 2.5rem 100%, .8rem 100%, .8rem 100%; background-position: 0 0, 100% 0, 0 0, 100% 0;
   background-attachment: local, local, scroll, scroll; background-image:
     linear-gradient(to right, var(--paper) 30%, transparent), linear-gradient(to left, var(--paper) 30%, transparent),
     linear-gradient(to right, var(--shade), transparent), linear-gradient(to left, var(--shade), transparent) }
 table { border-collapse: collapse; font-size: .88rem; line-height: 1.4; min-width: 100% }
 table { font-variant-numeric: tabular-nums }
-caption { text-align: left; padding: .2rem 0 .4rem }
+.caption { margin: 1.2rem 0 .2rem }
 th, td { padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { font-weight: 600 }
 td { white-space: nowrap }
+td:first-child { white-space: normal; min-width: 5.2rem }
 td.long { white-space: normal; min-width: 14rem }
 td.number, th.number { text-align: right }
 td:last-child, th:last-child { padding-right: 0 }
@@ -175,7 +176,7 @@ td small { display: block; font-size: .75rem; color: var(--soft) }
 @media (max-width: 40rem) { th, td { padding-right: .6rem } }
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #0d7fc3e3
+# %% ../../nbs/api/reporting/02_page.ipynb #ddfb854a
 _TABLE = """
 {%- macro cell(text, numeric) %}
 {%- set lines = text.split("\n") %}
@@ -184,8 +185,8 @@ _TABLE = """
 {%- for line in lines[1:] %}<small>{{ line }}</small>{% endfor %}</td>
 {%- endmacro %}
 {%- macro table(t) %}
-<div class="wide" tabindex="0" role="region" aria-label="{{ t.caption }}"><table>
-<caption>{{ t.caption }}</caption><thead><tr>
+<p class="caption">{{ t.caption }}</p>
+<div class="wide" tabindex="0" role="region" aria-label="{{ t.caption }}"><table><thead><tr>
 {%- for name in t.columns %}
 <th{% if t.numeric[loop.index0] %} class="number"{% endif %} scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in t.rows %}<tr>
@@ -204,7 +205,7 @@ _ANSWERS = """
 {%- endmacro %}
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #e571f89f
+# %% ../../nbs/api/reporting/02_page.ipynb #b999df37
 _PARTS = """
 {%- macro part(kind, item) %}
 {% if kind == "p" %}<p>{{ item }}</p>
@@ -222,13 +223,14 @@ _PAGE = """
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{{ title }}</title><style>{{ css|safe }}</style></head><body><main><h1>{{ title }}</h1>
 {% for text in warnings %}<p class="warning"><strong>{{ text }}</strong></p>{% endfor %}
-<p class="lede">{{ lede }}</p>{% if note %}<p class="note">{{ note }}</p>{% endif %}
+{% for text in lede %}<p class="lede">{{ text }}</p>{% endfor %}
+{% for text in notes %}<p class="note">{{ text }}</p>{% endfor %}
 {% for title, parts in sections %}<section><h2>{{ title }}</h2>
 {%- for kind, item in parts %}{{ part(kind, item) }}{% endfor %}</section>
 {% endfor %}</main></body></html>
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #0bce018b
+# %% ../../nbs/api/reporting/02_page.ipynb #9cb267cf
 _KINDS = ("p", "list", "code", "figure", "table", "folded", "answers")
 
 
@@ -237,21 +239,26 @@ def _check_parts(section, parts):
     if unknown:
         raise ValueError(f"{section}: unknown part {unknown[0]!r}: choose from {', '.join(_KINDS)}")
 
-# %% ../../nbs/api/reporting/02_page.ipynb #f9487ba4
+
+def _texts(text: str | list) -> list:
+    "One text or several, without empty ones"
+    return [t for t in ([text] if isinstance(text, str) else text) if t]
+
+# %% ../../nbs/api/reporting/02_page.ipynb #0825d3ee
 def html_page(
     title: str,  # Of the page
-    lede: str,  # What the page says, in a few sentences below its title
+    lede: str | list,  # What the page says: a sentence below its title, or several
     sections: list,  # Title and parts of each
     warning: str | list = "",  # What must be read first, a text or several
-    note: str = "",  # When and from what it was made
+    note: str
+    | list = "",  # Small, below the lead: what its terms mean, when and from what the page was made
 ) -> str:  # HTML, everything in it
-    "A page without scripts and without links. Raises `ValueError` on a part of no known kind"
+    "A page without scripts and links. Raises `ValueError` on an unknown part"
     from jinja2 import Environment
 
     for section, parts in sections:
         _check_parts(section, parts)
-    warnings = [warning] if isinstance(warning, str) else warning
     page = Environment(autoescape=True).from_string(_TABLE + _ANSWERS + _PARTS + _PAGE)
-    words = dict(title=title, lede=lede, warnings=list(filter(None, warnings)), note=note)
+    words = dict(title=title, lede=_texts(lede), warnings=_texts(warning), notes=_texts(note))
     css = _COLOURS + _PROSE + _FIGURES + _TABLES
     return page.render(words, css=css, sections=sections).lstrip()
