@@ -5,7 +5,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test experiments figures lab readme lock bench-env clean
+.PHONY: help setup reproduce test experiments figures lab readme outputs docs lock bench-env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,12 @@ lab: setup ## JupyterLab on the front page; arguments as in: make lab args="--po
 
 readme: setup ## README.md from nbs/index.ipynb
 	@$(BIN)/python scripts/readme.py
+
+docs: setup ## the default run's executed notebooks as pages into docs/, to be committed
+	@$(BIN)/python scripts/docs.py
+
+outputs: setup ## run the library notebooks and store what their examples show
+	@$(BIN)/python scripts/outputs.py
 
 lock: setup ## resolve settings.ini anew into requirements.lock
 	@$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.12 --generate-hashes --no-header --no-annotate --quiet -o requirements.lock

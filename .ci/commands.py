@@ -1,4 +1,5 @@
-"""What make's commands do with finished steps, signals, two at once, and files that are not ours: with toy notebooks, in a folder of its own whose name holds a blank and a letter outside ASCII. Started by `.ci/test.py`."""
+"""What make's commands do with finished steps, signals, two at once, and files that are not ours.
+Toy notebooks in a folder of its own, whose name holds a blank and a letter outside ASCII. Started by `.ci/test.py`."""
 
 import json
 import shutil
@@ -14,19 +15,22 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 WRITES = "from pathlib import Path; Path({path!r}).write_text('done')"
 # a process of a kernel, as a training is; it does not listen to SIGTERM
-WAITS = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)', 'sleeper of {path}'])"
+SLEEPS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+WAITS = f"""import subprocess, sys
+subprocess.run([sys.executable, '-c', {SLEEPS!r}, 'sleeper of {{path}}'])"""
 START = """
 import json, subprocess, sys
 from pathlib import Path
 sys.path.insert(0, {scripts!r})
 from reproduce import Experiment, Step, carry_out
 
-def run_cell(self, step):
+def run_cell(self, step, threads, prefix=""):
     cell = json.loads((self.notebooks/f"{{step.notebook}}.ipynb").read_text())["cells"][0]["source"]
     return subprocess.run([sys.executable, "-c", cell]).returncode
 
 if {quick}: Experiment.start = run_cell
-steps = [Step("first", "first", 5, ("first.txt",)), Step("second", "second", 5, ("second.txt",), ("first",))]
+after_first = [Step(name, name, 5, (f"{{name}}.txt",), ("first",)) for name in {others!r}]
+steps = [Step("first", "first", 5, ("first.txt",)), *after_first]
 carry_out("reproduce", steps, runs=Path({runs!r}), notebooks=Path({notebooks!r}))
 """
 
@@ -40,13 +44,14 @@ def notebook(path, code):
     path.write_text(json.dumps(dict(cells=[cell], metadata=spec, nbformat=4, nbformat_minor=5)))
 
 
-def command(folder, quick):
+def command(folder, quick, others=("second",)):
     "What starts the toy experiment of a folder; a quick one runs cells without papermill, whose start takes seconds"
     text = START.format(
         scripts=str(ROOT / "scripts"),
         runs=str(folder / "runs"),
         notebooks=str(folder / "nbs"),
         quick=quick,
+        others=others,
     )
     return [sys.executable, "-c", text]
 
@@ -62,10 +67,10 @@ def started(folder, quick):
     )
 
 
-def finished(folder):
+def finished(folder, **how):
     "Exit code and output of the toy experiment"
     done = subprocess.run(
-        command(folder, quick=True),
+        command(folder, **dict(quick=True) | how),
         text=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -127,10 +132,9 @@ def signals_end_all(folder):
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         quick = number == signal.SIGHUP
         work = started(folder, quick)
-        want = (
-            2 if quick else 1
-        )  # without papermill the cell itself is a command that names the sleeper
-        until(lambda: len(sleepers(folder)) == want, "the second notebook's process")
+        # without papermill the cell itself is a command that names the sleeper
+        want = 2 if quick else 1
+        until(lambda want=want: len(sleepers(folder)) == want, "the second notebook's process")
         below = psutil.Process(work.pid).children(recursive=True)
         assert len(below) >= (2 if quick else 3), below  # papermill, kernel, sleeper
         if number == signal.SIGTERM:
@@ -150,6 +154,29 @@ def signals_end_all(folder):
             "No process is left",
         ):
             assert words in out, out
+
+
+def two_at_a_time(folder):
+    "Steps that wait for the same one run beside each other, their lines told apart; a failed one ends the other"
+    runs = folder / "runs"
+    meets = """import os, time; from pathlib import Path
+Path({mine!r}).write_text('here')
+for _ in range(600): time.sleep(.05 * (not Path({other!r}).exists()))
+print('saw the other:', Path({other!r}).exists(), 'threads', os.environ['OMP_NUM_THREADS'])"""
+    names = ("left", "right")
+    for name, other in (names, names[::-1]):
+        mine, its = str(runs / f"{name}.txt"), str(runs / f"{other}.txt")
+        notebook(folder / "nbs" / f"{name}.ipynb", meets.format(mine=mine, other=its))
+    code, out = finished(folder, quick=False, others=names)
+    assert code == 0, out
+    threads = max(1, len(psutil.Process().cpu_affinity()) // 2)
+    for name in names:
+        assert f"{name} | saw the other: True threads {threads}" in out, out
+    notebook(folder / "nbs" / "left.ipynb", "raise ValueError('no such thing')")
+    notebook(folder / "nbs" / "right.ipynb", WAITS.format(path=folder))
+    code, out = finished(folder, others=names)
+    assert code == 1 and "left failed" in out and "Finished and kept: first" in out, out
+    assert not sleepers(folder), sleepers(folder)
 
 
 def waits_its_turn(folder):
@@ -183,7 +210,7 @@ def copy_of(folder):
     "A clone without an environment"
     clone = folder / "clone"
     clone.mkdir()
-    for name in ("Makefile", ".ci", "settings.ini", "setup.py", "requirements.lock"):
+    for name in ("Makefile", "scripts", "settings.ini", "setup.py", "requirements.lock"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -258,6 +285,7 @@ def main():
             nothing_of_the_users_goes,
             steps_are_passed_over,
             signals_end_all,
+            two_at_a_time,
             failures_are_told,
         ):
             began = time.time()

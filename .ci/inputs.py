@@ -61,12 +61,8 @@ ANSWERS = (
     "Chromatin binding.",
     "RNA binding.",
 )
-CODON = dict(
-    zip(
-        "ACDEFGHIKLMNPQRSTVWY",
-        "GCC TGC GAC GAG TTC GGC CAC ATC AAG CTG ATG AAC CCC CAG CGC AGC ACC GTG TGG TAC".split(),
-    )
-)
+CODONS = "GCC TGC GAC GAG TTC GGC CAC ATC AAG CTG ATG AAC CCC CAG CGC AGC ACC GTG TGG TAC"
+CODON = dict(zip("ACDEFGHIKLMNPQRSTVWY", CODONS.split(), strict=True))
 CASES = {}
 
 
@@ -649,7 +645,7 @@ def own_records(n=40, **fields):
 def own_ids_that_programs_read_otherwise():
     for name in ("records.csv", "records.jsonl", "records.tsv"):
         records = own_records()
-        for record, odd in zip(records, ODD_IDS):
+        for record, odd in zip(records, ODD_IDS, strict=False):
             record["accession"] = odd
         corpus = own_corpus(records, name)
         assert len(corpus.proteins) == 40 and corpus.proteins.cluster.notna().all(), corpus.proteins

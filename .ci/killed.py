@@ -1,5 +1,6 @@
-"""A run that is killed again and again, at moments that nobody chose, ends with the weights and the log of one that was left alone, bit for bit; and what is killed is the process that asked for the training, which must
-take the trainer along. Started by `.ci/test.py`."""
+"""A run that is killed again and again, at moments that nobody chose, ends with the weights and the log of one that
+was left alone, bit for bit; and what is killed is the process that asked for the training, which must take the
+trainer along. Started by `.ci/test.py`."""
 
 import json
 import os
@@ -22,8 +23,11 @@ from pathlib import Path
 from protein_llm.runs.launch import end_with_launcher
 end_with_launcher()
 from protein_llm.config import from_preset
-from protein_llm.training.train import train
-train(from_preset("tiny", "mlp", n_proteins=120, n_test_clusters=10, n_valid_clusters=5, steps=40, warmup=2, batch_records=8, eval_every=5, save_every=1, lora_dropout=.1), folder=Path(sys.argv[1]))
+from protein_llm.runs.run import Run
+from protein_llm.training.loop import train
+sizes = dict(n_proteins=120, n_test_clusters=10, n_valid_clusters=5, batch_records=8)
+often = dict(steps=40, warmup=2, eval_every=5, save_every=1, lora_dropout=.1)
+train(Run(from_preset("tiny", "mlp", **sizes, **often), folder=Path(sys.argv[1])))
 """
 LAUNCHER = f"""
 import sys
@@ -91,7 +95,7 @@ def runs(process):
 
 
 def kill(folder, how, rng):
-    "Start the training, kill who asked for it at some moment, and see that the trainer goes too; the lines that the log has then"
+    "Start the training and kill who asked for it at some moment: the trainer goes too; the lines of the log then"
     launcher, at, pause = start(folder), steps(folder) + rng.randint(1, 4), rng.random() * 0.3
     while launcher.poll() is None and steps(folder) < at:
         time.sleep(0.01)

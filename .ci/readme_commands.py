@@ -1,5 +1,7 @@
-"""Runs every command of README.md, each at smoke size; a command that is not known here fails the check, so that none is ever printed untried.
-What needs a hub, a GPU, eight of them or twenty minutes is tried as far as it goes without. Standard library only; started by `.ci/test.py` after the smoke runs."""
+"""Runs every command of README.md, each at smoke size.
+A command that is not known here fails the check, so that none is ever printed untried. What needs a hub, a GPU, eight
+of them or twenty minutes is tried as far as it goes without. Standard library only; started by `.ci/test.py` after
+the smoke runs."""
 
 import json
 import random
@@ -15,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "runs/smoke/readme"  # where the files of the examples lie, and what the commands write
 LIMIT = 300  # seconds
-SMALL = "-p n_proteins 300 -p n_test_clusters 20 -p n_valid_clusters 5"
+SMALL = "n_test_clusters=20 n_valid_clusters=5"
 OWN = "steps=2"
 # frequencies of the residues in proteins, in percent (Swiss-Prot, rounded)
 RESIDUES = dict(
@@ -60,6 +62,14 @@ def to_here(command):
     return command.replace("runs/notebooks/", f"{HERE}/")
 
 
+QWEN = (
+    ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/qwen.ipynb "
+    "-p preset qwen3_8b -p arch flamingo -p changes shard=full"
+)
+PIN = (
+    ".venv/bin/protein-llm pin "
+    "mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa"
+)
 TRIES = {
     "make reproduce": Try("make -n reproduce", "20 minutes", "reproduce.py"),
     "make test": Try("make -n test", "it is what runs here", "test.py"),
@@ -83,10 +93,8 @@ TRIES = {
     ".venv/bin/hf download Qwen/Qwen3-8B": Try(
         ".venv/bin/hf download Qwen/Qwen3-8B --help", "a hub"
     ),
-    ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/qwen.ipynb -p preset qwen3_8b -p arch flamingo -p shard full": Try(
-        to_here(
-            ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/qwen.ipynb -p preset qwen3_8b -p arch flamingo -p shard full"
-        ),
+    QWEN: Try(
+        to_here(QWEN),
         "eight GPUs and a hub: it must name the command that fetches the weights",
         "hf download Qwen/Qwen3-8B",
         (1,),
@@ -96,17 +104,18 @@ TRIES = {
         "eight GPUs",
         "--preset qwen3_8b --arch flamingo shard=full",
     ),
-    ".venv/bin/protein-llm pin mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa": Try(
-        ".venv/bin/protein-llm inputs mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa",
+    PIN: Try(
+        PIN.replace(" pin ", " inputs "),
         "a hub",
         "protein2text_qa",
     ),
     ".venv/bin/uv pip install torch==2.11.0 --index-url ...": Try(
         ".venv/bin/uv pip install torch==2.11.0 --help", "it changes the environment", "--index-url"
     ),
-    ".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p recipe reference": Try(
+    ".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p changes recipe=reference": Try(
         to_here(
-            f".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p recipe reference {SMALL}"
+            ".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb "
+            f"-p n_proteins 300 -p changes 'recipe=reference {SMALL}'"
         ),
         "smoke size",
     ),
@@ -144,7 +153,7 @@ def blocks(text, language):
 
 
 def commands(text):
-    "Commands of a page: lines of its shell blocks without their comments, and code in a sentence that starts as a command does"
+    "Commands of a page: lines of its shell blocks without comments, and code in a sentence that starts like one"
     lines = [
         re.sub(r"\s+# .*", "", line).strip()
         for block in blocks(text, "sh")
@@ -166,7 +175,7 @@ def fasta(path, proteins):
 
 
 def write_files(text):
-    "The files that the commands name: made-up proteins, and the manifest that README shows, with the folder of the records put in"
+    "The files that the commands name: made-up proteins, and the manifest that README shows, with its folder put in"
     folder = ROOT / HERE
     (folder / "my_data").mkdir(parents=True)
     rng = random.Random(0)
@@ -208,10 +217,9 @@ def tried(command, how):
     except subprocess.TimeoutExpired:
         return f"{command}\n    {how.run}: not done after {LIMIT} s"
     right = done.returncode in how.codes and how.words in done.stdout
-    print(
-        f"{'ok    ' if right else 'FAILED'} {command}  {time.time() - began:.0f} s{f'  [{how.why}]' if how.why else ''}",
-        flush=True,
-    )
+    word = "ok    " if right else "FAILED"
+    why = f"  [{how.why}]" if how.why else ""
+    print(f"{word} {command}  {time.time() - began:.0f} s{why}", flush=True)
     last = "\n".join(done.stdout.strip().splitlines()[-25:])
     return (
         ""

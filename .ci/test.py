@@ -1,12 +1,11 @@
-"All tests: the library notebooks, what is generated from them, and the experiment at smoke size. Started by `make test`."
+"""All tests: the library notebooks, what is generated from them, and the experiment at smoke size.
+Started by `make test`."""
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+from form import checks, notebooks, skipped  # noqa: E402
 from processes import on_stop  # noqa: E402
 
 BIN = ROOT / ".venv" / "bin"
@@ -21,11 +21,14 @@ OUT = ROOT / "runs" / "smoke"
 LIMIT = 900  # seconds that one command may take
 
 ARCHS = ("text", "mlp", "perceiver", "flamingo", "blind")
-# The experiment at smoke size: parameters that the notebooks share. Their hash names the folders, so nothing of the real run is touched.
-SMOKE = dict(n_proteins=300, n_test_clusters=20, n_valid_clusters=5)
+# The experiment at smoke size: parameters that the notebooks share.
+# Their hash names the folders, so nothing of the real run is touched.
+HELD_OUT = "n_test_clusters=20 n_valid_clusters=5"
+SMOKE = dict(n_proteins=300, changes=HELD_OUT)
 TRAIN = dict(SMOKE, steps=4)
-EVALUATE = dict(TRAIN, n_generate=2, n_swap=10, draws=50)
-# What each notebook gets; those of one line run two at a time. The first two start from nothing: both need the corpus, one builds it and the other waits.
+EVALUATE = dict(TRAIN, changes=f"{HELD_OUT} n_generate=2 n_swap=10 draws=50")
+# What each notebook gets; those of one line run two at a time.
+# The first two start from nothing: both need the corpus, one builds it and the other waits.
 CHAIN = [
     {"encode": ("02_encode", SMOKE), "train text": ("03_train", dict(TRAIN, arch="text"))},
     {
@@ -59,6 +62,16 @@ SCRIPTS = {
 # input that must end with exit code 1, and what the message must say
 REFUSED = {
     "a misspelt parameter": ("03_train", dict(step=3), "step"),
+    "a misspelt field among the changes": (
+        "03_train",
+        dict(changes="n_token=16"),
+        "unknown parameter 'n_token': choose from n_tokens",
+    ),
+    "a field that is given twice": (
+        "04_evaluate",
+        dict(steps=4, changes="steps=5"),
+        "steps is given twice",
+    ),
     "an unknown arch": ("03_train", dict(arch="mpl"), "unknown arch 'mpl'"),
     "an unknown preset": ("03_train", dict(preset="huge"), "unknown preset 'huge'"),
     "a licence not accepted": (
@@ -122,22 +135,6 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def notebooks(folder="."):
-    "Notebooks below nbs/, checkpoints aside"
-    return sorted(
-        p for p in (ROOT / "nbs" / folder).rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
-    )
-
-
-def source(cell):
-    return "".join(cell["source"])
-
-
-def skipped(path):
-    "Whether nbdev_test leaves the notebook out: it does in a folder with a file `.notest`"
-    return (path.parent / ".notest").exists()
-
-
 def library(tally):
     "Run every library notebook; nbdev_test prints no count, so it is taken here"
     paths = [p for p in notebooks() if not skipped(p) and not p.name.startswith("_")]
@@ -159,90 +156,6 @@ def library(tally):
     if bad:
         print(out)
     print(f"       nbdev_test  {time.time() - began:.0f} s", flush=True)
-
-
-def differs(call, folders):
-    "Run an nbdev command on a copy of the project; the error names the files that it changes"
-    with tempfile.TemporaryDirectory() as d:
-        copy = Path(d) / "project"
-        copy.mkdir()
-        for name in ("settings.ini", "setup.py"):
-            shutil.copy(ROOT / name, copy / name)
-        for name in ("nbs", "protein_llm"):
-            shutil.copytree(
-                ROOT / name,
-                copy / name,
-                ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
-            )
-        done = subprocess.run(
-            [BIN / call],
-            cwd=copy,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": str(copy)},
-        )
-        if done.returncode:
-            return done.stdout
-        names = {
-            p.relative_to(base)
-            for base in (copy, ROOT)
-            for f in folders
-            for p in (base / f).rglob("*")
-            if p.is_file() and p.suffix in (".py", ".ipynb") and ".ipynb_checkpoints" not in p.parts
-        }
-        bad = sorted(
-            str(n)
-            for n in names
-            if not (
-                (copy / n).exists()
-                and (ROOT / n).exists()
-                and (copy / n).read_bytes() == (ROOT / n).read_bytes()
-            )
-        )
-    return f"{call} changes {', '.join(bad)}: run it and commit the result" if bad else ""
-
-
-def form(path):
-    "What is wrong with the form of one notebook"
-    nb, wrong = read(path), []
-    if nb["metadata"].get("kernelspec", {}).get("name") != "python3":
-        wrong.append("kernelspec is not python3: papermill cannot start it")
-    outputs = json.dumps([c.get("outputs", []) for c in nb["cells"]])
-    places = {str(ROOT), str(Path.home()), sys.prefix} | set(
-        re.findall(r"(?<![\w./:-])/(?:root|home|tmp|Users|private|var)/\w+", outputs)
-    )
-    wrong += [
-        f"an output holds the path {p}" for p in sorted(places) if len(p) > 1 and p in outputs
-    ]
-    if any("skip_exec" in source(c) for c in nb["cells"][:1]):
-        wrong.append("its first cell is raw front matter, which a visitor sees")
-    if path.parent == ROOT / "nbs" and re.match(r"\d\d[a-z]?_", path.name):
-        count = sum("parameters" in c["metadata"].get("tags", []) for c in nb["cells"])
-        if count != 1:
-            wrong.append(f"{count} cells are tagged `parameters`, not one")
-        if not skipped(path):
-            wrong.append("nbs/.notest is missing: nbdev_test would run it")
-        if any(c.get("outputs") for c in nb["cells"]):
-            wrong.append("a run notebook holds outputs")
-    return "\n".join(f"{path.name}: {w}" for w in wrong)
-
-
-def kernel():
-    "The kernel that papermill and JupyterLab start must be the one of .venv"
-    code, out = run([BIN / "jupyter", "kernelspec", "list", "--json"])
-    found = (
-        json.loads(out[out.index("{") :])["kernelspecs"]
-        .get("python3", {})
-        .get("resource_dir", "none")
-        if not code
-        else out
-    )
-    return (
-        ""
-        if Path(found).is_relative_to(ROOT / ".venv")
-        else f"the kernel python3 is {found}, not the one of .venv"
-    )
 
 
 def papermill(name, label, parameters):
@@ -324,12 +237,8 @@ def main():
     on_stop(lambda: "stopped. What the tests wrote is in runs/smoke, which a next start deletes.")
     tally, began = Tally(), time.time()
     library(tally)
-    tally.add("nbdev_export changes nothing", differs("nbdev_export", ["protein_llm"]))
-    tally.add("nbdev_clean changes nothing", differs("nbdev_clean", ["nbs"]))
-    same = run([BIN / "python", ROOT / "scripts" / "readme.py", "--check"])
-    tally.add("README.md is what nbs/index.ipynb gives", "" if same[0] == 0 else same[1])
-    tally.add("the notebooks' form", "\n".join(filter(None, map(form, notebooks()))))
-    tally.add("the kernel is .venv's", kernel())
+    for name, error in checks():
+        tally.add(name, error)
     chain(tally)
     print(
         f"\n{time.time() - began:.0f} s\n{tally.passed} passed, {tally.failed} failed", flush=True

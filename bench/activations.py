@@ -1,8 +1,12 @@
-"""What a training step keeps of each token for its backward pass, per decoder layer at the sizes of Qwen3-8B with LoRA of rank 8 and dropout 0.05: ours against the same layers with PEFT's own forward.
+"""What a training step keeps of each token for its backward pass, per decoder layer at the sizes of Qwen3-8B with
+LoRA of rank 8 and dropout 0.05: ours against the same layers with PEFT's own forward.
 
-`python bench/activations.py` builds decoders of one and of two layers on the meta device, bfloat16, runs them forward on 1,024 tokens and adds up the storages that autograd was handed to keep, each once, parameters aside;
-the difference of the two is a layer's. Nothing is timed, the figures are exact. Attention is counted as a flash kernel has it on both sides: it keeps query, key, value, output and one number a head (the meta device itself would
-choose a path that writes the whole square). `--quick` is the same with 256 tokens. The reference system's layer is reported to keep 308 KB and PEFT's default 201 KB; what is measured here says what the installed versions keep.
+`python bench/activations.py` builds decoders of one and of two layers on the meta device, bfloat16, runs them forward
+on 1,024 tokens and adds up the storages that autograd was handed to keep, each once, parameters aside; the difference
+of the two is a layer's. Nothing is timed, the figures are exact. Attention is counted as a flash kernel has it on
+both sides: it keeps query, key, value, output and one number a head (the meta device itself would choose a path that
+writes the whole square). `--quick` is the same with 256 tokens. The reference system's layer is reported to keep 308
+KB and PEFT's default 201 KB; what is measured here says what the installed versions keep.
 """
 
 import argparse
@@ -79,7 +83,7 @@ def kept(model, tokens):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer tokens")
     tokens = 256 if parser.parse_args().quick else 1024
     import torch

@@ -1,13 +1,17 @@
-"""Six raw sources to one Parquet file of cleaned, merged records: ours against Hugging Face `datasets` (map and filter) and against a Polars script.
+"""Six raw sources to one Parquet file of cleaned, merged records: ours against Hugging Face `datasets` (map and
+filter) and against a Polars script.
 
-`python bench/assemble.py` takes 35 copies of the shipped demo (each with sequences of its own, in the six raw formats; 1.9 GB), of which 4.0 M records are kept, and
-is judged by PERF's bars; `--quick` is the same at 0.3 M records with the smaller bars below. Before a ratio is printed, all have to have kept the same set of
-(sequence, task, question, answer), and ours and `polars` the same record ids with the same sources. Each side runs in a process of its own, which reports seconds of work without
-imports, and its peak memory; in turns, the faster of two rounds counts.
-The peers get what suits them: `datasets` two processes and batches where a row holds several texts; Polars the same expressions as ours, all memory, eagerly. `polars` makes what
-ours makes apart from instructions, provenance, refused records and counts: named proteins, record ids, sources of merged records. `polars_bare` only drops duplicates: no ids, no
-sources, nothing that a corpus could be split by; it is reported without a bar.
-The smaller bars of a quick run: 0.3 M records take ours about 2.5 s, of which a part does not grow (16 partitions, threads), and all of Polars' data fit the memory easily.
+`python bench/assemble.py` takes 35 copies of the shipped demo (each with sequences of its own, in the six raw
+formats; 1.9 GB), of which 4.0 M records are kept, and is judged by PERF's bars; `--quick` is the same at 0.3 M
+records with the smaller bars below. Before a ratio is printed, all have to have kept the same set of (sequence, task,
+question, answer), and ours and `polars` the same record ids with the same sources. Each side runs in a process of its
+own, which reports seconds of work without imports, and its peak memory; in turns, the faster of two rounds counts.
+The peers get what suits them: `datasets` two processes and batches where a row holds several texts; Polars the same
+expressions as ours, all memory, eagerly. `polars` makes what ours makes apart from instructions, provenance, refused
+records and counts: named proteins, record ids, sources of merged records. `polars_bare` only drops duplicates: no
+ids, no sources, nothing that a corpus could be split by; it is reported without a bar.
+The smaller bars of a quick run: 0.3 M records take ours about 2.5 s, of which a part does not grow (16 partitions,
+threads), and all of Polars' data fit the memory easily.
 At full size ours took 19.9 s and 1.09 GB on 2 cores: 2.37 times as fast as Polars, 21.4 times as `datasets`.
 """
 
@@ -36,7 +40,7 @@ MAX_RESIDUES = 512
 
 
 def copied(sequence, accession, c):
-    "Sequence and accession of the c-th copy of a protein: turned by c residues, so that it is another string of the same length"
+    "Sequence and accession of the c-th copy of a protein: turned by c residues, of the same length"
     k = 7 * c % max(1, len(sequence))
     return sequence[k:] + sequence[:k], f"{accession}{c:02d}" if c else accession
 
@@ -176,7 +180,10 @@ def ours(data, out):
 # ---------------------------------------------------------------- peers: what one would write without us
 
 TAGS = r"\s*\{(?:ECO|PubMed)[^{}]*\}|\s*\((?:PubMed:\d+(?:, )?)+\)|\s*\[MIM:\d+\]"
-GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega"
+GREEK = (
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|"
+    "nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega"
+)
 MEMBER = rf"(?:\s+(?:\S*\d\S*|,*(?:[A-Z]{{1,2}}|[IVX]+|(?i:{GREEK})(?:[/-](?i:{GREEK}))*),*))+$"
 PLACE = ", (?:mitochondrial|chloroplastic)$"
 HEADER = r"(?:sp|tr)\|([\w-]+)\|\w+ (.*?) OS=(.*?) OX=\d+(?: GN=(.*?))? PE="
@@ -198,14 +205,17 @@ def datasets_peer(data, out):
 
     def mol(b, task):
         return table(
-            [(i.split("```")[1].strip(), task, "", o) for i, o in zip(b["input"], b["output"])]
+            [
+                (i.split("```")[1].strip(), task, "", o)
+                for i, o in zip(b["input"], b["output"], strict=True)
+            ]
         )
 
     def qa(b):
         return table(
             [
                 (s, "qa", c[0]["value"].replace("<protein_sequence>", "").strip(), c[1]["value"])
-                for s, c in zip(b["amino_seq"], b["conversations"])
+                for s, c in zip(b["amino_seq"], b["conversations"], strict=True)
             ]
         )
 
@@ -215,9 +225,9 @@ def datasets_peer(data, out):
             text = turn["output"]
             seq = re.search("<seq>(.*?)</seq>", text, re.S)[1]
             parts = re.split(r"(?m)^(Introduction|" + "|".join(SECTIONS) + "):$", text)
-            for head, body in zip(parts[1::2], parts[2::2]):
+            for head, body in zip(parts[1::2], parts[2::2], strict=True):
                 if head in SECTIONS:
-                    lines = [l.strip() for l in body.strip().splitlines() if l.strip()]
+                    lines = [line.strip() for line in body.strip().splitlines() if line.strip()]
                     rows.append(
                         (
                             seq,
@@ -232,7 +242,12 @@ def datasets_peer(data, out):
 
     def tsv(b):
         return table(
-            [(s, t, "", x) for c, t in TEXTS.items() for s, x in zip(b["Sequence"], b[c]) if x]
+            [
+                (s, t, "", x)
+                for c, t in TEXTS.items()
+                for s, x in zip(b["Sequence"], b[c], strict=True)
+                if x
+            ]
         )
 
     def fasta():
@@ -245,7 +260,7 @@ def datasets_peer(data, out):
                 continue
             if head:
                 for task, text in zip(
-                    ("name", "organism", "gene"), re.match(HEADER, head).groups()[1:]
+                    ("name", "organism", "gene"), re.match(HEADER, head).groups()[1:], strict=True
                 ):
                     if text:
                         yield dict(sequence="".join(seq), task=task, question="", answer=text)
@@ -256,7 +271,7 @@ def datasets_peer(data, out):
             open(data / "swissprot_clap/protein_sequence.txt") as p,
             open(data / "swissprot_clap/text_sequence.txt") as t,
         ):
-            for _, s, _, x in zip(p, p, t, t):
+            for _, s, _, x in zip(p, p, t, t, strict=False):
                 yield dict(sequence=s.strip(), task="description", question="", answer=x.strip())
 
     def clean(r):
@@ -317,13 +332,15 @@ def datasets_peer(data, out):
 
 
 def polars_peer(data, out, bare=False):
-    "Read each source whole, clean with expressions, concatenate, name proteins and records, merge, write; `bare` only drops duplicates"
+    "Read each source whole, clean with expressions, name, merge, write; `bare` only drops duplicates"
     import polars as pl
 
     start = time.perf_counter()
 
     def frame(source, sequence, task, answer, question="", accession=""):
-        lit = lambda v: pl.lit(v, dtype=pl.String) if isinstance(v, str) else v
+        def lit(v):
+            return pl.lit(v, dtype=pl.String) if isinstance(v, str) else v
+
         return dict(sequence=sequence, task=lit(task), question=lit(question), answer=answer) | (
             {} if bare else dict(source=lit(source), accession=lit(accession))
         )
@@ -342,7 +359,10 @@ def polars_peer(data, out, bare=False):
             )
         )
     qa = pl.read_json(data / "protein2text_qa/protein2text_qa.json")
-    turn = lambda i: pl.col("conversations").list.get(i).struct.field("value")
+
+    def turn(i):
+        return pl.col("conversations").list.get(i).struct.field("value")
+
     parts.append(
         qa.select(
             **frame(
@@ -414,12 +434,15 @@ def polars_peer(data, out, bare=False):
     names = (
         a.str.strip_chars().str.replace(PLACE, "").str.replace(MEMBER, "").str.strip_chars_end(",")
     )
-    clean = lambda e: (
-        e.str.replace_all(TAGS, "")
-        .str.replace_all(r"\s+", " ")
-        .str.replace_all(r"\s+([.;,])", "$1")
-        .str.strip_chars()
-    )
+
+    def clean(e):
+        return (
+            e.str.replace_all(TAGS, "")
+            .str.replace_all(r"\s+", " ")
+            .str.replace_all(r"\s+([.;,])", "$1")
+            .str.strip_chars()
+        )
+
     found = pl.concat(parts).with_columns(
         answer=clean(pl.when(pl.col("task") == "name").then(names).otherwise(a)),
         sequence=s.str.replace_all(r"\s+", "").str.to_uppercase().str.strip_suffix("*"),
@@ -551,7 +574,7 @@ def kept(name, work):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="0.3 M records, smaller bars")
     parser.add_argument("--copies", type=int, help="copies of the demo, about 0.14 M records each")
     parser.add_argument(

@@ -1,17 +1,27 @@
 """Encoder throughput and peak memory: ours against transformers' `EsmModel` and the `esm` package's `ESM3`.
 
-`python bench/encoder.py` is judged by PERF's bars; `--quick` is the same comparison on fewer proteins and a smaller ESM-3, with the smaller bars below.
-Both sides of a ratio run in turns, on the same proteins and weights, after their features were found equal in float32:
-ESM-3's to 1e-5; ESM-2's to 1e-5 of the stock class in float64, or as close as the stock class itself is in float32. (Its channel 62 is an outlier:
-alone or in a padded batch, the stock class differs from itself by 1e-5 there and from float64 by 1.3e-5, so its float32 numbers are no exact oracle.)
-Each side is timed in a process of its own, and the minimum of three rounds counts: in one process the allocator of one side would be
-what the other had made of it. Peak memory is that of a fresh process each, above what it had before the first pass.
-ESM-2 is judged against the stock class in fours, as ESM-3 is. Without a bar stand its other sizes (`esm2_by_2`, `_8`, `_16`, in full runs), `esm2_kept`: fours again, where glibc keeps freed memory for both
-sides (MALLOC_*_THRESHOLD_), and `esm2_over_bare`: our time over that of our products and attention alone, the kernels that both sides run.
-What holds ESM-2: we are 7 to 9 percent above those kernels, while the stock class's time varies from process to process (11.7 to 14.1 s in full runs, ours 9.9 to 10.2 s), so that the ratio lies between 1.18 and 1.38. Against its
-best process even the bare kernels would be below 1.3. The products run at 93 to 105 GFLOP/s a core; oneDNN's reach 102 to 115 on the same shapes and take GELU in, but only through private operators, with
-errors twice as large. torch's GELU is three times as fast as the error function, and its error on 300 proteins twice the stock class's. Residuals and rotation in place, the residual within the product, the feed-forward in blocks
-of 256 rows, attention by plain products or on copied heads gave nothing. What helped: passes side by side, a core each (the stock class's two threads wait for each other at every product), of 512 tokens, and the first layer's queries, keys and values from a table.
+`python bench/encoder.py` is judged by PERF's bars; `--quick` is the same comparison on fewer proteins and a smaller
+ESM-3, with the smaller bars below.
+Both sides of a ratio run in turns, on the same proteins and weights, after their features were found equal in
+float32:
+ESM-3's to 1e-5; ESM-2's to 1e-5 of the stock class in float64, or as close as the stock class itself is in float32.
+(Its channel 62 is an outlier:
+alone or in a padded batch, the stock class differs from itself by 1e-5 there and from float64 by 1.3e-5, so its
+float32 numbers are no exact oracle.) Each side is timed in a process of its own, and the minimum of three rounds
+counts: in one process the allocator of one side would be what the other had made of it. Peak memory is that of a
+fresh process each, above what it had before the first pass.
+ESM-2 is judged against the stock class in fours, as ESM-3 is. Without a bar stand its other sizes (`esm2_by_2`, `_8`,
+`_16`, in full runs), `esm2_kept`: fours again, where glibc keeps freed memory for both sides (MALLOC_*_THRESHOLD_),
+and `esm2_over_bare`: our time over that of our products and attention alone, the kernels that both sides run.
+What holds ESM-2: we are 7 to 9 percent above those kernels, while the stock class's time varies from process to
+process (11.7 to 14.1 s in full runs, ours 9.9 to 10.2 s), so that the ratio lies between 1.18 and 1.38. Against its
+best process even the bare kernels would be below 1.3. The products run at 93 to 105 GFLOP/s a core; oneDNN's reach
+102 to 115 on the same shapes and take GELU in, but only through private operators, with errors twice as large.
+torch's GELU is three times as fast as the error function, and its error on 300 proteins twice the stock class's.
+Residuals and rotation in place, the residual within the product, the feed-forward in blocks of 256 rows, attention by
+plain products or on copied heads gave nothing. What helped: passes side by side, a core each (the stock class's two
+threads wait for each other at every product), of 512 tokens, and the first layer's queries, keys and values from a
+table.
 Both use two threads, so that figures of different machines mean the same.
 """
 
@@ -87,10 +97,12 @@ def esm2_sides(quick, size=4):
         tokens, lengths
     ):  # what no way around these kernels could save: their products and attention, and nothing between
         x = ours.embed[tokens]
-        for i, l in enumerate(ours.layers):
-            qkv = (l.qkv(x) if i else ours.first[tokens]).view(len(x), 3, ours.heads, ours.d_head)
-            x = l.out(segment_attention(*qkv.unbind(1), lengths))
-            x = l.down(l.up(x))
+        for i, layer in enumerate(ours.layers):
+            qkv = (layer.qkv(x) if i else ours.first[tokens]).view(
+                len(x), 3, ours.heads, ours.d_head
+            )
+            x = layer.out(segment_attention(*qkv.unbind(1), lengths))
+            x = layer.down(layer.up(x))
         return x
 
     def run_bare():
@@ -161,7 +173,7 @@ def call(*more, quick):
 
 @torch.inference_mode()
 def equal(name, quick):
-    "Our largest error, the stock class's, the direct difference, and residues; raises `AssertionError` when ours is too large"
+    "Our largest error, the stock class's, the direct difference, and residues; asserts that ours is small"
     stock, ours, exact = (torch.cat(run()) for run in SIDES[name](quick)[:3])
     error, stock_error, difference = (
         (a - b).abs().max().item() for a, b in ((ours, exact), (stock, exact), (ours, stock))
@@ -185,7 +197,7 @@ def rounds(name, side, quick):
 
 
 def speed(name, quick, sides=(0, 1), **env):
-    "Seconds of a round of each side (the stock class, ours; 3 is the bare kernels), the shortest of three after one to warm up"
+    "Seconds of a round of each side (stock, ours; 3: bare kernels), the shortest of three after a warm-up"
     workers = [
         subprocess.Popen(
             call("--rounds", name, str(side), quick=quick),
@@ -204,7 +216,7 @@ def speed(name, quick, sides=(0, 1), **env):
     seconds = [[turn(w) for w in workers] for _ in range(4)][1:]
     for w in workers:
         w.communicate()
-    return [min(s) for s in zip(*seconds)]
+    return [min(s) for s in zip(*seconds, strict=True)]
 
 
 @torch.inference_mode()
@@ -219,7 +231,7 @@ def peak(side, quick):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer proteins, smaller bars")
     parser.add_argument(
         "--peak",
@@ -256,7 +268,8 @@ def main():
         errors, residues = equal(name, args.quick)
         figures |= errors
         print(
-            f"{name}: {residues} residues; error {errors[f'{name}_error']:.1e} (stock {errors[f'{name}_stock_error']:.1e}, direct difference {errors[f'{name}_difference']:.1e})"
+            f"{name}: {residues} residues; error {errors[f'{name}_error']:.1e} "
+            f"(stock {errors[f'{name}_stock_error']:.1e}, direct difference {errors[f'{name}_difference']:.1e})"
         )
         for title, side, env in cases[name]:
             stock, ours, *bare = speed(

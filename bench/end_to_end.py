@@ -1,22 +1,39 @@
 """A whole step of bridge training (`mlp`: attention pooling, then an MLP) as the published run made it, against ours.
 
-`python bench/end_to_end.py` takes 2 optimizer steps of 16 records with a vocabulary of 2,048, and again with 151,936; `--quick` takes 4 records a step, and has bars of its own. float32 on a CPU, two threads on each
-side. About 190 tokens a record, 32 of them protein tokens, a third answers; each record has a protein of its own, drawn from the shipped Swiss-Prot FASTA, up to 600 residues.
-Both sides have the same records in the same order, the same weights (a small ESM-3 and a Qwen3 of `train_step.py`'s shape, both random; bridge; LoRA of rank 8), AdamW, schedule and clipping. Before anything is timed, the loss of
-every step has to be the same to 1e-3 (absolute) in every setting of every side.
-The peer, `live`: at each step the `esm` package's stock class encodes the proteins of a micro-batch, four at a time and padded; then padded text with a mask, transformers' Qwen3, PEFT's LoRA, float32 logits of all tokens. The faster of 4 and 8
-records a micro-batch counts. It gets two things that keep the losses equal: `sequence_id`, without which embeddings of a padded batch are wrong, and the mean and standard deviation of our store.
-Ours: features from a store (float16), packed rows, fused LoRA, the head at answers in blocks: `train_step`, as the runs call it. The fastest of 1,024, 2,048 and 4,096 tokens a row counts.
+`python bench/end_to_end.py` takes 2 optimizer steps of 16 records with a vocabulary of 2,048, and again with 151,936;
+`--quick` takes 4 records a step, and has bars of its own. float32 on a CPU, two threads on each side. About 190
+tokens a record, 32 of them protein tokens, a third answers; each record has a protein of its own, drawn from the
+shipped Swiss-Prot FASTA, up to 600 residues.
+Both sides have the same records in the same order, the same weights (a small ESM-3 and a Qwen3 of `train_step.py`'s
+shape, both random; bridge; LoRA of rank 8), AdamW, schedule and clipping. Before anything is timed, the loss of every
+step has to be the same to 1e-3 (absolute) in every setting of every side.
+The peer, `live`: at each step the `esm` package's stock class encodes the proteins of a micro-batch, four at a time
+and padded; then padded text with a mask, transformers' Qwen3, PEFT's LoRA, float32 logits of all tokens. The faster
+of 4 and 8 records a micro-batch counts. It gets two things that keep the losses equal: `sequence_id`, without which
+embeddings of a padded batch are wrong, and the mean and standard deviation of our store.
+Ours: features from a store (float16), packed rows, fused LoRA, the head at answers in blocks: `train_step`, as the
+runs call it. The fastest of 1,024, 2,048 and 4,096 tokens a row counts.
 
-`v2048` and `v151936` have the bars: the peer's wall clock over that of our steps and their share of building the store, which is the build over 3 epochs and 7.5 records a protein (the published run's), since that is what a run pays a record.
-`_steps` leaves the build out; `_once` charges all of it, as if each protein were needed once. `_cpu`: the same in CPU seconds, which other work on the machine disturbs less. Of each step the fastest of three rounds (`--quick`: two), sides in turns.
-`_alone` is the peer at one record a micro-batch: no fours and no padding, which a GPU would not bear, but on a CPU nothing is lost by it. `_plain` is the peer whose ESM-3 has lost its geometric attention and its output heads, `_stored` the peer
-that reads our store: what packing, LoRA and head give. `_floor` is our steps over the bare matrix products of `train_step.py`'s `floor`, taken in every round.
+`v2048` and `v151936` have the bars: the peer's wall clock over that of our steps and their share of building the
+store, which is the build over 3 epochs and 7.5 records a protein (the published run's), since that is what a run pays
+a record.
+`_steps` leaves the build out; `_once` charges all of it, as if each protein were needed once. `_cpu`: the same in CPU
+seconds, which other work on the machine disturbs less. Of each step the fastest of three rounds (`--quick`: two),
+sides in turns.
+`_alone` is the peer at one record a micro-batch: no fours and no padding, which a GPU would not bear, but on a CPU
+nothing is lost by it. `_plain` is the peer whose ESM-3 has lost its geometric attention and its output heads,
+`_stored` the peer that reads our store: what packing, LoRA and head give. `_floor` is our steps over the bare matrix
+products of `train_step.py`'s `floor`, taken in every round.
 
-What is CPU-specific: geometric attention, which adds zero where no structure is given, is memory traffic of [4, 64, L, L, 3]; here it is in one of 4 narrow blocks and takes most of the peer's encoder, in ESM-3 itself in one of 48 wide ones,
-where a GPU would spend a few percent of the time on it (an estimate from the bytes moved, not measured). Output heads are half of the small encoder's linear weights, and 2 percent of ESM-3's. Apart from these two, the encoder has about the share of the products that ESM-3 has beside
-Qwen3-8B (a fifth, against a sixth), so that `_plain` says more about full size than the figures with bars.
-`--gpu` is the same comparison on a CUDA device: ESM-3 at its published width, depth and heads in float32, a Qwen3-0.6B in bfloat16 with autocast on both sides (`train_step.py`), V=151,936 alone, larger steps and micro-batches, losses within 1e-2. Nobody has run it on a GPU yet.
+What is CPU-specific: geometric attention, which adds zero where no structure is given, is memory traffic of [4, 64,
+L, L, 3]; here it is in one of 4 narrow blocks and takes most of the peer's encoder, in ESM-3 itself in one of 48 wide
+ones, where a GPU would spend a few percent of the time on it (an estimate from the bytes moved, not measured). Output
+heads are half of the small encoder's linear weights, and 2 percent of ESM-3's. Apart from these two, the encoder has
+about the share of the products that ESM-3 has beside Qwen3-8B (a fifth, against a sixth), so that `_plain` says more
+about full size than the figures with bars.
+`--gpu` is the same comparison on a CUDA device: ESM-3 at its published width, depth and heads in float32, a
+Qwen3-0.6B in bfloat16 with autocast on both sides (`train_step.py`), V=151,936 alone, larger steps and micro-batches,
+losses within 1e-2. Nobody has run it on a GPU yet.
 """
 
 import argparse
@@ -93,7 +110,7 @@ class NoHeads(nn.Module):
 
 
 def without_extras(stock):
-    "The stock class without what does nothing for its embeddings: geometric attention where no structure is given, output heads"
+    "The stock class without what its embeddings do not need: geometric attention, output heads"
     plain = copy.deepcopy(stock)
     plain.transformer.blocks[0].use_geom_attn = False
     plain.output_heads = NoHeads()
@@ -108,7 +125,8 @@ def with_proteins(records):
     ]
 
 
-# ---------------------------------------------------------------- sides: (data, setting) -> loss of each step [steps]; seconds of each, wall and CPU [steps, 2]
+# ---------------------------------------------------------------- sides: (data, setting) -> loss of each step [steps];
+# seconds of each, wall and CPU [steps, 2]
 
 
 def ours(data, tokens):
@@ -118,7 +136,7 @@ def ours(data, tokens):
     from protein_llm.model.protein_llm import build_model, trainable_parts
     from protein_llm.runs.run import Run
     from protein_llm.training.parallel import make_accelerator
-    from protein_llm.training.train import make_optimizer, train_step
+    from protein_llm.training.step import make_optimizer, train_step
 
     cfg = replace(data.cfg, train=replace(data.cfg.train, batch_tokens=tokens))
     llm = fresh_model("records", data.vocab)
@@ -132,9 +150,16 @@ def ours(data, tokens):
         f"bridge.{n}": p for n, p in data.bridge.items()
     }
     model.set_trained_state(state, "here")
-    opt, acc, losses, times = make_optimizer(model, cfg.train), make_accelerator(Run(cfg)), [], [clock()]
+    opt, acc, losses, times = (
+        make_optimizer(model, cfg.train),
+        make_accelerator(Run(cfg)),
+        [],
+        [clock()],
+    )
     for k in range(STEPS):
-        losses.append(train_step(model, opt, k, np.array(data.steps[k]), data, cfg, acc)["loss"])
+        losses.append(
+            train_step(model, opt, k, np.array(data.steps[k]), data, cfg.train, acc)["loss"]
+        )
         times.append(clock())
     return losses, np.diff(times, axis=0)
 
@@ -167,14 +192,16 @@ class StockBridge(nn.Module):
 
 @torch.no_grad()
 def live(encoder, sequences):
-    "Features of the proteins of a micro-batch from the stock class, padded four at a time; `sequence_id` keeps padding out of the attention"
+    "Features of a micro-batch from the stock class, padded four at a time; `sequence_id` marks the padding"
     found = []
     for i in range(0, len(sequences), 4):
         ids = nn.utils.rnn.pad_sequence(sequences[i : i + 4], batch_first=True, padding_value=1).to(
             base.DEVICE
         )
         h = encoder(sequence_tokens=ids, sequence_id=torch.where(ids == 1, -1, 0)).embeddings
-        found += [row[kept] for row, kept in zip(h, ids > 2)]  # without BOS, EOS and padding
+        found += [
+            row[kept] for row, kept in zip(h, ids > 2, strict=True)
+        ]  # without BOS, EOS and padding
     return found
 
 
@@ -188,7 +215,10 @@ def peer(kind, data, rows):
         StockBridge(data.bridge).to(base.DEVICE).train(),
         data.cfg.train,
     )
-    here = lambda t: t.to(base.DEVICE)
+
+    def here(t):
+        return t.to(base.DEVICE)
+
     place = SPECIAL.index("<|protein|>")
     groups = [
         dict(params=list(bridge.parameters()), lr=t.lr_bridge),
@@ -343,7 +373,7 @@ def choose(data, tried):
             flush=True,
         )
     expected = np.array(losses["ours", tried["ours"][0]])
-    error = max(np.abs(expected - l).max() for l in losses.values())
+    error = max(np.abs(expected - loss).max() for loss in losses.values())
     assert error <= ERROR, f"V={data.vocab}: losses differ: {losses}"
     print(
         f"V={data.vocab}: losses of {STEPS} steps in {len(losses)} settings within {error:.1e} of {expected}",
@@ -384,12 +414,12 @@ def compare(data, tried, build, rounds):
     return {
         f"v{data.vocab}{name}{kind}": r
         for name, both in ratios.items()
-        for kind, r in zip(("", "_cpu"), both)
+        for kind, r in zip(("", "_cpu"), both, strict=True)
     } | {f"v{data.vocab}_loss_error": error}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer records")
     parser.add_argument(
         "--gpu", action="store_true", help="on a CUDA device, with ESM-3's sizes and Qwen3-0.6B's"
@@ -420,7 +450,8 @@ def main():
         features, build = encode(sequences, stock, Path(d))
         n = np.array([len(s) for s in sequences])
         print(
-            f"{STEPS} steps of {a_step} records; {n.mean():.0f} residues a protein, longest {n.max()}; features in {1000 * build[0] / len(n):.1f} ms a protein, {1000 * build[1] / len(n):.1f} of CPUs",
+            f"{STEPS} steps of {a_step} records; {n.mean():.0f} residues a protein, longest {n.max()}; "
+            f"features in {1000 * build[0] / len(n):.1f} ms a protein, {1000 * build[1] / len(n):.1f} of CPUs",
             flush=True,
         )
         figures = dict(build_ms=1000 * build[0] / len(n))

@@ -1,21 +1,32 @@
-"""Batches of random records as tensors: our token store and `collate` against a Hugging Face `datasets` Dataset on disk and the pad collator of `transformers`.
+"""Batches of random records as tensors: our token store and `collate` against a Hugging Face `datasets` Dataset on
+disk and the pad collator of `transformers`.
 
-Records are the demo's, lengthened to the sizes of the published system as PERF has them: a bridge arm's about 190 tokens (a record's prompt and answer five times over), the text arm's about 520 (twice).
-`python bench/fetch.py` compares on 25 copies of these (half a million records), `--quick` on two. A batch is 64 records, one a row: the share of a rank in the published run (512 records a step,
-8 ranks); `*_16` is the same with 16 records, and `*_demo` the demo's records as they are (41 tokens with a bridge, 277 as text); neither has a bar. Files are in the system's page cache, and both sides' were read through
-their maps once before anything is timed, as in any epoch but the first: until then most of the time of a batch of ours is the system's, which maps pages.
-Ours returns five int64 tensors, as training takes them; the peer `input_ids`, `attention_mask` and `labels`. Before anything is timed, ids and labels are asserted to be identical in 20 batches
-for every way of reading the peer. Both sides run in one process, in turns, on the same batches, and work on one thread; the minimum of five rounds counts, in CPU seconds, because on a
-busy machine the wall clock of the longer side holds more of the others' work.
+Records are the demo's, lengthened to the sizes of the published system as PERF has them: a bridge arm's about 190
+tokens (a record's prompt and answer five times over), the text arm's about 520 (twice).
+`python bench/fetch.py` compares on 25 copies of these (half a million records), `--quick` on two. A batch is 64
+records, one a row: the share of a rank in the published run (512 records a step, 8 ranks); `*_16` is the same with 16
+records, and `*_demo` the demo's records as they are (41 tokens with a bridge, 277 as text); neither has a bar. Files
+are in the system's page cache, and both sides' were read through their maps once before anything is timed, as in any
+epoch but the first: until then most of the time of a batch of ours is the system's, which maps pages.
+Ours returns five int64 tensors, as training takes them; the peer `input_ids`, `attention_mask` and `labels`. Before
+anything is timed, ids and labels are asserted to be identical in 20 batches for every way of reading the peer. Both
+sides run in one process, in turns, on the same batches, and work on one thread; the minimum of five rounds counts, in
+CPU seconds, because on a busy machine the wall clock of the longer side holds more of the others' work.
 
-The bar is for what people use: a Dataset from disk, holding `input_ids` and `labels` (int32, written by `from_generator`), read as DataLoader reads it (`__getitems__` of a list of indices), and
-`DataCollatorForSeq2Seq`, which pads labels with -100 (`DataCollatorWithPadding` pads none). The Dataset's format (`plain`, `numpy`, `torch`) and what the collator returns (`pt`, its default,
-or `np`, made tensors without a copy) are those that are fastest together; `*_pt` is the ratio to the collator's default in its fastest format, without a bar. Most of the peer's time is the
-collator's, which goes through Python lists token by token. Against a collator that somebody tunes by hand the ratio is far smaller; two such are reported without a bar: `*_tuned`, one NumPy
-copy a record over the fastest of the Dataset's formats, and `*_arrow`, the same over a raw Arrow table whose columns are sliced by hand. They write ids and labels, two of our five tensors.
+The bar is for what people use: a Dataset from disk, holding `input_ids` and `labels` (int32, written by
+`from_generator`), read as DataLoader reads it (`__getitems__` of a list of indices), and `DataCollatorForSeq2Seq`,
+which pads labels with -100 (`DataCollatorWithPadding` pads none). The Dataset's format (`plain`, `numpy`, `torch`)
+and what the collator returns (`pt`, its default, or `np`, made tensors without a copy) are those that are fastest
+together; `*_pt` is the ratio to the collator's default in its fastest format, without a bar. Most of the peer's time
+is the collator's, which goes through Python lists token by token. Against a collator that somebody tunes by hand the
+ratio is far smaller; two such are reported without a bar: `*_tuned`, one NumPy copy a record over the fastest of the
+Dataset's formats, and `*_arrow`, the same over a raw Arrow table whose columns are sliced by hand. They write ids and
+labels, two of our five tensors.
 
-The ratio grows with the records: the peer's time goes with their tokens, while ours has some forty NumPy calls a batch, whatever its size, of about a microsecond each. Records of the demo's 41 tokens
-stay far below the bar for that reason, and batches of 16 do. The quick bars are those of the full run, as the ratio hardly depends on how many records there are.
+The ratio grows with the records: the peer's time goes with their tokens, while ours has some forty NumPy calls a
+batch, whatever its size, of about a microsecond each. Records of the demo's 41 tokens stay far below the bar for that
+reason, and batches of 16 do. The quick bars are those of the full run, as the ratio hardly depends on how many
+records there are.
 """
 
 import argparse
@@ -41,7 +52,7 @@ SIZES, CHECKED, ROUNDS, BATCHES = {"": 64, "_16": 16}, 20, 5, 30
 
 
 def copy_store(store, out, copies, times):
-    "A token store with every record `copies` times, under names of their own; its prompt and its answer stand `times` in a row"
+    "A token store with every record `copies` times, each named; prompt and answer stand `times` in a row"
     import polars as pl
 
     from protein_llm.text.prompts import write_index
@@ -110,7 +121,7 @@ def touch(store, data):
                     np.frombuffer(buffer, np.uint8).max()
 
 
-# ---------------------------------------------------------------- ways to a batch: a list of positions -> `input_ids` and `labels`
+# ------------------------------------------------- ways to a batch: a list of positions -> `input_ids` and `labels`
 
 
 def tuned(rows, pad):
@@ -129,7 +140,7 @@ def arrow_rows(table):
     "The rows of a raw table, cut out of its columns"
     columns = {n: table[n].combine_chunks() for n in table.column_names}
     cut = {n: np.split(c.values.to_numpy(), c.offsets.to_numpy()[1:-1]) for n, c in columns.items()}
-    return [dict(zip(cut, r)) for r in zip(*cut.values())]
+    return [dict(zip(cut, r, strict=True)) for r in zip(*cut.values(), strict=True)]
 
 
 def peers(data, tokenizer):
@@ -179,7 +190,7 @@ def times_of(ways, n, size):
     for batch in order[:CHECKED]:
         expected = ways["ours"](batch)
         for way, read in ways.items():
-            for a, b in zip(expected, read(batch)):
+            for a, b in zip(expected, read(batch), strict=True):
                 assert a.dtype == b.dtype == torch.int64 and torch.equal(a, b), (
                     f"{way} gives other tensors"
                 )
@@ -213,7 +224,8 @@ def compare(arch, times, folder, copies, sizes):
             for kind, pattern in groups.items()
         }
         print(
-            f"{arch}: {len(store):,} records of {store.manifest['tokens'] / len(store):.0f} tokens, {size} a batch; CPU microseconds a batch: "
+            f"{arch}: {len(store):,} records of {store.manifest['tokens'] / len(store):.0f} tokens, "
+            f"{size} a batch; CPU microseconds a batch: "
             + ", ".join(f"{w} {1e6 * s:,.0f}" for w, s in best.items()),
             flush=True,
         )
@@ -225,7 +237,7 @@ def compare(arch, times, folder, copies, sizes):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer records")
     quick = parser.parse_args().quick
     site = glob.glob(str(ROOT / ".venv-bench" / "lib" / "python3*" / "site-packages"))

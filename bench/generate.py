@@ -1,16 +1,24 @@
-"""Greedy answers with slots that are filled again, against transformers' own `generate`: one prompt at a time, and in static batches.
+"""Greedy answers with slots that are filled again, against transformers' own `generate`: one prompt at a time, and in
+static batches.
 
-`python bench/generate.py` answers 1,024 test records of the embedded corpus with the shipped language model (4 layers, width 192, V=4,096) in float32 on one thread and is judged by PERF's bars; `--quick` does
-so with 256, where the last answers, written by few rows, weigh more, and has smaller bars.
-The arm is `blind`: prompts of about 31 tokens with 8 constants in the protein's place, as an arm with a bridge has, and answers of a length that the shipped model is trained for: 12 tokens on average, 52 at most.
-Peers get the same language model as transformers loads it, SDPA attention, no adapter, and the prompts' embeddings ready made. Records come in the order of their ids, which are hashes; no side knows a length of an answer beforehand.
-All sides have to give the same tokens before anything is timed. `static` is transformers' best of several batch sizes against our best of several numbers of slots; `one_by_one` is batch size 1. CPU seconds, the least of the
-rounds, sides in turns; `_wall` by the clock. A second thread gained no side anything, beside other work. `text` and `text_one` are the same in text mode, without a bar: prompts of 265 tokens, answers of 4, so that reading the
-prompts is nearly all, and what is gained is their padding.
+`python bench/generate.py` answers 1,024 test records of the embedded corpus with the shipped language model (4
+layers, width 192, V=4,096) in float32 on one thread and is judged by PERF's bars; `--quick` does so with 256, where
+the last answers, written by few rows, weigh more, and has smaller bars.
+The arm is `blind`: prompts of about 31 tokens with 8 constants in the protein's place, as an arm with a bridge has,
+and answers of a length that the shipped model is trained for: 12 tokens on average, 52 at most.
+Peers get the same language model as transformers loads it, SDPA attention, no adapter, and the prompts' embeddings
+ready made. Records come in the order of their ids, which are hashes; no side knows a length of an answer beforehand.
+All sides have to give the same tokens before anything is timed. `static` is transformers' best of several batch sizes
+against our best of several numbers of slots; `one_by_one` is batch size 1. CPU seconds, the least of the rounds,
+sides in turns; `_wall` by the clock. A second thread gained no side anything, beside other work. `text` and
+`text_one` are the same in text mode, without a bar: prompts of 265 tokens, answers of 4, so that reading the prompts
+is nearly all, and what is gained is their padding.
 
-`useful` is the share of transformers' row-steps that write a token which is kept, at its best batch size. The margin over one prompt at a time is CPU-specific: here a pass over 16 rows costs 1.4 times one over a single row, over
-64 rows 2.4 times. The margin over static batches has three parts: rows that wait, which are the same on any device; padding of prompts; and passes of ours that are cheaper on a CPU (no key is copied for the query heads that
-share it, prompts are read without padding). Nothing was measured on a GPU.
+`useful` is the share of transformers' row-steps that write a token which is kept, at its best batch size. The margin
+over one prompt at a time is CPU-specific: here a pass over 16 rows costs 1.4 times one over a single row, over 64
+rows 2.4 times. The margin over static batches has three parts: rows that wait, which are the same on any device;
+padding of prompts; and passes of ours that are cheaper on a CPU (no key is copied for the query heads that share it,
+prompts are read without padding). Nothing was measured on a GPU.
 """
 
 import argparse
@@ -57,7 +65,10 @@ def prepare(arch, n):
         data.corpus.records_of("test").sort_values("record_id").record_id.tolist()[:n]
     )
     order = np.argsort(-data.tokens.prompt_lengths(at), kind="stable")  # as `answer_records` does
-    prompts = lambda some: collate([at[order[some]].tolist()], data.tokens, None, prompt_only=True)
+
+    def prompts(some):
+        return collate([at[order[some]].tolist()], data.tokens, None, prompt_only=True)
+
     embedded = [
         prompt_embeddings(model, collate([[i]], data.tokens, None, prompt_only=True))[0] for i in at
     ]
@@ -122,7 +133,8 @@ def compare(arch, n, sizes, slots, rounds):
     expected, _ = peer(1)
     lengths = np.array([len(t) for t in expected])
     print(
-        f"{arch}: {n} prompts of {np.mean([len(e) for e in embedded]):.0f} tokens, answers of {lengths.mean():.1f}, longest {lengths.max()}",
+        f"{arch}: {n} prompts of {np.mean([len(e) for e in embedded]):.0f} tokens, "
+        f"answers of {lengths.mean():.1f}, longest {lengths.max()}",
         flush=True,
     )
     best, useful = dict(one_by_one=1), {}
@@ -157,7 +169,7 @@ def compare(arch, n, sizes, slots, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer records")
     quick = parser.parse_args().quick
     os.environ |= dict(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")

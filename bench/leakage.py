@@ -1,13 +1,20 @@
-"""Test proteins with a relative in train, by a judge of its own: our split against a split of random rows, one by `easy-linclust`, and our clusters before their last check.
+"""Test proteins with a relative in train, by a judge of its own: our split against a split of random rows, one by
+`easy-linclust`, and our clusters before their last check.
 
-`python bench/leakage.py` judges the default corpus by PERF's bar; `--quick` a third of its proteins by the same bar (0.5 % of 200 proteins is one protein).
-The judge is a call of MMseqs2 in this file, not the package's search: `easy-search -s 7.5` of test against train alone, no limit of identity or coverage inside the program and as
-many hits as there are targets, so that nothing is cut off before it is counted. A hit counts from 30 % identical alignment columns when it spans 80 % of the shorter sequence, from the
-first to the last aligned residue. A protein that is in train itself, or whose sequence is, counts whatever the search says (it masks repeats).
-`unmasked` is the same with repeats unmasked, `known` the same against train and the proteins that the language model was pretrained on: without a bar.
-The others are for comparison, from the same proteins: as many random rows (records) as our test side has, the rest being train, so that most test proteins are in train themselves;
-clusters by `easy-linclust`, and ours by `easy-cluster`, dealt out by the same function as ours, with no search afterwards. The program must find the random rows
-leaky (more than half), else the judge is broken and nothing is reported. Everything is seeded: two runs give the same figures.
+`python bench/leakage.py` judges the default corpus by PERF's bar; `--quick` a third of its proteins by the same bar
+(0.5 % of 200 proteins is one protein).
+The judge is a call of MMseqs2 in this file, not the package's search: `easy-search -s 7.5` of test against train
+alone, no limit of identity or coverage inside the program and as many hits as there are targets, so that nothing is
+cut off before it is counted. A hit counts from 30 % identical alignment columns when it spans 80 % of the shorter
+sequence, from the first to the last aligned residue. A protein that is in train itself, or whose sequence is, counts
+whatever the search says (it masks repeats).
+`unmasked` is the same with repeats unmasked, `known` the same against train and the proteins that the language model
+was pretrained on: without a bar.
+The others are for comparison, from the same proteins: as many random rows (records) as our test side has, the rest
+being train, so that most test proteins are in train themselves; clusters by `easy-linclust`, and ours by
+`easy-cluster`, dealt out by the same function as ours, with no search afterwards. The program must find the random
+rows leaky (more than half), else the judge is broken and nothing is reported. Everything is seeded: two runs give the
+same figures.
 """
 
 import argparse
@@ -127,7 +134,7 @@ def random_rows(corpus, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument(
         "--quick", action="store_true", help="a third of the proteins, the same bar"
     )

@@ -1,13 +1,21 @@
-"""Output head and loss of the answer tokens alone, against full logits as transformers' causal language models make them.
+"""Output head and loss of the answer tokens alone, against full logits as transformers' causal language models make
+them.
 
-`python bench/loss_head.py` is judged by PERF's bars; `--quick` is the same comparison with half the rows, and the smaller bars below.
-Full logits: the head over all tokens, upcast to float32, shifted cross entropy with -100 (transformers' own `ForCausalLMLoss`). It is called both ways that people call it, with and
-without `num_items_in_batch`, and the faster one counts. Ours: `answer_nll`. Both have the same weights in bfloat16, the same data, and run in this process in turns; the minimum of
-`ROUNDS` rounds counts. `head` is forward and backward of head and loss alone, with the head frozen; `step` a whole LoRA step of a Qwen3 of four layers (the shipped model's shape, d=256),
-AdamW included, one model for both sides. Asserted first: losses agree to 1e-4 (absolute), the norms of the gradients to 1e-3 (relative): of the hidden states, and of LoRA.
-`memory` is the peak of what torch allocates in such a step, above what is there before it (weights, AdamW's state), `head_memory` that of head and loss alone. Resident memory of fresh
-processes holds the libraries' pages and the allocator's leftovers too; for a step it was 3,355 to 3,370 MB against 265 to 281 MB in three pairs of runs (12.0 to 12.7x) on 2 cores.
-`head_gathered` has no bar: full logits of the answer tokens alone, gathered by hand, show what is left when only the blocks are ours. On a CPU, two threads compute.
+`python bench/loss_head.py` is judged by PERF's bars; `--quick` is the same comparison with half the rows, and the
+smaller bars below.
+Full logits: the head over all tokens, upcast to float32, shifted cross entropy with -100 (transformers' own
+`ForCausalLMLoss`). It is called both ways that people call it, with and without `num_items_in_batch`, and the faster
+one counts. Ours: `answer_nll`. Both have the same weights in bfloat16, the same data, and run in this process in
+turns; the minimum of `ROUNDS` rounds counts. `head` is forward and backward of head and loss alone, with the head
+frozen; `step` a whole LoRA step of a Qwen3 of four layers (the shipped model's shape, d=256), AdamW included, one
+model for both sides. Asserted first: losses agree to 1e-4 (absolute), the norms of the gradients to 1e-3 (relative):
+of the hidden states, and of LoRA.
+`memory` is the peak of what torch allocates in such a step, above what is there before it (weights, AdamW's state),
+`head_memory` that of head and loss alone. Resident memory of fresh processes holds the libraries' pages and the
+allocator's leftovers too; for a step it was 3,355 to 3,370 MB against 265 to 281 MB in three pairs of runs (12.0 to
+12.7x) on 2 cores.
+`head_gathered` has no bar: full logits of the answer tokens alone, gathered by hand, show what is left when only the
+blocks are ours. On a CPU, two threads compute.
 """
 
 import argparse
@@ -190,7 +198,7 @@ def compare(name, rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rows, smaller bars")
     args = parser.parse_args()
     rows, bars = (QUICK_ROWS, QUICK_BARS) if args.quick else (ROWS, BARS)

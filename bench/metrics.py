@@ -1,17 +1,27 @@
-"""Text scores of an evaluation: ROUGE-L against rouge-score, intervals against scoring drawn records again, and a whole evaluation of 100,000 answers.
+"""Text scores of an evaluation: ROUGE-L against rouge-score, intervals against scoring drawn records again, and a
+whole evaluation of 100,000 answers.
 
-`python bench/metrics.py` is judged by PERF's bars; `--quick` is the same with fewer pairs and draws, and the smaller bars below.
-Texts are real answers of the demo, strung together to 5 to 75 words (mean 40). A prediction is the reference itself (5 %), the reference with a third of its runs of three words replaced by those of another record (45 %), another record's text (45 %)
-or empty (5 %). Fixed seed.
+`python bench/metrics.py` is judged by PERF's bars; `--quick` is the same with fewer pairs and draws, and the smaller
+bars below.
+Texts are real answers of the demo, strung together to 5 to 75 words (mean 40). A prediction is the reference itself
+(5 %), the reference with a third of its runs of three words replaced by those of another record (45 %), another
+record's text (45 %) or empty (5 %). Fixed seed.
 
-`rouge_l`: `protein_llm.scoring.metrics.rouge_l` against `RougeScorer(["rougeL"]).score` pair by pair, 20,000 pairs, without stemming. Asserted first: each pair agrees to 1e-9.
-`bootstrap`: 1,000 draws of whole clusters (2.5 records each). The peer draws the same clusters, lists their texts and scores these anew: corpus BLEU by sacrebleu and ROUGE-L by our own `rouge_l`, which is the harder
-peer. Ours scores each record once and draws sums: `bleu_statistics`, `rouge_l` and both calls of `bootstrap` are in its time. Asserted: both scores of every draw that is scored anew agree to 1e-9, and so does the
-interval over these draws. The full run scores all 1,000 draws anew, the quick one 40, and multiplies their time by 25.
-`whole_seconds` and `whole_gb` (wall clock and peak of a process of its own, reading the pairs, libraries and dictionary included in the memory, dictionary and imports of our modules in the time): 100,000 pairs of
-20,000 proteins in 8,000 clusters through `text_scores`, `known_entities`, `entity_statistics` and `score_table` with 10 scores in all and in five bins of identity, 1,000 draws each. It uses one process; `whole_cpu` are its CPU seconds, without a bar.
+`rouge_l`: `protein_llm.scoring.metrics.rouge_l` against `RougeScorer(["rougeL"]).score` pair by pair, 20,000 pairs,
+without stemming. Asserted first: each pair agrees to 1e-9.
+`bootstrap`: 1,000 draws of whole clusters (2.5 records each). The peer draws the same clusters, lists their texts and
+scores these anew: corpus BLEU by sacrebleu and ROUGE-L by our own `rouge_l`, which is the harder peer. Ours scores
+each record once and draws sums: `bleu_statistics`, `rouge_l` and both calls of `bootstrap` are in its time. Asserted:
+both scores of every draw that is scored anew agree to 1e-9, and so does the interval over these draws. The full run
+scores all 1,000 draws anew, the quick one 40, and multiplies their time by 25.
+`whole_seconds` and `whole_gb` (wall clock and peak of a process of its own, reading the pairs, libraries and
+dictionary included in the memory, dictionary and imports of our modules in the time): 100,000 pairs of 20,000
+proteins in 8,000 clusters through `text_scores`, `known_entities`, `entity_statistics` and `score_table` with 10
+scores in all and in five bins of identity, 1,000 draws each. It uses one process; `whole_cpu` are its CPU seconds,
+without a bar.
 
-Both sides of a ratio run in this process, in turns; the minimum of three rounds of CPU time counts (for `bootstrap`, one round of the peer).
+Both sides of a ratio run in this process, in turns; the minimum of three rounds of CPU time counts (for `bootstrap`,
+one round of the peer).
 """
 
 import argparse
@@ -64,7 +74,7 @@ def draw(n, seed=0):
     kinds, other = rng.choice(4, n, p=[0.05, 0.45, 0.45, 0.05]), rng.permutation(n)
     return [
         (t, mixed(t, references[o]), references[o], "")[k]
-        for t, k, o in zip(references, kinds, other)
+        for t, k, o in zip(references, kinds, other, strict=True)
     ], references
 
 
@@ -93,7 +103,7 @@ def compare_rouge(n):
     (p, r), scorer = draw(n), RougeScorer(["rougeL"])
 
     def peer():
-        return [scorer.score(y, x)["rougeL"].fmeasure for x, y in zip(p, r)]
+        return [scorer.score(y, x)["rougeL"].fmeasure for x, y in zip(p, r, strict=True)]
 
     error = np.abs(np.array(peer()) - rouge_l(p, r)).max()
     assert error <= 1e-9, f"ROUGE-L differs by {error:.1e}"
@@ -124,7 +134,8 @@ def compare_bootstrap(n, again):
     def ours(draws=DRAWS):
         sums = bleu_statistics(p, r), np.stack([rouge_l(p, r), np.ones(n)], 1)
         return sums, [
-            bootstrap(s, clusters, f, draws) for s, f in zip(sums, (bleu_from_statistics, ratio))
+            bootstrap(s, clusters, f, draws)
+            for s, f in zip(sums, (bleu_from_statistics, ratio), strict=True)
         ]
 
     weights = np.random.default_rng(0).multinomial(
@@ -143,7 +154,10 @@ def compare_bootstrap(n, again):
     scores = peer()
     theirs = (time.process_time() - start) * DRAWS / again
     (bleu_sums, rouge_sums), intervals = ours(again)
-    total = lambda s: weights @ np.stack([np.bincount(clusters, c) for c in s.T], 1)
+
+    def total(s):
+        return weights @ np.stack([np.bincount(clusters, c) for c in s.T], 1)
+
     error = np.abs(
         scores - np.stack([bleu_from_statistics(total(bleu_sums)), ratio(total(rouge_sums))], 1)
     ).max()
@@ -154,7 +168,8 @@ def compare_bootstrap(n, again):
     assert error <= 1e-9, f"drawn sums and drawn records differ by {error:.1e}"
     seconds = cpu(ours)
     print(
-        f"{DRAWS:,} draws of {names:,} clusters, {n:,} records: scored anew {theirs:.1f} s ({again:,} draws timed), ours {seconds:.3f} s, within {error:.1e}"
+        f"{DRAWS:,} draws of {names:,} clusters, {n:,} records: scored anew {theirs:.1f} s "
+        f"({again:,} draws timed), ours {seconds:.3f} s, within {error:.1e}"
     )
     return dict(bootstrap=theirs / seconds)
 
@@ -230,7 +245,7 @@ def whole(n):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer pairs and draws, smaller bars")
     parser.add_argument(
         "--whole", type=int, help="evaluate so many pairs, and print seconds and peak memory"
@@ -249,8 +264,10 @@ def main():
     *shown, last = alone.splitlines()
     figures = json.loads(last)
     print("\n".join(shown))
+    took = ", ".join(f"{k} {v:.1f}" for k, v in figures.pop("took").items())
     print(
-        f"{n:,} pairs: {figures['whole_seconds']:.1f} s, CPU {figures['whole_cpu']:.1f} s ({', '.join(f'{k} {v:.1f}' for k, v in figures.pop('took').items())}), peak {figures['whole_gb']:.2f} GB, {figures.pop('before_gb'):.2f} GB of it the pairs"
+        f"{n:,} pairs: {figures['whole_seconds']:.1f} s, CPU {figures['whole_cpu']:.1f} s ({took}), "
+        f"peak {figures['whole_gb']:.2f} GB, {figures.pop('before_gb'):.2f} GB of it the pairs"
     )
     figures |= compare_rouge(pairs) | compare_bootstrap(records, again)
     ok = all(figures[k] <= bar if k in AT_MOST else figures[k] >= bar for k, bar in bars.items())

@@ -1,20 +1,30 @@
 """Records packed into rows: our `pack_rows` against TRL's `pack_dataset(strategy="bfd")`, both best fit decreasing.
 
-`python bench/packer.py` packs 200,000 records into rows of 4,096 tokens with both, and 4.89M records, the size of the published training set, with ours alone; it is judged by PERF's bars.
-`--quick` takes 20,000 and 500,000 and has the smaller bars below: ours does a few operations for each length that occurs, whatever the number of records, so its lead grows with them.
-Lengths have the mean of the published run, 235 tokens (`draw`, fixed seeds): a prompt of 75 to 105 tokens (template, instruction, 32 protein tokens); 35 % of the answers are names (lognormal, mean
-12, sigma 0.5), the others texts (lognormal, mean 214, sigma 0.8); clipped to 2,048.
+`python bench/packer.py` packs 200,000 records into rows of 4,096 tokens with both, and 4.89M records, the size of the
+published training set, with ours alone; it is judged by PERF's bars.
+`--quick` takes 20,000 and 500,000 and has the smaller bars below: ours does a few operations for each length that
+occurs, whatever the number of records, so its lead grows with them.
+Lengths have the mean of the published run, 235 tokens (`draw`, fixed seeds): a prompt of 75 to 105 tokens (template,
+instruction, 32 protein tokens); 35 % of the answers are names (lognormal, mean 12, sigma 0.5), the others texts
+(lognormal, mean 214, sigma 0.8); clipped to 2,048.
 
-Before anything is timed: each record once and no row over capacity on both sides (in TRL's tokens each record's are its number), and `more_rows`, ours less the fewest of TRL's settings.
-TRL's dataset is on disk beforehand and holds one column, `input_ids` (int32); `load_from_cache_file=False`, as it would else read its first result again. It packs each batch of `map` by itself:
-1,000 records unless told otherwise. Its fastest way counts, of batches of 1,000, of 10,000 or all records, with results in memory, and of 1,000 with results in a file (as without arguments: `default`).
-Both sides run in this process, in turns; the minimum of three rounds of wall-clock counts. Two processes (`num_proc=2`) are left out, see README.md.
+Before anything is timed: each record once and no row over capacity on both sides (in TRL's tokens each record's are
+its number), and `more_rows`, ours less the fewest of TRL's settings.
+TRL's dataset is on disk beforehand and holds one column, `input_ids` (int32); `load_from_cache_file=False`, as it
+would else read its first result again. It packs each batch of `map` by itself:
+1,000 records unless told otherwise. Its fastest way counts, of batches of 1,000, of 10,000 or all records, with
+results in memory, and of 1,000 with results in a file (as without arguments: `default`).
+Both sides run in this process, in turns; the minimum of three rounds of wall-clock counts. Two processes
+(`num_proc=2`) are left out, see README.md.
 
-TRL returns a dataset of packed tokens, ours positions of records, which is what a step reads from the token store. Two ratios without a bar set that right. `speed_bins`: the assignment alone,
-TRL's loop over its `_SegmentTree`, copied out of `_pack_bfd` (it has no function for it), with Python's integers, which it handles faster than NumPy's, and on sorted lengths; ours is
-all of `pack_rows`, sorting included. `speed_tokens`: our rows and then the packed tokens, made as TRL makes them, against all of TRL. `speed_cpu` is `speed` in CPU seconds.
-`whole_seconds` and `whole_gb` (peak of a process of its own, torch and libraries included) are of ours on the large set, the minimum of three rounds; training packs a step at a time, so that this is
-the time for a whole corpus at once, not a cost of each run.
+TRL returns a dataset of packed tokens, ours positions of records, which is what a step reads from the token store.
+Two ratios without a bar set that right. `speed_bins`: the assignment alone, TRL's loop over its `_SegmentTree`,
+copied out of `_pack_bfd` (it has no function for it), with Python's integers, which it handles faster than NumPy's,
+and on sorted lengths; ours is all of `pack_rows`, sorting included. `speed_tokens`: our rows and then the packed
+tokens, made as TRL makes them, against all of TRL. `speed_cpu` is `speed` in CPU seconds.
+`whole_seconds` and `whole_gb` (peak of a process of its own, torch and libraries included) are of ours on the large
+set, the minimum of three rounds; training packs a step at a time, so that this is the time for a whole corpus at
+once, not a cost of each run.
 """
 
 import argparse
@@ -115,7 +125,7 @@ def trl_bins(lengths, capacity):
     order = np.argsort(-lengths, kind="stable")
     tree, space_to_bin, bins = _SegmentTree(capacity), defaultdict(deque), []
     tree.add(capacity)
-    for length, i in zip(lengths[order].tolist(), order.tolist()):
+    for length, i in zip(lengths[order].tolist(), order.tolist(), strict=True):
         space = tree.search(length)
         if space < capacity:
             row = space_to_bin[space].popleft()
@@ -209,7 +219,9 @@ def compare(n, folder):
             f()
             best[side] = [
                 min(a, b)
-                for a, b in zip(best[side], (time.perf_counter() - wall, time.process_time() - cpu))
+                for a, b in zip(
+                    best[side], (time.perf_counter() - wall, time.process_time() - cpu), strict=True
+                )
             ]
     print(
         f"{n:,} records of {lengths.mean():.0f} tokens, {len(np.unique(lengths)):,} lengths: "
@@ -230,7 +242,7 @@ def compare(n, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer records, smaller bars")
     parser.add_argument(
         "--whole",
@@ -254,7 +266,8 @@ def main():
     )  # first, while this process is small: a child starts with its parent's peak
     figures = json.loads(alone.stdout.splitlines()[-1])
     print(
-        f"{n_whole:,} records: {figures['whole_seconds']:.2f} s, peak {figures['whole_gb']:.2f} GB, {figures.pop('before_gb'):.2f} GB of it before packing"
+        f"{n_whole:,} records: {figures['whole_seconds']:.2f} s, peak {figures['whole_gb']:.2f} GB, "
+        f"{figures.pop('before_gb'):.2f} GB of it before packing"
     )
     sys.path.append(
         site[0]

@@ -1,8 +1,12 @@
-"""The whole data path at full size: Swiss-Prot with GO terms (manifest `metastudent`) read, cleaned, clustered, split, checked, tokenised and audited on this machine.
+"""The whole data path at full size: Swiss-Prot with GO terms (manifest `metastudent`) read, cleaned, clustered,
+split, checked, tokenised and audited on this machine.
 
-`python bench/scale.py` needs the Debian package `metastudent-data` unpacked into `data/metastudent` (its manifest says how): 516,371 entries with 4,535,478 terms. `--quick` does the same with
-the shipped demo. Nothing is compared: the figures are minutes, records and peak memory, with bars on the time of clustering, on the memory of our own processes (MMseqs2 aside, which has
-its own) and on leaks. Each stage runs in a process of its own, in a folder where nothing has been made before. Proteins of all lengths are taken, none is drawn out, and 500 clusters are held out for test.
+`python bench/scale.py` needs the Debian package `metastudent-data` unpacked into `data/metastudent` (its manifest
+says how): 516,371 entries with 4,535,478 terms. `--quick` does the same with the shipped demo. Nothing is compared:
+the figures are minutes, records and peak memory, with bars on the time of clustering, on the memory of our own
+processes (MMseqs2 aside, which has its own) and on leaks. Each stage runs in a process of its own, in a folder where
+nothing has been made before. Proteins of all lengths are taken, none is drawn out, and 500 clusters are held out for
+test.
 """
 
 import argparse
@@ -87,7 +91,7 @@ def stage(name, manifest):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="the shipped demo, smaller bars")
     parser.add_argument(
         "--stage",
@@ -128,10 +132,10 @@ def main():
             if done.returncode:
                 sys.exit(f"{name} ended with exit code {done.returncode}")
             facts = json.loads(done.stdout.splitlines()[-1])
-            print(
-                f"{name}: {', '.join(f'{k} {v:,.4g}' if isinstance(v, float) else f'{k} {v:,}' for k, v in facts.items())}",
-                flush=True,
-            )
+            digits = {
+                k: f"{v:,.4g}" if isinstance(v, float) else f"{v:,}" for k, v in facts.items()
+            }
+            print(f"{name}: {', '.join(f'{k} {v}' for k, v in digits.items())}", flush=True)
             figures |= {
                 k if k not in ("minutes", "peak_gb") else f"{name}_{k}": v for k, v in facts.items()
             }

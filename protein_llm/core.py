@@ -24,7 +24,8 @@ from typing import Callable, Iterator
 # %% ../nbs/api/00_core.ipynb #3618993f
 def repo_root() -> Path:  # Folder of `settings.ini`
     "The project's root: the nearest folder with a `settings.ini`, from the working folder or from this file upwards"
-    for start in (Path.cwd(), Path(__file__).parent if "__file__" in globals() else Path.cwd()):
+    here = Path(__file__).parent if "__file__" in globals() else Path.cwd()
+    for start in (Path.cwd(), here):
         for folder in (start, *start.parents):
             if (folder / "settings.ini").exists() and (folder / "protein_llm").is_dir():
                 return folder
@@ -60,16 +61,16 @@ def write_atomic(
 def require_new_folder(
     folder: Path | str,  # An output folder that a user names
 ) -> Path:  # The same, as an absolute path
-    "Raise `FileExistsError` unless a folder is absent or empty and no link, `NotADirectoryError` or `PermissionError` where none can be written"
+    "The folder, if absent or empty and no link. Raises `FileExistsError`, `NotADirectoryError`, `PermissionError`"
     folder = Path(folder).expanduser().absolute()
     if folder.is_symlink():
         raise FileExistsError(f"{folder} is a link: give a new folder")
-    if folder.is_dir():
-        found = sorted(p.name for p in folder.iterdir())
-        if found:
-            raise FileExistsError(
-                f"{folder} is not empty ({', '.join(found[:3])}): give a new folder; nothing in it was touched"
-            )
+    found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    if found:
+        names = ", ".join(found[:3])
+        raise FileExistsError(
+            f"{folder} is not empty ({names}): give a new folder; nothing in it was touched"
+        )
     parent = next(p for p in (folder, *folder.parents) if p.exists() or p.is_symlink())
     if not parent.is_dir():
         raise NotADirectoryError(f"{parent} is a file: give another folder")
@@ -83,10 +84,9 @@ def write_json(
     obj,  # A dataclass or anything that json takes; paths are written as text
 ) -> Path:  # The target
     "Write `obj` as JSON, whole or not at all"
+    plain = asdict(obj) if is_dataclass(obj) else obj
     with write_atomic(path) as tmp:
-        tmp.write_text(
-            json.dumps(asdict(obj) if is_dataclass(obj) else obj, indent=1, default=str) + "\n"
-        )
+        tmp.write_text(json.dumps(plain, indent=1, default=str) + "\n")
     return Path(path)
 
 # %% ../nbs/api/00_core.ipynb #32bd3342
@@ -122,17 +122,12 @@ def _files_below(folder: Path) -> list:
 def changed_files(
     folder: Path,  # A folder
     but: tuple = (),  # Beginnings of names that are not compared
-) -> (
-    dict | None
-):  # What is wrong, by file: `was not written here`, `is gone` or `was changed since`; None where nothing says what was written
-    "Compare a folder with what `write_folder` wrote there"
+) -> dict | None:  # What is wrong, by file; None where nothing says what was written
+    "Files that `was not written here`, `is gone` or `was changed since`, against what `write_folder` wrote"
     if not (folder / _WRITTEN).is_file():
         return None
-    written = {
-        name: sha256
-        for name, sha256 in read_json(folder / _WRITTEN).items()
-        if not name.startswith(but)
-    }
+    hashes = read_json(folder / _WRITTEN)
+    written = {name: sha256 for name, sha256 in hashes.items() if not name.startswith(but)}
     found = {name for name in _files_below(folder) if name != _WRITTEN and not name.startswith(but)}
     wrong = dict.fromkeys(sorted(found - written.keys()), "was not written here")
     for name, sha256 in written.items():
@@ -177,10 +172,9 @@ def _swap(new: Path, path: Path, old: Path):
 # %% ../nbs/api/00_core.ipynb #6f947c59
 @contextmanager
 def write_folder(
-    path: Path
-    | str,  # The folder that shall exist whole or not at all; replaced when it was written here and holds nothing else
+    path: Path | str,  # The folder that shall exist whole or not at all
 ) -> Iterator[Path]:  # Temporary folder beside it, to write into
-    "Write a folder under a temporary name and rename it at the end; on an error the target stays as it was. Raises `FileExistsError`"
+    "Write under a temporary name, rename at the end. Raises `FileExistsError` on a folder that holds other files"
     path = Path(path).absolute()
     require_own_folder(path)
     new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -228,31 +222,35 @@ def file_lock(
         yield
 
 # %% ../nbs/api/00_core.ipynb #0f577739
+def _build_whole(folder: Path, build: Callable[[Path], None], last: str):
+    "Build into a temporary folder beside `folder`, and rename it when `last` is there"
+    tmp = folder.parent / f".{folder.name}.tmp"
+    shutil.rmtree(tmp, ignore_errors=True)  # of a process that was killed
+    tmp.mkdir(parents=True)
+    try:
+        build(tmp)
+        if not (tmp / last).exists():
+            raise RuntimeError(f"{folder.name}: the stage ended without writing {last}")
+        require_new_folder(folder)
+        os.replace(tmp, folder)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
+# %% ../nbs/api/00_core.ipynb #c0re0003
 def ensure_stage(
     folder: Path | str,  # Where the stage's files shall be
     build: Callable[[Path], None],  # Writes all files of the stage into the folder that it is given
     last: str = "manifest.json",  # The file whose presence says that the stage is complete
     say: Callable[[str], None] = print,  # Told when another process is building
 ) -> Path:  # `folder`, complete
-    "Build a stage once, in a temporary folder that is renamed when complete. Raises `FileExistsError` where other files lie there, `RuntimeError` if `build` did not write `last`"
+    "Build a stage once. Raises `FileExistsError` where other files lie there, `RuntimeError` if `last` was not written"
     folder = Path(folder).absolute()
     if (folder / last).exists():
         return folder
     require_new_folder(folder)
     with file_lock(folder.parent / f".{folder.name}.lock", say):
-        if (folder / last).exists():
-            return folder
-        tmp = folder.parent / f".{folder.name}.tmp"
-        shutil.rmtree(tmp, ignore_errors=True)  # of a process that was killed
-        tmp.mkdir(parents=True)
-        try:
-            build(tmp)
-            if not (tmp / last).exists():
-                raise RuntimeError(f"{folder.name}: the stage ended without writing {last}")
-            require_new_folder(folder)
-            os.replace(tmp, folder)
-        finally:
-            shutil.rmtree(tmp, ignore_errors=True)
+        if not (folder / last).exists():  # another process may have built it while this one waited
+            _build_whole(folder, build, last)
     return folder
 
 # %% ../nbs/api/00_core.ipynb #32be7a60
@@ -261,10 +259,13 @@ def in_parts(
     size: int = 100_000,  # Rows at once
 ):  # Tables of so many rows, in order; none is empty
     "Read a lazy table a part at a time"
-    at = 0
-    while n := len(part := table.slice(at, size).collect()):
+    start = 0
+    while True:
+        part = table.slice(start, size).collect()
+        if not len(part):
+            return
         yield part
-        at += n
+        start += len(part)
 
 # %% ../nbs/api/00_core.ipynb #c1702a47
 _TYPES = dict(int=(int,), float=(float, int), str=(str,), bool=(bool,))
@@ -278,17 +279,17 @@ _EXAMPLES = dict(
 
 def _check_type(name: str, value, kind: str):
     "Raise `ValueError` on a value of another type"
-    if isinstance(value, bool) and kind != "bool" or not isinstance(value, _TYPES[kind]):
-        raise ValueError(
-            f"parameter {name} is {value!r}, not of type {kind}: give {_EXAMPLES[kind]}"
-        )
+    is_bool = isinstance(value, bool)  # in Python a bool is an int, too
+    if (is_bool and kind != "bool") or not isinstance(value, _TYPES[kind]):
+        wanted = _EXAMPLES[kind]
+        raise ValueError(f"parameter {name} is {value!r}, not of type {kind}: give {wanted}")
 
 # %% ../nbs/api/00_core.ipynb #5e20d0b0
 def check_parameters(
     cells: list,  # Sources of the cells that ran so far: IPython's `In`
     values: dict,  # The notebook's variables: `globals()`
 ):
-    "Raise `ValueError` on a parameter that is not declared, or whose value is not of its declared type (None is allowed where it is the default)"
+    "Raise `ValueError` on a parameter that is not declared, or not of its type; None may stay where it is the default"
     source = next(c for c in cells if "# type:" in c)
     declared = dict(re.findall(r"(?m)^(\w+) = .*?# type: (\w+)", source))
     may_be_none = set(re.findall(r"(?m)^(\w+) = None\b", source))

@@ -19,28 +19,34 @@ from .config import bridge_file
 _PACKAGE = "protein_llm"
 
 
+def _above(module: str, is_package: bool, level: int) -> list:
+    "Parts of the package's name that the dots of a relative import stand for; none for an absolute one"
+    package = module if is_package else module.rpartition(".")[0]
+    parts = package.split(".")
+    return parts[: len(parts) - level + 1] if level else []
+
+# %% ../nbs/api/03_own_code.ipynb #cda266c5
 def _imports(path: Path, module: str) -> set:
     "Full names of the modules that a file may import. Raises `ValueError` where it is no Python"
     try:
         tree = ast.parse(path.read_bytes(), filename=path.name)
     except SyntaxError as e:
         raise ValueError(f"{path}, line {e.lineno}: {e.msg}: mend the file") from None
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-        base = ".".join([*above, *([node.module] if node.module else [])])
-        names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+        if isinstance(node, ast.ImportFrom):
+            above = _above(module, path.name == "__init__.py", node.level)
+            base = ".".join([*above, node.module] if node.module else above)
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return names - {""}
 
 # %% ../nbs/api/03_own_code.ipynb #4c16796b
 def _find(module: str) -> dict:
     "Files of a module and of the packages that it lies in, by full name; only those that are there"
-    files, where, name = {}, None, ""
+    files = {}
+    where, name = None, ""
     for part in module.split("."):
         name = f"{name}.{part}" if name else part
         spec = PathFinder.find_spec(name, where)
@@ -58,10 +64,8 @@ def _is_own(module: str, file: Path) -> bool:
     "Whether a module is the user's: neither the standard library's, nor installed, nor of this package"
     if file.suffix != ".py" or module.split(".")[0] == _PACKAGE:
         return False
-    installed = {
-        Path(sysconfig.get_path(kind)).resolve()
-        for kind in ("stdlib", "platstdlib", "purelib", "platlib")
-    }
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in kinds}
     return not any(file.is_relative_to(folder) for folder in installed)
 
 # %% ../nbs/api/03_own_code.ipynb #f576320a
@@ -70,37 +74,40 @@ def code_files(
 ) -> dict:  # Path of each file by the module's full name, the bridge's own first
     "All of the user's files that a bridge is made of. Raises `ValueError` that names one that is missing or no Python"
     module = arch.split(":")[0]
-    found, todo = {module: bridge_file(arch)}, [module]
+    found = {module: bridge_file(arch)}
+    todo = [module]
     while todo:
-        at = todo.pop()
-        for name in sorted(_imports(found[at], at)):
+        reader = todo.pop()
+        for name in sorted(_imports(found[reader], reader)):
             new = {m: f for m, f in _find(name).items() if m not in found and _is_own(m, f)}
             found |= new
             todo += new
     return {module: found.pop(module)} | dict(sorted(found.items()))
 
 # %% ../nbs/api/03_own_code.ipynb #611720ce
-def import_anew(
-    arch: str,  # Import path of a bridge, `module:Class`
-):  # The module, as its files are now
-    "Import a bridge's module with all its own files as they are now. Raises `ValueError` that names a missing module"
-    importlib.invalidate_caches()
-    files = code_files(arch)
-    named = {name for module, file in files.items() for name in _imports(file, module)}
-    for name in {*files, *named}:  # a file that is gone by now may still be loaded
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and _is_own(name, Path(file).resolve()):
-            del sys.modules[name]
-    module = arch.split(":")[0]
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as e:
-        raise ValueError(
-            f"arch {arch!r}: {_importer(files, e.name)} imports {e.name}, which is neither installed "
-            f"nor a file {e.name.replace('.', '/')}.py beside it: write that file, or correct the import"
-        ) from e
-
-
 def _importer(files: dict, missing: str) -> str:
     "The file that imports a missing module"
     return next((f.name for m, f in files.items() if missing in _imports(f, m)), "one of its files")
+
+# %% ../nbs/api/03_own_code.ipynb #8abeb2a0
+def import_anew(
+    arch: str,  # Import path of a bridge, `module:Class`
+):  # The module, as its files are now
+    "Import a bridge with all its own files as they are now. Raises `ValueError` that names a missing module"
+    importlib.invalidate_caches()
+    files = code_files(arch)
+    named = set(files)  # and what the files name: a file that is gone by now may still be loaded
+    for module, file in files.items():
+        named |= _imports(file, module)
+    for name in named:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and _is_own(name, Path(file).resolve()):
+            del sys.modules[name]
+    try:
+        return importlib.import_module(arch.split(":")[0])
+    except ModuleNotFoundError as e:
+        file = e.name.replace(".", "/") + ".py"
+        raise ValueError(
+            f"arch {arch!r}: {_importer(files, e.name)} imports {e.name}, which is neither installed "
+            f"nor a file {file} beside it: write that file, or correct the import"
+        ) from e

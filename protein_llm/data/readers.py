@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'NOT_FINITE', 'IDS', 'VERBATIM', 'PARSERS', 'TABLE_WORDS', 'HOW_TO_MEND', 'open_bytes', 'open_text',
-           'is_printed_list', 'says_nothing', 'is_printed_number', 'Part', 'read_parts', 'read_table', 'looks_odd',
-           'why_not_protein']
+           'is_printed_list', 'says_nothing', 'is_printed_number', 'Part', 'read_parts', 'read_table',
+           'why_not_protein', 'may_be_no_protein']
 
 # %% ../../nbs/api/data/02_readers.ipynb #80dab466
 import csv
@@ -25,14 +25,14 @@ import polars as pl
 
 # %% ../../nbs/api/data/02_readers.ipynb #8518f6e4
 _MARK = b"\xef\xbb\xbf"  # the byte-order mark of UTF-8
-_FOREIGN = {
+_FOREIGN = {  # by the first bytes
     b"\xff\xfe\0\0": "UTF-32",
     b"\0\0\xfe\xff": "UTF-32",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
     b"PK\x03\x04": "a workbook or another zip archive",
     b"\x1f\x8b": "compressed with gzip, but not called .gz",
-}  # by the first bytes
+}
 
 
 def _require_text(start: bytes, name: str):
@@ -46,18 +46,18 @@ def _require_text(start: bytes, name: str):
 def open_bytes(
     path: Path | str,  # A file, or one compressed with gzip whose name ends in `.gz`, in any case
 ) -> Iterator:
-    "Read a file after its byte-order marks. Raises `ValueError` when it is no text, or compressed data are damaged"
+    "Read a file after its byte-order marks. Raises `ValueError` when it is no text, or damaged"
     path = Path(path)
-    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as raw:
+    opened = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
+    with opened as raw:
         try:
             _require_text(raw.peek(4)[:4], path.name)
             while raw.peek(3)[:3] == _MARK:
                 raw.read(3)  # a joined or rewritten file may bring several
             yield raw
         except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-            raise ValueError(
-                f"{path.name}: damaged or cut short ({e}): fetch or write the file again"
-            ) from e
+            mend = "fetch or write the file again"
+            raise ValueError(f"{path.name}: damaged or cut short ({e}): {mend}") from e
 
 # %% ../../nbs/api/data/02_readers.ipynb #8f099b3b
 @contextmanager
@@ -78,80 +78,47 @@ def _lines(f, name: str) -> Iterator[str]:
     "Lines of a text. Raises `ValueError` on NUL, and on bytes that are not UTF-8"
     for n, line in enumerate(f, 1):
         if "\0" in line:
-            raise ValueError(
-                f"{name}, line {n}: a NUL byte, as in UTF-16: save the file as plain text in UTF-8"
-            )
-        wrong = None if line.isascii() else _HALF.search(line)
-        if wrong:
-            byte = f"0x{ord(wrong[0]) - 0xDC00:02x}"
-            raise ValueError(
-                f"{name}, line {n}: byte {byte} is not UTF-8 (is it latin-1?): save the file as UTF-8, "
-                "as with `iconv -f latin1 -t utf-8`"
-            )
+            mend = "a NUL byte, as in UTF-16: save the file as plain text in UTF-8"
+            raise ValueError(f"{name}, line {n}: {mend}")
+        invalid = None if line.isascii() else _HALF.search(line)
+        if invalid:
+            byte = f"0x{ord(invalid[0]) - 0xDC00:02x}"
+            mend = "save the file as UTF-8, as with `iconv -f latin1 -t utf-8`"
+            raise ValueError(f"{name}, line {n}: byte {byte} is not UTF-8 (is it latin-1?): {mend}")
         yield line
 
 # %% ../../nbs/api/data/02_readers.ipynb #1962c547
 MISSING = (
-    "nan",
-    "na",
-    "n/a",
-    "n.a.",
-    "#n/a",
-    "<na>",
-    "nat",
-    "np.nan",
-    "none",
-    "null",
-    "nil",
-    r"\n",
-    "unknown",
-    "undefined",
-    "missing",
-    "not available",
-    "-",
-    "--",
-    "?",
-    ".",
-    "...",
+    *r"nan na n/a n.a. #n/a <na> nat np.nan none null nil \n - -- ? . ...".split(),
+    *("unknown", "undefined", "missing", "not available"),
 )
-NOT_FINITE = (
-    "inf",
-    "+inf",
-    "-inf",
-    "infinity",
-    "+infinity",
-    "-infinity",
-)  # no sequence holds one; I-N-F is a peptide
+NOT_FINITE = ("inf", "+inf", "-inf", "infinity", "+infinity", "-infinity")  # I-N-F is a peptide
 _NUMBERS = r"(?:[-+\d.e,\s\[\]()]|nan|inf|none)*"
-_LISTS = "|".join(
-    (
-        r"(?:torch\.)?(?:tensor|size|n?p?\.?array)\(.*\)",  # a printed tensor, its size, or an array
-        rf"\[{_NUMBERS}\]",  # numbers, or nothing, in brackets, also in several
-        rf"\((?:{_NUMBERS},{_NUMBERS}|\s*)\)",  # `(2)` is no tuple
-        r"""\[\s*['"].*['"]\s*,?\s*\]|\(\s*(?:'[^']*'|"[^"]*")\s*,.*\)""",  # a list or tuple of texts
-        r"""\{\s*(?:['"].*)?\}""",
-        r"(?:frozen)?set\(.*\)",
-        r"series\(.*dtype: \w+\)",
-        r"""b'[^']*'|b"[^"]*\"""",  # bytes
-        r"<[^<>]* object at 0x[0-9a-f]+>",
-    )
+_PRINTED_LISTS = (
+    r"(?:torch\.)?(?:tensor|size|n?p?\.?array)\(.*\)",  # a printed tensor, its size, or an array
+    rf"\[{_NUMBERS}\]",  # numbers, or nothing, in brackets, also in several
+    rf"\((?:{_NUMBERS},{_NUMBERS}|\s*)\)",  # `(2)` is no tuple
+    r"""\[\s*['"].*['"]\s*,?\s*\]|\(\s*(?:'[^']*'|"[^"]*")\s*,.*\)""",  # a list or tuple of texts
+    r"""\{\s*(?:['"].*)?\}""",
+    r"(?:frozen)?set\(.*\)",
+    r"series\(.*dtype: \w+\)",
+    r"""b'[^']*'|b"[^"]*\"""",  # bytes
+    r"<[^<>]* object at 0x[0-9a-f]+>",
 )
-_LISTED = rf"(?is)^\s*(?:{_LISTS})\s*$"
+_IS_LIST = rf"(?is)^\s*(?:{'|'.join(_PRINTED_LISTS)})\s*$"
 
-
+# %% ../../nbs/api/data/02_readers.ipynb #345d8acb
 def is_printed_list(
     text: pl.Expr,  # Texts
-) -> (
-    pl.Expr
-):  # True where a text is what Python prints of a list, tuple, set, array, bytes or object
+) -> pl.Expr:  # True where a text is a list, tuple, set, array, bytes or object that was printed
     "The rule for `['A']` and its like"
     opens = text.str.contains(r"^\s*[\[({<atnAsSfTb]")  # few texts do
-    return opens & text.str.contains(_LISTED)
+    return opens & text.str.contains(_IS_LIST)
 
 # %% ../../nbs/api/data/02_readers.ipynb #a2776e8a
 def says_nothing(
     text: pl.Expr,  # Texts
-) -> pl.Expr:  # True where a text is a spelled-out missing value, a number that is not finite, or a printed list
+) -> pl.Expr:  # True where a text says nothing
     "The rule for `nan` and its like; case and white space around do not matter"
     word = text.str.strip_chars().str.to_lowercase().is_in([*MISSING, *NOT_FINITE])
     return word | is_printed_list(text)
@@ -159,8 +126,14 @@ def says_nothing(
 # %% ../../nbs/api/data/02_readers.ipynb #04afda06
 IDS = ("protein_id", "accession", "record_id")  # columns of ids: any text but a printed number
 VERBATIM = ("prediction",)  # what a system wrote: any text, also none
-_PRINTED = r"^[-+]?\d+\.0*$|^-\d+\.\d+$|^[-+]?\d+(?:\.\d+)?[eE][+-]\d+$|^[-+]?\d+\.\d+[eE]\d+$"  # 1E10 is of the PDB
-_VISIBLE = r"[\p{L}\p{N}\p{P}\p{S}]"  # no zero-width space, no byte-order mark
+_PRINTED = "|".join(
+    (
+        r"^[-+]?\d+\.0*$",
+        r"^-\d+\.\d+$",
+        r"^[-+]?\d+(?:\.\d+)?[eE][+-]\d+$",
+        r"^[-+]?\d+\.\d+[eE]\d+$",  # 1E10 is of the PDB
+    )
+)
 
 
 def is_printed_number(
@@ -169,8 +142,11 @@ def is_printed_number(
     "The rule for `100000.0`, `-1.0` and `1e+05`; `12` and the PDB's `1E10` are ids"
     return ids.str.contains(_PRINTED)
 
+# %% ../../nbs/api/data/02_readers.ipynb #337f582f
+_VISIBLE = r"[\p{L}\p{N}\p{P}\p{S}]"  # no zero-width space, no byte-order mark
 
-def _says(column: str, text: str) -> pl.Expr:
+
+def _reason(column: str, text: str) -> pl.Expr:
     "A reason that names the column and the value's first 40 letters"
     value = pl.concat_str(pl.lit("'"), pl.col(column).str.slice(0, 40), pl.lit("'"))
     return pl.format(f"{column} is {{}}: {text}", value)
@@ -178,43 +154,34 @@ def _says(column: str, text: str) -> pl.Expr:
 # %% ../../nbs/api/data/02_readers.ipynb #4b2e5499
 def _rules(column: str, required: bool) -> Iterator[pl.Expr]:
     "Why a record is refused for its value in a column"
-    value, free = pl.col(column), column in VERBATIM
+    value, verbatim = pl.col(column), column in VERBATIM
     if required:
-        empty = value.is_null() if free else ~value.fill_null("").str.contains(_VISIBLE)
+        empty = value.is_null() if verbatim else ~value.fill_null("").str.contains(_VISIBLE)
         yield pl.when(empty).then(pl.lit(f"no {column}: give one, or leave the record out"))
-    mend = "leave the record out" if required else "leave the field empty"
-    number = _says(column, "the id was read as a number: write the text that stood there")
     if column in IDS:
+        number = _reason(column, "the id was read as a number: write the text that stood there")
         yield pl.when(is_printed_number(value)).then(number)
-        yield pl.when(is_printed_list(value)).then(_says(column, "a printed list: write one id"))
-    elif not free:
-        yield pl.when(says_nothing(value)).then(
-            _says(column, f"that is no text: give one, or {mend}")
-        )
+        yield pl.when(is_printed_list(value)).then(_reason(column, "a printed list: write one id"))
+    elif not verbatim:
+        mend = "leave the record out" if required else "leave the field empty"
+        nothing = _reason(column, f"that is no text: give one, or {mend}")
+        yield pl.when(says_nothing(value)).then(nothing)
 
-# %% ../../nbs/api/data/02_readers.ipynb #48f27a90
+# %% ../../nbs/api/data/02_readers.ipynb #2d4990d9
 def _reasons(table: pl.DataFrame, required: tuple) -> pl.Series:
     "Why a record is refused, null where it is not"
-    rules = [
-        rule for c in table.columns if c not in ("row", "line") for rule in _rules(c, c in required)
-    ]
+    columns = [c for c in table.columns if c not in ("row", "line")]
+    rules = [rule for c in columns for rule in _rules(c, c in required)]
     return table.select(pl.coalesce(*rules, pl.lit(None, pl.String)).alias("reason")).to_series()
 
 # %% ../../nbs/api/data/02_readers.ipynb #5f6741a3
-_ANY = "[A-IK-Za-ik-z]"  # a residue in any case
-_BLOCKS = rf"[A-IK-Z][A-IK-Z\s]{{2,}}|(?:{_ANY}{{10,}}\s+)+{_ANY}+|(?:{_ANY}\s)+{_ANY}"  # words of small letters are none
-_RESIDUES = re.compile(rf"(?:{_ANY}{{3,}}|{_BLOCKS})\*?\s*")
-_LONG = re.compile(rf"(?:\s*[A-IK-Z]{{15,}}|[A-IK-Z]{{5,}}|{_ANY}{{20,}})\*?\s*")
-
-
 def _header(fields: list, name: str, required: tuple, hints: dict) -> list:
     "Names of the columns. Raises `ValueError` where one is missing, or there twice"
     names = [f.strip() for f in fields]
     twice = [n for n, k in Counter(names).items() if n and k > 1]
     if twice:
-        raise ValueError(
-            f"{name}, line 1: two columns are called {twice[0]!r}: name each differently"
-        )
+        mend = "name each differently"
+        raise ValueError(f"{name}, line 1: two columns are called {twice[0]!r}: {mend}")
     missing = [c for c in required if c not in names]
     if not missing:
         return names
@@ -223,15 +190,16 @@ def _header(fields: list, name: str, required: tuple, hints: dict) -> list:
     if len(names) == 1 and other:
         mend = f"is it separated by {other[0]!r}? Write commas in a .csv, tabs in a .tsv"
     mend = "; ".join([mend, *(hints[c] for c in missing if c in hints)])
-    raise ValueError(
-        f"{name}: no column {', '.join(missing)}; it has {', '.join(names)[:200]}: {mend}"
-    )
+    have = ", ".join(names)[:200]
+    raise ValueError(f"{name}: no column {', '.join(missing)}; it has {have}: {mend}")
 
 # %% ../../nbs/api/data/02_readers.ipynb #fec9fe77
-def _holds_records(fields: list, names: list, separator: str) -> bool:
-    "Whether a field with line breaks holds whole records: a quote had no end"
-    lines = [line for f in fields if "\n" in f or "\r" in f for line in f.splitlines()]
-    return any(_is_record(line.split(separator), names) for line in lines)
+_ANY = "[A-IK-Za-ik-z]"  # a residue in any case
+_CAPITAL_BLOCKS = r"[A-IK-Z][A-IK-Z\s]{2,}"  # words of small letters are no blocks of residues
+_LONG_BLOCKS = rf"(?:{_ANY}{{10,}}\s+)+{_ANY}+"
+_SPACED = rf"(?:{_ANY}\s)+{_ANY}"
+_RESIDUES = re.compile(rf"(?:{_ANY}{{3,}}|{_CAPITAL_BLOCKS}|{_LONG_BLOCKS}|{_SPACED})\*?\s*")
+_LONG = re.compile(rf"(?:\s*[A-IK-Z]{{15,}}|[A-IK-Z]{{5,}}|{_ANY}{{20,}})\*?\s*")
 
 
 def _is_record(parts: list, names: list) -> bool:
@@ -246,94 +214,103 @@ def _is_record(parts: list, names: list) -> bool:
     at = names.index("sequence")
     return bool((at or first) and _RESIDUES.fullmatch(parts[at]))
 
+# %% ../../nbs/api/data/02_readers.ipynb #aa64e257
+def _holds_records(fields: list, names: list, separator: str) -> bool:
+    "Whether a field with line breaks holds whole records: a quote had no end"
+    lines = [line for f in fields if "\n" in f or "\r" in f for line in f.splitlines()]
+    return any(_is_record(line.split(separator), names) for line in lines)
+
 # %% ../../nbs/api/data/02_readers.ipynb #2b85c5a7
 def _is_header(fields: list, names: list) -> bool:
-    "Whether a line is a second header: it holds all names of the first, two of them, or `sequence` in its place"
-    words = [
-        f.strip(" \t\ufeff").lower() for f in fields
-    ]  # a joined file may bring its byte-order mark
+    "Whether a line is a second header: all names of the first, two of them, or `sequence` in its place"
+    words = [f.strip(" \t\ufeff").lower() for f in fields]  # a joined file may bring its mark
     own = {n.lower() for n in names if n}
     if own <= {*words} or len(own & {*words}) > 1:
         return True
     return "sequence" in names and words[names.index("sequence") :][:1] == ["sequence"]
 
 # %% ../../nbs/api/data/02_readers.ipynb #0feb9c49
-def _wrong_fields(fields: list, names: list) -> str | None:
+def _misfit(fields: list, names: list) -> str | None:
     "Why a record does not fit its header"
     if len(fields) != len(names):
         found = f"{len(fields)} fields where the header has {len(names)}"
         if len(fields) < len(names):
             return f"{found}: give each, empty ones too"
-        end = "" if fields[-1] else ", the last one empty: remove the closing separator or"
-        return f"{found}{end or ':'} quote what holds a separator"
-    for i, (field, column) in enumerate(zip(fields, names)):
+        end = ":" if fields[-1] else ", the last one empty: remove the closing separator or"
+        return f"{found}{end} quote what holds a separator"
+    for i, (field, column) in enumerate(zip(fields, names, strict=True)):
         number = i == 0 and field.isdigit()  # as pandas writes the index
         if not column and field.strip() and not number:
-            return f"column {i + 1} has no name and holds {field[:40]!r}: name it, or quote what holds a separator"
+            found = f"column {i + 1} has no name and holds {field[:40]!r}"
+            return f"{found}: name it, or quote what holds a separator"
     return None
+
+# %% ../../nbs/api/data/02_readers.ipynb #28067a84
+def _fitting(fields: list, names: list, separator: str, where: str, several: bool):
+    "A record as a dict, or the `ValueError` of one that does not fit. Raises where the rest is in doubt"
+    if _is_header(fields, names):
+        mend = "give joined files one by one, or remove the line"
+        raise ValueError(f"{where}: a second header: {mend}")
+    misfit = _misfit(fields, names)
+    if several and (misfit or _holds_records(fields, names, separator)):
+        raise ValueError(f"{where}: a quote that opens here has no end: close it")
+    if misfit:
+        return ValueError(misfit)
+    return {n: f for n, f in zip(names, fields, strict=True) if n}
+
+# %% ../../nbs/api/data/02_readers.ipynb #0b82f0c4
+def _csv_rows(lines, separator: str) -> Iterator[tuple]:
+    "First line, last line, and the fields of each row or the `csv.Error` of one that is invalid"
+    csv.field_size_limit(10**8)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    while True:
+        begin = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as e:
+            fields = e
+        yield begin, reader.line_num, fields
 
 # %% ../../nbs/api/data/02_readers.ipynb #86bfc8c2
 def _separated(lines, name: str, required: tuple, hints: dict, separator: str) -> Iterator[tuple]:
     "Line and dict of each record, or line and `ValueError`. Raises `ValueError` where the rest is in doubt"
-    csv.field_size_limit(10**8)
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-    names, begin, end = None, 1, 0
-    while True:
-        begin = end + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as e:
-            end = reader.line_num
-            why = str(e).replace("\t", "tab")
-            wrong = ValueError(
-                f"not valid ({why}): close each quote, and double those inside of quotes"
-            )
-            if names is None or end > begin or "end of data" in str(e):
-                raise ValueError(f"{name}, line {begin}: {wrong}") from e
-            yield begin, wrong
+    names = None
+    for begin, end, fields in _csv_rows(lines, separator):
+        where = f"{name}, line {begin}"
+        if isinstance(fields, csv.Error):
+            why = str(fields).replace("\t", "tab")
+            mend = "close each quote, and double those inside of quotes"
+            invalid = ValueError(f"not valid ({why}): {mend}")
+            if names is None or end > begin or "end of data" in why:
+                raise ValueError(f"{where}: {invalid}") from fields
+            yield begin, invalid
+        elif not fields or (len(fields) == 1 and not fields[0].strip()):
             continue
-        end = reader.line_num
-        if fields is None:
-            return
-        if not fields or (len(fields) == 1 and not fields[0].strip()):
-            continue
-        if names is None:
+        elif names is None:
             names = _header(fields, name, required, hints)
         else:
-            yield begin, _fitting(fields, names, separator, f"{name}, line {begin}", end > begin)
-
-# %% ../../nbs/api/data/02_readers.ipynb #28067a84
-def _fitting(fields: list, names: list, separator: str, where: str, several: bool):
-    "A record as a dict, or the `ValueError` of one that does not fit. Raises `ValueError` where the rest is in doubt"
-    if _is_header(fields, names):
-        raise ValueError(
-            f"{where}: a second header: give joined files one by one, or remove the line"
-        )
-    wrong = _wrong_fields(fields, names)
-    if several and (wrong or _holds_records(fields, names, separator)):
-        raise ValueError(f"{where}: a quote that opens here has no end: close it")
-    return ValueError(wrong) if wrong else {n: f for n, f in zip(names, fields) if n}
+            yield begin, _fitting(fields, names, separator, where, end > begin)
 
 # %% ../../nbs/api/data/02_readers.ipynb #8c4900c4
-def _once(pairs: list) -> dict:
+def _unique(pairs: list) -> dict:
     "An object. Raises `ValueError` where a key is there twice"
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    keys = [k for k, _ in pairs]
-    raise ValueError(
-        f"the key {next(k for k, n in Counter(keys).items() if n > 1)!r} is there twice: keep one"
-    )
+    counts = Counter(key for key, _ in pairs)
+    twice = next(key for key, n in counts.items() if n > 1)
+    raise ValueError(f"the key {twice!r} is there twice: keep one")
 
 
 def _object(line: str) -> dict:
     "The object of a line. Raises `ValueError` that says what is wrong"
     try:
-        record = json.loads(line, object_pairs_hook=_once)
+        record = json.loads(line, object_pairs_hook=_unique)
     except json.JSONDecodeError as e:
-        raise ValueError(
-            f"not valid JSON ({e.msg} at character {e.pos + 1}): write one whole object a line"
-        ) from e
+        place = f"{e.msg} at character {e.pos + 1}"
+        raise ValueError(f"not valid JSON ({place}): write one whole object a line") from e
     except RecursionError as e:
         raise ValueError("not valid JSON (nested too deeply): write one plain object a line") from e
     if isinstance(record, dict):
@@ -348,9 +325,8 @@ def _json_lines(lines, name: str) -> Iterator[tuple]:
         if not line.strip():
             continue
         if first and re.match(r"\s*\[\s*(?:\{|$)", line):
-            raise ValueError(
-                f"{name}, line {n}: one JSON list: write one object a line, as with `jq -c '.[]'`"
-            )
+            mend = "write one object a line, as with `jq -c '.[]'`"
+            raise ValueError(f"{name}, line {n}: one JSON list: {mend}")
         first = False
         try:
             yield n, _object(line)
@@ -364,14 +340,12 @@ def _entry(line: int, header: str, residues: list) -> tuple:
     if not words:
         return line, ValueError("a header without an id: write one after >")
     if not residues:
-        return line, ValueError(
-            f"{words[0][:40]!r} has no sequence: put it on a line of its own, below the header"
-        )
+        mend = "put it on a line of its own, below the header"
+        return line, ValueError(f"{words[0][:40]!r} has no sequence: {mend}")
     glued = [r for r in residues if ">" in r]
     if glued:
-        return line, ValueError(
-            f"{glued[0][:40]!r} holds a header and residues: put line breaks around the header"
-        )
+        mend = "put line breaks around the header"
+        return line, ValueError(f"{glued[0][:40]!r} holds a header and residues: {mend}")
     return line, dict(protein_id=words[0], sequence="".join(residues))
 
 # %% ../../nbs/api/data/02_readers.ipynb #0f06ec5f
@@ -384,23 +358,21 @@ def _fasta(lines, name: str) -> Iterator[tuple]:
                 yield _entry(at, header, residues)
             at, header, residues = n, line[1:], []
         elif line:
-            wrong = f"a FASTA file starts with a header, found {line[:20]!r}: write > and an id above it"
             if not at:
-                raise ValueError(f"{name}, line {n}: {wrong}")
+                found = f"a FASTA file starts with a header, found {line[:20]!r}"
+                raise ValueError(f"{name}, line {n}: {found}: write > and an id above it")
             residues.append(line)
     if at:
         yield _entry(at, header, residues)
 
-# %% ../../nbs/api/data/02_readers.ipynb #c66e8402
+# %% ../../nbs/api/data/02_readers.ipynb #0d5d22d1
 class Part(NamedTuple):
     "Some records of a file"
 
-    table: (
-        pl.DataFrame
-    )  # `row` (from 1 in the part), `line` in the file where the record begins, and columns of text
+    table: pl.DataFrame  # `row` (from 1), `line` (where the record begins), columns of text
     refused: list  # `(row, line, reason)` of each record that is not in the table
 
-
+# %% ../../nbs/api/data/02_readers.ipynb #c66e8402
 def _text(value, column: str) -> str | None:
     "A value of a record as text. Raises `ValueError` on what is none"
     if value is None:
@@ -410,29 +382,34 @@ def _text(value, column: str) -> str | None:
     if isinstance(value, str):
         half = None if value.isascii() else _HALF.search(value)
         if half:
-            raise ValueError(
-                f"{column} holds half of a character ({ascii(half[0])}): write it whole"
-            )
+            found = f"half of a character ({ascii(half[0])})"
+            raise ValueError(f"{column} holds {found}: write it whole")
         return value
     kind = "a number" if type(value) in (int, float) else f"a {type(value).__name__}"
     raise ValueError(f"{column} is {str(value)[:40]}, {kind}: write a text, in quotes")
 
 # %% ../../nbs/api/data/02_readers.ipynb #bfc93bc7
-def _part(rows: tuple, required: tuple, optional: tuple) -> Part:
-    "Judge records: each is a line, and a dict or a `ValueError`"
+def _as_texts(rows: tuple, columns: list) -> tuple[list, list]:
+    "Row, line and texts of each record that has them; and row, line and reason of the others"
     good, refused = [], []
-    given = {key for _, record in rows if isinstance(record, dict) for key in record}
-    wanted = [*required, *(c for c in optional if c in given)]
     for row, (line, record) in enumerate(rows, 1):
         try:
             if isinstance(record, ValueError):
                 raise record
-            good.append((row, line, *(_text(record.get(c), c) for c in wanted)))
+            good.append((row, line, *(_text(record.get(c), c) for c in columns)))
         except ValueError as e:
             refused.append((row, line, str(e)))
+    return good, refused
+
+# %% ../../nbs/api/data/02_readers.ipynb #47aa37df
+def _part(rows: tuple, required: tuple, optional: tuple) -> Part:
+    "Judge records: each is a line, and a dict or a `ValueError`"
+    given = {key for _, record in rows if isinstance(record, dict) for key in record}
+    wanted = [*required, *(c for c in optional if c in given)]
+    good, refused = _as_texts(rows, wanted)
     schema = dict(row=pl.UInt32, line=pl.UInt32) | dict.fromkeys(wanted, pl.String)
-    columns = zip(*good) if good else [()] * len(schema)
-    table = pl.DataFrame(dict(zip(schema, columns)), schema=schema)
+    columns = zip(*good, strict=True) if good else [()] * len(schema)
+    table = pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=schema)
     table = table.with_columns(pl.col(c).str.strip_chars() for c in wanted if c in IDS)
     table = table.with_columns(_reasons(table, required))
     refused += table.drop_nulls("reason").select("row", "line", "reason").rows()
@@ -440,16 +417,26 @@ def _part(rows: tuple, required: tuple, optional: tuple) -> Part:
 
 # %% ../../nbs/api/data/02_readers.ipynb #c9848c83
 def _without_header(parse):
+    "A parser of a format that has no header to be checked"
     return lambda lines, name, required, hints: parse(lines, name)
 
 
-PARSERS = dict.fromkeys(("fasta", "fa", "faa"), _without_header(_fasta)) | dict(
+PARSERS = dict.fromkeys(("fasta", "fa", "faa"), _without_header(_fasta))  # by a name's ending
+PARSERS |= dict(
     jsonl=_without_header(_json_lines),
     csv=partial(_separated, separator=","),
     tsv=partial(_separated, separator="\t"),
-)  # by a name's ending
+)
 
 
+def _parser(path: Path):
+    "The parser for a file. Raises `ValueError` on an unknown ending"
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    if kind not in PARSERS:
+        raise ValueError(f"{path.name}: unknown format {kind!r}: choose from {', '.join(PARSERS)}")
+    return PARSERS[kind]
+
+# %% ../../nbs/api/data/02_readers.ipynb #c4d040fa
 def _require_keys(part: tuple, required: tuple, name: str, hints: dict):
     "Raise `ValueError` when no record of a file has a key that each needs"
     records = [r for _, r in part if isinstance(r, dict)]
@@ -458,31 +445,28 @@ def _require_keys(part: tuple, required: tuple, name: str, hints: dict):
         return
     mend = "; ".join(["give each record one", *(hints[c] for c in missing if c in hints)])
     have = ", ".join(records[0])[:200] or "none"
-    raise ValueError(
-        f"{name}: no field {', '.join(missing)} in its records, which have {have}: {mend}"
-    )
+    lacks = f"no field {', '.join(missing)} in its records, which have {have}"
+    raise ValueError(f"{name}: {lacks}: {mend}")
 
 # %% ../../nbs/api/data/02_readers.ipynb #4679e584
 def read_parts(
     path: Path | str,  # A .fasta, .fa, .faa, .csv, .tsv or .jsonl file, or one of these with .gz
     required: tuple,  # Columns that each record must have
     optional: tuple = (),  # Columns to read where there are any; others are not looked at
-    errors: str = "surrogateescape",  # `replace` has bytes that are not UTF-8 replaced instead of refused
+    errors: str = "surrogateescape",  # `replace`: bytes that are not UTF-8 are replaced, not refused
     hints: dict | None = None,  # What to say of a required column that is missing, by its name
     size: int = 50_000,  # Records of a part
 ) -> Iterator[Part]:  # At least one
-    "Records in order. Raises `ValueError` that names file and line where the rest of the file cannot be trusted"
-    path = Path(path)
-    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
-    if kind not in PARSERS:
-        raise ValueError(f"{path.name}: unknown format {kind!r}: choose from {', '.join(PARSERS)}")
+    "Records in order. Raises `ValueError` with file and line where the rest of the file cannot be trusted"
+    path, hints = Path(path), hints or {}
+    parser = _parser(path)
     with open_text(path, errors, newline="") as f:
-        rows = PARSERS[kind](_lines(f, path.name), path.name, required, hints or {})
+        rows = parser(_lines(f, path.name), path.name, required, hints)
         parts = batched(rows, size)
         first = next(parts, ())
         if not first:
             raise ValueError(f"{path.name} holds no record: an empty file says nothing")
-        _require_keys(first, required, path.name, hints or {})
+        _require_keys(first, required, path.name, hints)
         for part in chain([first], parts):
             yield _part(part, required, optional)
 
@@ -491,107 +475,84 @@ def read_table(
     path: Path | str,  # As in `read_parts`
     required: tuple,  # Columns that each record must have, with a value in each
     optional: tuple = (),  # Columns to read where there are any
-) -> Iterator[
-    pl.DataFrame
-]:  # `line` (in the file, where the record begins) and columns of text, 50,000 records at once
+) -> Iterator[pl.DataFrame]:  # `line` and columns of text, 50,000 records at once
     "All records of a file. Raises `ValueError` that names file, line, value and mend at the first that breaks a rule"
     for part in read_parts(path, required, optional):
         if part.refused:
-            raise ValueError("{}, line {}: {}".format(Path(path).name, *part.refused[0][1:]))
+            _, line, reason = part.refused[0]
+            raise ValueError(f"{Path(path).name}, line {line}: {reason}")
         yield part.table.drop("row")
 
 # %% ../../nbs/api/data/02_readers.ipynb #78a40fc1
 _CODES = "ALA|ARG|ASN|ASP|CYS|GLN|GLU|GLY|HIS|ILE|LEU|LYS|MET|PHE|PRO|SER|THR|TRP|TYR|VAL|SEC|PYL|ASX|GLX|XAA"
 _CODED = rf"^(?:(?:{_CODES})-*){{4,}}$"
-TABLE_WORDS = (
-    "true",
-    "false",
-    "test",
-    "human",
-    "sequence",
-    "seq",
-    "name",
-    "enzyme",
-    "kinase",
-    "membrane",
-    "signaling",
-    "tbd",
-    "todo",
-    "yes",
-    "no",
-)  # refused only when a sequence is nothing but one of these
+TABLE_WORDS = tuple(  # refused only when a sequence is nothing but one of these
+    "true false test human sequence seq name enzyme kinase membrane signaling tbd todo yes no".split()
+)
 _TITLED = r"^[A-Z][a-z]{3,}(?:\s+(?:[A-Z]?[a-z]+|[A-Z]+))*\s*$"
 _LOOK = rf"[ACGTUN]{{7}}|^(?:{_CODES}){{4}}"  # 27 of 30 letters, parted by the 3 others, hold 7 in a row
 
-
-def looks_odd(
-    sequence: pl.Expr,  # Sequences of capital letters
-) -> pl.Expr:  # False where `why_not_protein` has nothing to say
-    "A quick look, for tables of millions; white space, small letters and signs need the rules themselves"
-    return (
-        sequence.str.contains("[OUX]")
-        | (sequence.str.len_bytes() < 14)
-        | sequence.str.contains(_LOOK)
-    )
-
 # %% ../../nbs/api/data/02_readers.ipynb #e92d4691
+def _bare(sequences: pl.Series) -> pl.DataFrame:
+    "Sequences, their capital letters without white space and a closing `*`, and how many these are"
+    table = pl.DataFrame(dict(sequence=sequences.cast(pl.String)))
+    letters = pl.col("sequence").str.replace_all(r"\s+", "").str.strip_suffix("*")
+    table = table.with_columns(bare=letters.str.to_uppercase())
+    return table.with_columns(size=pl.col("bare").str.len_bytes().clip(1))
+
+
 def _share(letters: str) -> pl.Expr:
+    "Share of these letters"
     return pl.col("bare").str.count_matches(f"[{letters}]") / pl.col("size")
 
-
-def _base_kinds() -> pl.Expr:
-    return pl.sum_horizontal(pl.col("bare").str.contains(base, literal=True) for base in "ACGTU")
-
-
+# %% ../../nbs/api/data/02_readers.ipynb #e79cd548
 def _nucleotides() -> pl.Expr:
     "Whether almost all letters are bases; a short sequence has to be of bases alone"
-    share, kinds, size = _share("ACGTUN"), _base_kinds(), pl.col("size")
+    bases = [pl.col("bare").str.contains(base, literal=True) for base in "ACGTU"]
+    share, kinds, size = _share("ACGTUN"), pl.sum_horizontal(bases), pl.col("size")
     short = (size >= 12) & (share == 1) & (kinds >= 3)
-    return short | (
-        (size >= 30) & (((share >= 0.9) & (kinds >= 3)) | ((share == 1) & (kinds >= 2)))
-    )
+    most = (share >= 0.9) & (kinds >= 3)
+    all_of_two = (share == 1) & (kinds >= 2)
+    return short | ((size >= 30) & (most | all_of_two))
 
 # %% ../../nbs/api/data/02_readers.ipynb #814472fd
 def _in_words(sequence: pl.Expr) -> pl.Expr:
     "Whether blanks part a text into a short piece and another, or into more that are no blocks of one length"
-    pieces = (
+    one_line = (
         sequence.str.replace_all(r"[\r\n]", "").str.replace(r"\s*\*?\s*$", "").str.strip_chars()
     )
-    pieces = pieces.str.replace_all(r"\s+", " ").str.split(" ")
+    pieces = one_line.str.replace_all(r"\s+", " ").str.split(" ")
     lengths = pieces.list.eval(pl.element().str.len_chars())
     n = lengths.list.len()
-    whole = lengths.list.head(n.cast(pl.Int64) - 1)
-    unequal = whole.list.eval(
-        pl.element() % pl.element().min() != 0
-    ).list.any()  # a line's end joins two blocks
-    single = (whole.list.min() == 1) & (whole.list.max() > 2)  # the word `a`
-    several = (n >= 3) & (unequal | single) & (lengths.list.mean() < 9)
-    return (several | ((n == 2) & (lengths.list.first() < 10))).fill_null(False)
+    short_first = (n == 2) & (lengths.list.first() < 10)
+    several = (n >= 3) & _no_blocks(lengths, n) & (lengths.list.mean() < 9)
+    return (several | short_first).fill_null(False)
 
-# %% ../../nbs/api/data/02_readers.ipynb #58634be0
-def why_not_protein(
-    sequences: pl.Series,  # As they stand in a file, or repaired
-) -> pl.Series:  # What each is instead; null where it may be a protein
-    "The rules above. An empty text is left to others"
-    s, bare = pl.col("sequence"), pl.col("bare")
-    table = pl.DataFrame(dict(sequence=sequences.cast(pl.String)))
-    table = table.with_columns(
-        bare=s.str.replace_all(r"\s+", "").str.strip_suffix("*").str.to_uppercase()
-    )
-    table = table.with_columns(size=bare.str.len_bytes().clip(1))
-    many_o = (_share("O") >= 1 / 25) & (pl.col("size") >= 5)
+
+def _no_blocks(lengths: pl.Expr, n: pl.Expr) -> pl.Expr:
+    "Whether the pieces before the last have no common length, or one of them is a single letter"
+    whole = lengths.list.head(n.cast(pl.Int64) - 1)
+    remainder = pl.element() % pl.element().min()  # a line's end joins two blocks
+    unequal = whole.list.eval(remainder != 0).list.any()
+    single = (whole.list.min() == 1) & (whole.list.max() > 2)  # the word `a`
+    return unequal | single
+
+# %% ../../nbs/api/data/02_readers.ipynb #acb330c7
+def _not_protein_rules() -> dict:
+    "What a sequence is instead, and where"
+    bare, sequence, size = pl.col("bare"), pl.col("sequence"), pl.col("size")
+    many_o = (_share("O") >= 1 / 25) & (size >= 5)
     many_u = (_share("U") >= 1 / 12) & (bare.str.count_matches("U") > 1)
     table_word = bare.str.to_lowercase().is_in(TABLE_WORDS)
-    rules = {
+    titled = sequence.str.contains(_TITLED)
+    return {
         "a missing value": bare.str.to_lowercase().is_in(MISSING),
         "a header or an id": bare.str.contains(r"[\d>|]"),
         "three-letter code": bare.str.contains(_CODED),
         "nucleotides": _nucleotides(),
-        "words": many_o | many_u | s.str.contains(_TITLED) | _in_words(s) | table_word,
+        "words": many_o | many_u | titled | _in_words(sequence) | table_word,
         "unknown residues": (_share("X") > 1 / 3) | bare.str.contains("X{10}"),
     }
-    reasons = [pl.when(rule).then(pl.lit(what)) for what, rule in rules.items()]
-    return table.select(pl.coalesce(reasons).alias("why")).to_series()
 
 
 HOW_TO_MEND = {
@@ -602,3 +563,20 @@ HOW_TO_MEND = {
     "words": "put the residues there: are two columns swapped?",
     "unknown residues": "leave the protein out",
 }
+
+# %% ../../nbs/api/data/02_readers.ipynb #58634be0
+def why_not_protein(
+    sequences: pl.Series,  # As they stand in a file, or repaired
+) -> pl.Series:  # What each is instead; null where it may be a protein
+    "The rules above. An empty text is left to others"
+    rules = _not_protein_rules()
+    reasons = [pl.when(rule).then(pl.lit(what)) for what, rule in rules.items()]
+    return _bare(sequences).select(pl.coalesce(reasons).alias("why")).to_series()
+
+# %% ../../nbs/api/data/02_readers.ipynb #8891e6ef
+def may_be_no_protein(
+    sequence: pl.Expr,  # Sequences of capital letters
+) -> pl.Expr:  # False where `why_not_protein` has no reason
+    "A quick look, for tables of millions; white space, small letters and signs need the rules themselves"
+    short = sequence.str.len_bytes() < 14
+    return sequence.str.contains("[OUX]") | short | sequence.str.contains(_LOOK)

@@ -18,7 +18,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
@@ -35,24 +35,20 @@ BLOCK = 1 << 22  # Bytes or characters read at once
 def files(
     folder: Path | str,  # Folder of a source, or one file
     *endings: str,  # Endings of names, such as `.json`
-    named: tuple
-    | None = None,  # Paths of the files that a manifest names; None takes what lies there
+    named: tuple | None = None,  # Paths that a manifest names; None takes what lies there
 ) -> list:  # Paths, sorted
-    "Files with these endings in the folder and below it, plain or `.gz`. Raises `FileNotFoundError` when there is none"
+    "Files with these endings in the folder and below it, plain or `.gz`. Raises `FileNotFoundError` without any"
     folder = Path(folder)
     there = [folder] if folder.is_file() else folder.rglob("*")
-    found = sorted(
-        p
-        for p in there
-        if p.name.lower().removesuffix(".gz").endswith(endings) and (named is None or p in named)
-    )
+    fitting = [p for p in there if p.name.lower().removesuffix(".gz").endswith(endings)]
+    found = sorted(p for p in fitting if named is None or p in named)
     if found:
         return found
-    among = "" if named is None else " among the `files` of the manifest"
-    raise FileNotFoundError(
-        f"{folder.name}: no file *{' or *'.join(endings)} (or the same with .gz){among}: "
-        + ("fetch the source again" if named is None else "name it there, by its path")
-    )
+    wanted = f"no file *{' or *'.join(endings)} (or the same with .gz)"
+    if named is None:
+        raise FileNotFoundError(f"{folder.name}: {wanted}: fetch the source again")
+    among = "among the `files` of the manifest: name it there, by its path"
+    raise FileNotFoundError(f"{folder.name}: {wanted} {among}")
 
 # %% ../../nbs/api/data/03_sources.ipynb #9ca952e4
 _FIRST_KEY = re.compile(rb'\[\s*\{\s*("(?:[^"\\]|\\.)*")\s*:')
@@ -60,99 +56,92 @@ _FIRST_KEY = re.compile(rb'\[\s*\{\s*("(?:[^"\\]|\\.)*")\s*:')
 
 def _last(mark: re.Pattern, key: bytes, text: bytes) -> int:
     "Where the last element of `text` begins; 0 when only one does"
-    at = len(text)
-    while (at := text.rfind(key, 0, at)) > 0:
+    at = text.rfind(key)
+    while at > 0:
         brace = text.rfind(b"{", 0, at)
-        if brace >= 0 and (m := mark.match(text, brace)) and m.end() > at:
+        found = mark.match(text, brace) if brace >= 0 else None
+        if found and found.end() > at:
             return brace
+        at = text.rfind(key, 0, at)
     return 0
 
 # %% ../../nbs/api/data/03_sources.ipynb #dc55a2b8
 def json_blocks(
     path: Path,  # A file that holds a list of objects
-) -> Iterator[
-    tuple
-]:  # Bytes of whole elements with commas between them, the pattern with which an element begins, whether it is the last block
+) -> Iterator[tuple]:  # Bytes of whole elements, how one begins, whether it is the last block
     "Pieces of a JSON list. Raises `ValueError` when the file holds no list of objects or ends inside of it"
+    again = "fetch the file again"
     with open_bytes(path) as f:
         text = f.read(BLOCK).lstrip()
         key = _FIRST_KEY.match(text)
         if not key:
-            raise ValueError(
-                f"{path.name}: expected a list of objects, found {text[:30]!r}: fetch the file again"
-            )
-        mark, text = re.compile(rb"\{\s*" + re.escape(key[1]) + rb"\s*:"), text[1:]
-        while more := f.read(BLOCK):
+            found = f"expected a list of objects, found {text[:30]!r}"
+            raise ValueError(f"{path.name}: {found}: {again}")
+        mark = re.compile(rb"\{\s*" + re.escape(key[1]) + rb"\s*:")
+        text = text[1:]
+        for more in iter(partial(f.read, BLOCK), b""):
             text += more
             cut = _last(mark, key[1], text)
-            if block := text[:cut].strip(b", \t\r\n"):
+            block = text[:cut].strip(b", \t\r\n")
+            if block:
                 yield block, mark, False
             text = text[cut:]
         text = text.rstrip()
         if not text.endswith(b"]"):
-            raise ValueError(
-                f"{path.name}: ends inside of its list, after {text[-30:]!r}: fetch the file again"
-            )
+            raise ValueError(f"{path.name}: ends inside of its list, after {text[-30:]!r}: {again}")
         yield text[:-1].strip(b", \t\r\n"), mark, True
 
 # %% ../../nbs/api/data/03_sources.ipynb #56b387c0
-_parse, _GAP = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*")
+_parse = json.JSONDecoder().raw_decode
+_GAP = re.compile(r"[\s,]*")
 
 
 def _one_by_one(block: bytes, mark: re.Pattern, last: bool, path: Path) -> Iterator:
     "Elements of a block, or the `ValueError` of one that is invalid"
-    text, at = block.decode(errors="replace"), 0
+    text = block.decode(errors="replace")
     mark = re.compile(mark.pattern.decode(errors="replace"))
-    while (at := _GAP.match(text, at).end()) < len(text):
+    at = _GAP.match(text).end()
+    while at < len(text):
         try:
-            element, at = _parse(text, at)
+            element, end = _parse(text, at)
         except (ValueError, RecursionError) as e:
-            found = mark.search(text, at + 1)
-            if last and not found:
-                raise ValueError(
-                    f"{path.name}: its last element is not valid JSON ({e}): fetch the file again"
-                ) from e
-            element, at = (
-                ValueError(f"not valid JSON: {getattr(e, 'msg', e)}"),
-                found.start() if found else len(text),
-            )
-        yield (
-            element
-            if isinstance(element, (dict, ValueError))
-            else ValueError(f"expected an object, found {type(element).__name__}")
-        )
+            following = mark.search(text, at + 1)
+            if last and not following:
+                why = f"its last element is not valid JSON ({e})"
+                raise ValueError(f"{path.name}: {why}: fetch the file again") from e
+            element = ValueError(f"not valid JSON: {getattr(e, 'msg', e)}")
+            end = following.start() if following else len(text)
+        if not isinstance(element, (dict, ValueError)):
+            element = ValueError(f"expected an object, found {type(element).__name__}")
+        yield element
+        at = _GAP.match(text, end).end()
 
 # %% ../../nbs/api/data/03_sources.ipynb #4989c4ce
 def _fit(value, kind: pl.DataType):
-    "What Polars makes of a JSON value: numbers become text, and what is of another kind is taken for missing"
+    "What Polars makes of a JSON value"
     if isinstance(kind, pl.Struct):
-        return (
-            {f.name: _fit(value.get(f.name), f.dtype) for f in kind.fields}
-            if isinstance(value, dict)
-            else None
-        )
+        if not isinstance(value, dict):
+            return None
+        return {f.name: _fit(value.get(f.name), f.dtype) for f in kind.fields}
     if isinstance(kind, pl.List):
         return [_fit(v, kind.inner) for v in value] if isinstance(value, list) else None
     if isinstance(value, (int, float)):
         return json.dumps(value)
-    return (
-        value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        if isinstance(value, str)
-        else None
-    )
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return None
 
 # %% ../../nbs/api/data/03_sources.ipynb #93de277f
 def _numbered(entries: list, schema: dict) -> tuple:
     "Table of the dicts among `entries` with their rows, and `(row, reason)` of the others"
-    numbered, shape = list(enumerate(entries, 1)), dict(row=pl.UInt32, **schema)
-    good = [
-        (i, *_fit(e, pl.Struct(schema)).values())
-        for i, e in numbered
-        if not isinstance(e, ValueError)
-    ]
-    return pl.DataFrame(good, schema=shape, orient="row"), [
-        (i, str(e)) for i, e in numbered if isinstance(e, ValueError)
-    ]
+    good, bad = [], []
+    for row, entry in enumerate(entries, 1):
+        if isinstance(entry, ValueError):
+            bad.append((row, str(entry)))
+        else:
+            good.append((row, *_fit(entry, pl.Struct(schema)).values()))
+    shape = dict(row=pl.UInt32, **schema)
+    return pl.DataFrame(good, schema=shape, orient="row"), bad
 
 # %% ../../nbs/api/data/03_sources.ipynb #b0ea3c3a
 _SURROGATE = re.compile(rb"\\u[dD]")  # it may be half a pair, which Polars garbles
@@ -162,7 +151,7 @@ def json_table(
     block: tuple,  # What `json_blocks` gives
     schema: dict,  # Polars type of each key that is wanted
     path: Path,  # The file, for messages
-) -> tuple:  # Table with `row` (from 1 in the block) and these keys, null where one is missing; and `(row, reason)` of invalid elements
+) -> tuple:  # Table with `row` (from 1) and these keys, null where missing; `(row, reason)` of invalid elements
     "A block as a table"
     text, mark, last = block
     try:
@@ -172,30 +161,31 @@ def json_table(
     except pl.exceptions.ComputeError:
         return _numbered(list(_one_by_one(text, mark, last, path)), schema)
 
+# %% ../../nbs/api/data/03_sources.ipynb #b5f5bd94
+_EMPTY = pl.lit("")
+_NO_SEQUENCE = pl.when(pl.col("sequence").str.strip_chars() == "").then(pl.lit("no sequence"))
+_PRINTED_NUMBER = is_printed_number(pl.col("accession"))
+_NO_ID = pl.when(_PRINTED_NUMBER).then(pl.lit("the accession was read as a number"))
+_LACKING = (_NO_SEQUENCE, _NO_ID)  # whatever the source
+
 # %% ../../nbs/api/data/03_sources.ipynb #4c4ea48c
 def entries(
     t: pl.DataFrame,  # A block as it stands in the file, with `row`
     sequence: pl.Expr,  # Residues
-    accession: pl.Expr = pl.lit(""),  # UniProt accession, or empty where the source gives none
-    question: pl.Expr = pl.lit(
-        ""
-    ),  # The source's own question, or empty: then a template of ours asks
-    official: pl.Expr = pl.lit(""),  # `train` or `test` where the source has its own split
+    accession: pl.Expr = _EMPTY,  # UniProt accession, or empty where the source gives none
+    question: pl.Expr = _EMPTY,  # The source's own question, or empty: then a template of ours asks
+    official: pl.Expr = _EMPTY,  # `train` or `test` where the source has its own split
     **lacks: pl.Expr,  # What is missing (`_` for a space), and where
 ) -> pl.DataFrame:  # `row, sequence, accession, question, official, why`
     "One row an entry; one without a sequence is refused by itself"
-    why = [pl.when(bad).then(pl.lit(name.replace("_", " "))) for name, bad in lacks.items()]
     fields = dict(sequence=sequence, accession=accession, question=question, official=official)
+    why = [pl.when(bad).then(pl.lit(name.replace("_", " "))) for name, bad in lacks.items()]
     rows = t.select(
         "row",
-        *(v.fill_null("").cast(pl.String).alias(k) for k, v in fields.items()),
+        *(value.fill_null("").cast(pl.String).alias(name) for name, value in fields.items()),
         pl.coalesce(*why, None).cast(pl.String).alias("why"),
     )
-    bare = pl.when(pl.col("sequence").str.strip_chars() == "").then(pl.lit("no sequence"))
-    number = pl.when(is_printed_number(pl.col("accession"))).then(
-        pl.lit("the accession was read as a number")
-    )
-    return rows.with_columns(pl.coalesce("why", bare, number))
+    return rows.with_columns(pl.coalesce("why", *_LACKING))
 
 # %% ../../nbs/api/data/03_sources.ipynb #70a96d3c
 def texts(
@@ -204,14 +194,8 @@ def texts(
 ) -> pl.DataFrame:  # `at` (the entry's index), `task`, `answer`
     "One row a text"
     t = t.select(pl.int_range(pl.len(), dtype=pl.UInt32).alias("at"), **answers)
-    return pl.concat(
-        [
-            t.select("at", pl.lit(task).alias("task"), pl.col(task).alias("answer")).drop_nulls(
-                "answer"
-            )
-            for task in answers
-        ]
-    )
+    parts = [t.select("at", task=pl.lit(task), answer=task) for task in answers]
+    return pl.concat([part.drop_nulls("answer") for part in parts])
 
 # %% ../../nbs/api/data/03_sources.ipynb #54b4704b
 _TEXT = pl.String
@@ -247,10 +231,9 @@ def fasta_blocks(
     with open_text(path) as f:
         before, start, text = ("\n" + f.read(BLOCK)).partition("\n>")
         if before.strip() or not start:
-            raise ValueError(
-                f"{path.name}: begins with {before.strip()[:30]!r}, not with >: fetch the file again"
-            )
-        while more := f.read(BLOCK):
+            found = f"begins with {before.strip()[:30]!r}, not with >"
+            raise ValueError(f"{path.name}: {found}: fetch the file again")
+        for more in iter(partial(f.read, BLOCK), ""):
             whole, start, rest = (text + more).rpartition("\n>")
             if start:
                 yield whole
@@ -263,12 +246,16 @@ def fasta_table(
     path: Path,  # Not used
 ) -> tuple:  # Table with `row` (from 1 in the block) and `entry`; and an empty list
     "A block as a table"
-    return pl.Series("entry", [block]).str.split("\n>").explode().to_frame().with_row_index(
-        "row", 1
-    ), []
+    table = pl.Series("entry", [block]).str.split("\n>").explode().to_frame()
+    return table.with_row_index("row", 1), []
 
 # %% ../../nbs/api/data/03_sources.ipynb #e5370e00
 _HEADER = r"^(?:sp|tr)\|([\w-]+)\|\w+ (.*?) OS=(.*?) OX=\d+(?: GN=(.*?))? PE="
+
+
+def _split(column: str, mark: str, *names: str) -> pl.Expr:
+    "Columns of these names: a text's parts before and behind the first `mark`"
+    return pl.col(column).str.splitn(mark, len(names)).struct.rename_fields(names).struct.unnest()
 
 
 def parse_swissprot(
@@ -277,20 +264,14 @@ def parse_swissprot(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     "UniProtKB/Swiss-Prot in FASTA"
     t = t.with_columns(
-        pl.col("entry")
-        .str.splitn("\n", 2)
-        .struct.rename_fields(["header", "residues"])
-        .struct.unnest(),
-        pl.col("entry").str.extract_groups(_HEADER).alias("g"),
+        _split("entry", "\n", "header", "residues"),
+        pl.col("entry").str.extract_groups(_HEADER).alias("groups"),
     )
-    g = pl.col("g").struct
-    rows = entries(
-        t,
-        pl.col("residues").str.replace_all("\n", "", literal=True),
-        g.field("1"),
-        not_a_UniProt_header=g.field("1").is_null(),
-    )
-    return rows, texts(t, name=g.field("2"), organism=g.field("3"), gene=g.field("4"))
+    group = pl.col("groups").struct
+    accession, name, organism, gene = (group.field(str(i)) for i in range(1, 5))
+    sequence = pl.col("residues").str.replace_all("\n", "", literal=True)
+    rows = entries(t, sequence, accession, not_a_UniProt_header=accession.is_null())
+    return rows, texts(t, name=name, organism=organism, gene=gene)
 
 # %% ../../nbs/api/data/03_sources.ipynb #37b4ff67
 PROTEIN_LM = dict(conversation=pl.List(pl.Struct(dict(output=_TEXT))))
@@ -302,46 +283,39 @@ SECTIONS = {
     "Induction": "induction",
     "Disease Association": "disease",
 }
-_HEADINGS = {f"{h}:": task for h, task in SECTIONS.items()} | {
-    "Introduction:": "",
-    "Domain:": "",
-}  # of these two nothing is taken
+_HEADINGS = {f"{heading}:": task for heading, task in SECTIONS.items()}
+_HEADINGS |= {"Introduction:": "", "Domain:": ""}  # of these two nothing is taken
+
+# %% ../../nbs/api/data/03_sources.ipynb #7582775a
+def _text_lines(t: pl.DataFrame, text: pl.Expr) -> pl.DataFrame:
+    "`at, line` of each line that is not blank"
+    lines = t.select(text.str.split("\n").alias("line")).with_row_index("at").explode("line")
+    return lines.with_columns(pl.col("line").str.strip_chars()).filter(pl.col("line") != "")
 
 
+def _in_sections(lines: pl.DataFrame) -> pl.DataFrame:
+    "The lines of sections, with `start` (not null where a section begins), `task` and `section`"
+    heading = pl.col("line").replace_strict(_HEADINGS, default=None)
+    first = pl.col("at") != pl.col("at").shift(1, fill_value=-1)
+    start = pl.when(heading.is_not_null()).then(heading).when(first).then(pl.lit(""))
+    lines = lines.with_columns(start.alias("start"))
+    begins = pl.col("start").is_not_null()
+    lines = lines.with_columns(task=pl.col("start").forward_fill(), section=begins.cum_sum())
+    return lines.filter(pl.col("task") != "")
+
+# %% ../../nbs/api/data/03_sources.ipynb #c392afef
 def _sections(t: pl.DataFrame, text: pl.Expr) -> pl.DataFrame:
     "`at, task, answer` of each section of `text`"
-    lines = (
-        t.select(text.str.split("\n").alias("line"))
-        .with_row_index("at")
-        .explode("line")
-        .with_columns(pl.col("line").str.strip_chars())
-        .filter(pl.col("line") != "")
-    )
-    heading, first = (
-        pl.col("line").replace_strict(_HEADINGS, default=None),
-        pl.col("at") != pl.col("at").shift(1, fill_value=-1),
-    )
-    lines = lines.with_columns(
-        pl.when(heading.is_not_null()).then(heading).when(first).then(pl.lit("")).alias("start")
-    )
-    lines = lines.with_columns(
-        pl.col("start").forward_fill().alias("task"),
-        pl.col("start").is_not_null().cum_sum().alias("section"),
-    ).filter((pl.col("task") != ""))
-    same = pl.col("section") == pl.col("section").shift(-1)
-    opening = (
-        pl.col("start").shift(1).is_not_null() & pl.col("line").str.ends_with(":") & same
-    )  # the same for every protein
-    lines = lines.filter(pl.col("start").is_null() & ~opening.fill_null(False)).select(
-        "at", "task", "section", pl.col("line").alias("answer")
-    )
-    alone = ~pl.col("section").is_duplicated()  # most sections are one line
-    several = (
-        lines.filter(~alone)
-        .group_by("section", maintain_order=True)
-        .agg(pl.col("at", "task").first(), pl.col("answer").str.join(" "))
-    )
-    return pl.concat([lines.filter(alone), several.select(lines.columns)]).drop("section")
+    lines = _in_sections(_text_lines(t, text))
+    behind_heading = pl.col("start").shift(1).is_not_null()
+    more_follows = pl.col("section") == pl.col("section").shift(-1)
+    opening = behind_heading & pl.col("line").str.ends_with(":") & more_follows
+    lines = lines.filter(pl.col("start").is_null() & ~opening.fill_null(False))
+    lines = lines.select("at", "task", "section", answer="line")
+    alone = ~pl.col("section").is_duplicated()
+    several = lines.filter(~alone).group_by("section", maintain_order=True)
+    joined = several.agg(pl.col("at", "task").first(), pl.col("answer").str.join(" "))
+    return pl.concat([lines.filter(alone), joined.select(lines.columns)]).drop("section")
 
 # %% ../../nbs/api/data/03_sources.ipynb #f2244f2c
 def parse_protein_lm(
@@ -349,23 +323,10 @@ def parse_protein_lm(
     task: str = "",  # Not used: a text holds several tasks
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     "ProteinLMDataset (Shen et al. 2024), `swissProt2Text.json`"
-    text = (
-        pl.col("conversation")
-        .list.eval(pl.element().struct.field("output"))
-        .list.join("\n", ignore_nulls=True)
-    )
-    t = t.select("row", text.alias("text")).with_columns(
-        pl.col("text")
-        .str.splitn("<seq>", 2)
-        .struct.rename_fields(["before", "rest"])
-        .struct.unnest()
-    )
-    t = t.with_columns(
-        pl.col("rest")
-        .str.splitn("</seq>", 2)
-        .struct.rename_fields(["sequence", "after"])
-        .struct.unnest()
-    )
+    turns = pl.col("conversation").list.eval(pl.element().struct.field("output"))
+    t = t.select("row", text=turns.list.join("\n", ignore_nulls=True))
+    t = t.with_columns(_split("text", "<seq>", "before", "rest"))
+    t = t.with_columns(_split("rest", "</seq>", "sequence", "after"))
     about = pl.concat_str("before", "after", ignore_nulls=True)
     rows = entries(
         t,
@@ -377,32 +338,43 @@ def parse_protein_lm(
     return rows, _sections(t, about)
 
 # %% ../../nbs/api/data/03_sources.ipynb #4a4f1ce5
+def _require_parallel(proteins: list, descriptions: list, row: int, path: Path, other: Path):
+    "Raise `ValueError` where the lines of two files part, or one ends too early; `row` is the first record's"
+    accessions, same = proteins[::2], descriptions[::2]
+    if accessions != same:
+        pairs = enumerate(zip(accessions, same, strict=False))
+        apart = [(i, a, b) for i, (a, b) in pairs if a != b]
+        if apart:
+            i, a, b = apart[0]
+            place = f"{path.name}, line {2 * (row + i) - 1}"
+            raise ValueError(
+                f"{place}: accession {b!r}, but {a!r} in {other.name}: fetch both again"
+            )
+    if len(proteins) != len(descriptions) or len(proteins) % 2:
+        short = other if len(proteins) < len(descriptions) else path
+        end = row + min(len(proteins), len(descriptions)) // 2
+        mend = f"fetch {path.name} and {other.name} again"
+        raise ValueError(f"{short.name}: ends at record {end}, too early: {mend}")
+
+# %% ../../nbs/api/data/03_sources.ipynb #4b65004f
 def parallel_blocks(
     path: Path,  # `text_sequence.txt`; `protein_sequence.txt` lies beside it
 ) -> Iterator[dict]:  # Lists `accession`, `sequence`, `text`
     "Records of two parallel files. Raises `ValueError` where the two part"
-    other, row, n = path.with_name(path.name.replace("text_", "protein_")), 1, BLOCK >> 9
+    other = path.with_name(path.name.replace("text_", "protein_"))
     if not other.is_file():
-        raise FileNotFoundError(
-            f"{other.name} is missing beside {path.name}: fetch the source again"
-        )
+        mend = "fetch the source again"
+        raise FileNotFoundError(f"{other.name} is missing beside {path.name}: {mend}")
+    row, n = 1, BLOCK >> 9
     with open_text(other) as f, open_text(path) as g:
-        while (left := [l.strip() for l in islice(f, 2 * n)]) + (
-            right := [l.strip() for l in islice(g, 2 * n)]
-        ):
-            accs, same = left[::2], right[::2]
-            if accs != same and (
-                apart := [i for i, (a, b) in enumerate(zip(accs, same)) if a != b]
-            ):
-                raise ValueError(
-                    f"{path.name}, line {2 * (row + apart[0]) - 1}: accession {same[apart[0]]!r}, but {accs[apart[0]]!r} in {other.name}: fetch both again"
-                )
-            if len(left) != len(right) or len(left) % 2:
-                raise ValueError(
-                    f"{(other if len(left) < len(right) else path).name}: ends at record {row + min(len(left), len(right)) // 2}, too early: fetch {path.name} and {other.name} again"
-                )
-            row += len(accs)
-            yield dict(accession=accs, sequence=left[1::2], text=right[1::2])
+        while True:
+            proteins = [line.strip() for line in islice(f, 2 * n)]
+            descriptions = [line.strip() for line in islice(g, 2 * n)]
+            if not proteins and not descriptions:
+                return
+            _require_parallel(proteins, descriptions, row, path, other)
+            row += len(proteins) // 2
+            yield dict(accession=proteins[::2], sequence=proteins[1::2], text=descriptions[1::2])
 
 # %% ../../nbs/api/data/03_sources.ipynb #89122586
 def parallel_table(
@@ -410,9 +382,8 @@ def parallel_table(
     path: Path,  # Not used
 ) -> tuple:  # Table with `row` (from 1 in the block) and these columns; and an empty list
     "A block as a table"
-    return pl.DataFrame(
-        block, schema=dict(accession=_TEXT, sequence=_TEXT, text=_TEXT)
-    ).with_row_index("row", 1), []
+    schema = dict(accession=_TEXT, sequence=_TEXT, text=_TEXT)
+    return pl.DataFrame(block, schema=schema).with_row_index("row", 1), []
 
 
 def parse_swissprot_clap(
@@ -436,37 +407,26 @@ def tsv_blocks(
         names = f.readline().rstrip("\n").split("\t")
         missing = {"EntryName", "Sequence", *_COLUMNS} - set(names)
         if missing or len(set(names)) < len(names):
-            raise ValueError(
-                f"{path.name}: no column {', '.join(sorted(missing))}; it has {', '.join(names)[:200]}: was a column renamed?"
-            )
-        while block := f.read(BLOCK):
+            lacks = f"no column {', '.join(sorted(missing))}; it has {', '.join(names)[:200]}"
+            raise ValueError(f"{path.name}: {lacks}: was a column renamed?")
+        for block in iter(partial(f.read, BLOCK), ""):
             yield names, block + f.readline()
 
 # %% ../../nbs/api/data/03_sources.ipynb #955d3880
 def tsv_table(
     block: tuple,  # What `tsv_blocks` gives
     path: Path,  # Not used
-) -> tuple:  # Table with `row` (from 1 in the block) and the file's columns; and `(row, reason)` of rows with too few or too many fields
+) -> tuple:  # Table with `row` (from 1) and the file's columns; `(row, reason)` where the fields are too few or many
     "A block as a table; blank lines are no rows"
-    names, lines = block[0], pl.Series("line", [block[1]]).str.split("\n").explode()
-    lines = (
-        lines.filter(lines != "")
-        .to_frame()
-        .with_row_index("row", 1)
-        .with_columns(n=pl.col("line").str.count_matches("\t", literal=True) + 1)
-    )
+    names, text = block
+    lines = pl.Series("line", [text]).str.split("\n").explode()
+    lines = lines.filter(lines != "").to_frame().with_row_index("row", 1)
+    lines = lines.with_columns(n=pl.col("line").str.count_matches("\t", literal=True) + 1)
     whole = pl.col("n") == len(names)
-    bad = [
-        (r, f"{n} fields where the header has {len(names)}")
-        for r, n in lines.filter(~whole).select("row", "n").rows()
-    ]
-    return lines.filter(whole).select(
-        "row",
-        pl.col("line")
-        .str.split_exact("\t", len(names) - 1)
-        .struct.rename_fields(names)
-        .struct.unnest(),
-    ), bad
+    others = lines.filter(~whole).select("row", "n").rows()
+    bad = [(row, f"{n} fields where the header has {len(names)}") for row, n in others]
+    fields = pl.col("line").str.split_exact("\t", len(names) - 1).struct.rename_fields(names)
+    return lines.filter(whole).select("row", fields.struct.unnest()), bad
 
 # %% ../../nbs/api/data/03_sources.ipynb #79e0f3b1
 def parse_prot_describe(
@@ -474,49 +434,38 @@ def parse_prot_describe(
     task: str = "",  # Not used: a row holds several tasks
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     "ProtDescribe (Xu et al. 2023): a text for each filled cell"
-    return entries(t, pl.col("Sequence")), texts(
-        t, **{task: pl.when(pl.col(c) != "").then(c) for c, task in _COLUMNS.items()}
-    )
+    filled = {task: pl.when(pl.col(c) != "").then(c) for c, task in _COLUMNS.items()}
+    return entries(t, pl.col("Sequence")), texts(t, **filled)
 
 # %% ../../nbs/api/data/03_sources.ipynb #1f273dc9
-PROTEIN2TEXT_QA = {
-    "amino_seq": _TEXT,
-    "protein_id": _TEXT,
-    "conversations": pl.List(pl.Struct({"from": _TEXT, "value": _TEXT})),
-}
+_TURN = pl.Struct({"from": _TEXT, "value": _TEXT})
+PROTEIN2TEXT_QA = dict(amino_seq=_TEXT, protein_id=_TEXT, conversations=pl.List(_TURN))
 
 
+def _turn(i: int, key: str) -> pl.Expr:
+    "A field of a conversation's turn; null where there is none"
+    return pl.col("conversations").list.get(i, null_on_oob=True).struct.field(key)
+
+# %% ../../nbs/api/data/03_sources.ipynb #da840c2b
 def parse_protein2text_qa(
     t: pl.DataFrame,  # Columns of `PROTEIN2TEXT_QA`
     task: str = "",  # Not used: there is one task
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     "Protein2Text-QA (Jararweh et al. 2025)"
-    turns, turn = (
-        pl.col("conversations").list,
-        lambda i, key: pl.col("conversations").list.get(i, null_on_oob=True).struct.field(key),
+    two = pl.col("conversations").list.len() == 2
+    asked = _turn(0, "from").eq_missing("human") & _turn(1, "from").eq_missing("gpt")
+    question = _turn(0, "value").str.replace("<protein_sequence>", "", literal=True)
+    question = question.str.strip_chars()
+    answer = _turn(1, "value")
+    lacks = dict(
+        no_question_from_human_with_an_answer_from_gpt=~(two & asked).fill_null(False),
+        no_question=question.fill_null("") == "",
+        no_answer=answer.is_null(),
     )
-    asked = turn(0, "value").str.replace("<protein_sequence>", "", literal=True).str.strip_chars()
-    odd = (
-        (turns.len() != 2) | turn(0, "from").ne_missing("human") | turn(1, "from").ne_missing("gpt")
-    )
-    rows = entries(
-        t,
-        pl.col("amino_seq"),
-        pl.col("protein_id"),
-        asked,
-        no_question_from_human_with_an_answer_from_gpt=odd.fill_null(True),
-        no_question=asked.fill_null("") == "",
-        no_answer=turn(1, "value").is_null(),
-    )
-    return rows, texts(t, qa=turn(1, "value"))
+    rows = entries(t, pl.col("amino_seq"), pl.col("protein_id"), question, **lacks)
+    return rows, texts(t, qa=answer)
 
 # %% ../../nbs/api/data/03_sources.ipynb #6d0b7a31
-_RESIDUES = bytes.maketrans(
-    bytes(range(28)), b"\n" + b"ABCDEFGHIKLMNPQRSTVWXYZU*OJ"
-)  # NCBIstdaa; zero stands between two sequences
-_BEFORE_TITLE = b"\x30\x80\x30\x80\xa0\x80\x1a"  # a set of definition lines, the first of them, its title, which is a VisibleString
-
-
 def _blast_index(path: Path) -> tuple:
     "Where the entries begin in `.phr` and in `.psq`"
     raw, at, whole = path.read_bytes(), 8, False
@@ -526,111 +475,107 @@ def _blast_index(path: Path) -> tuple:
         (n,) = struct.unpack_from(">I", raw.ljust(at + 4), at)
         whole = len(raw) == at + 16 + 8 * (n + 1)
     if not whole:
-        raise ValueError(
-            f"{path.name}: not a whole index of a protein BLAST database of version 4: fetch the file again"
-        )
+        what = "not a whole index of a protein BLAST database of version 4"
+        raise ValueError(f"{path.name}: {what}: fetch the file again")
     offsets = np.frombuffer(raw, ">u4", offset=at + 16).astype(np.int64)
     return offsets[: n + 1], offsets[n + 1 :]
 
+# %% ../../nbs/api/data/03_sources.ipynb #b14a449d
+def _require_size(file: Path, size: int, index: Path):
+    "Raise `FileNotFoundError` or `ValueError` where a file is not as long as the index says"
+    if not file.is_file():
+        mend = "fetch the source again"
+        raise FileNotFoundError(f"{file.name} is missing beside {index.name}: {mend}")
+    found = file.stat().st_size
+    if found != size:
+        differ = f"{found:,} bytes, but {index.name} says {size:,}"
+        raise ValueError(f"{file.name}: {differ}: fetch both again")
+
 # %% ../../nbs/api/data/03_sources.ipynb #ff7643c4
+_NCBI = b"\n" + b"ABCDEFGHIKLMNPQRSTVWXYZU*OJ"  # NCBIstdaa; zero stands between two sequences
+_RESIDUES = bytes.maketrans(bytes(range(28)), _NCBI)
+
+
 def blast_blocks(
     path: Path,  # The `.pin` file of a protein BLAST database; `.phr` and `.psq` lie beside it
 ) -> Iterator[tuple]:  # Headers as bytes, and the text of the sequences, one a line
     "Pieces of a database. Raises `ValueError` where one of its files is not as long as the index says"
-    at = dict(zip((".phr", ".psq"), _blast_index(path)))
-    for suffix, offsets in at.items():
-        other = path.with_suffix(suffix)
-        if not other.is_file():
-            raise FileNotFoundError(
-                f"{other.name} is missing beside {path.name}: fetch the source again"
-            )
-        if other.stat().st_size != offsets[-1]:
-            raise ValueError(
-                f"{other.name}: {other.stat().st_size:,} bytes, but {path.name} says {offsets[-1]:,}: fetch both again"
-            )
-    headers, residues = at.values()
+    headers, residues = _blast_index(path)
+    _require_size(path.with_suffix(".phr"), headers[-1], path)
+    _require_size(path.with_suffix(".psq"), residues[-1], path)
     cuts = [0, *np.flatnonzero(np.diff(residues[:-1] // BLOCK)) + 1, len(residues) - 1]
     with open(path.with_suffix(".phr"), "rb") as f, open(path.with_suffix(".psq"), "rb") as g:
         g.read(1)
-        for a, b in zip(cuts, cuts[1:]):
-            raw, begin = f.read(headers[b] - headers[a]), headers[a : b + 1] - headers[a]
-            yield (
-                [raw[i:j] for i, j in zip(begin, begin[1:])],
-                g.read(residues[b] - residues[a])[:-1]
-                .translate(_RESIDUES)
-                .decode("ascii", "replace"),
-            )
+        for start, end in pairwise(cuts):
+            raw = f.read(headers[end] - headers[start])
+            begins = headers[start : end + 1] - headers[start]
+            sequences = g.read(residues[end] - residues[start])[:-1].translate(_RESIDUES)
+            yield [raw[i:j] for i, j in pairwise(begins)], sequences.decode("ascii", "replace")
 
 # %% ../../nbs/api/data/03_sources.ipynb #0f7d9b52
-_ASPECTS = dict(MFO="protein_function", BPO="function", CCO="location")  # folder: task
+_BEFORE_TITLE = b"\x30\x80\x30\x80\xa0\x80\x1a"  # a set of definition lines, the first, its title (a VisibleString)
 
 
 def _title(header: bytes) -> str | None:
     "The first title of a header, or None"
-    size, at = header[7] if header.startswith(_BEFORE_TITLE) and len(header) > 7 else 0, 8
-    if size > 127:
-        size, at = (
-            int.from_bytes(header[8 : 8 + size - 128]),
-            8 + size - 128,
-        )  # the length has bytes of its own
-    return (
-        header[at : at + size].decode("ascii", "replace") if 0 < size <= len(header) - at else None
-    )
+    if not header.startswith(_BEFORE_TITLE) or len(header) < 8:
+        return None
+    size, at = header[7], 8
+    if size > 127:  # the length has bytes of its own
+        at += size - 128
+        size = int.from_bytes(header[8:at])
+    if not 0 < size <= len(header) - at:
+        return None
+    return header[at : at + size].decode("ascii", "replace")
 
 
 @lru_cache(maxsize=1)
 def _term_names(path: Path) -> dict:
     "Name of each GO term"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path.name} is missing in {path.parent.name}: fetch the source again"
-        )
+        mend = "fetch the source again"
+        raise FileNotFoundError(f"{path.name} is missing in {path.parent.name}: {mend}")
     with open_text(path) as f:
         return dict(line.rstrip("\n").split("\t", 1) for line in f if "\t" in line)
+
+# %% ../../nbs/api/data/03_sources.ipynb #7982596f
+_ASPECTS = dict(MFO="protein_function", BPO="function", CCO="location")  # folder: task
+
+
+def _terms(t: pl.DataFrame, names: dict) -> tuple[pl.DataFrame, pl.DataFrame]:
+    "`row, names` of each entry; and `row, term` of each that has a term without a name, with the first of them"
+    terms = t.select("row", pl.col("terms").str.split(",").alias("term")).explode("term")
+    terms = terms.unique(maintain_order=True)
+    name = pl.col("term").replace_strict(names, default=None, return_dtype=_TEXT)
+    terms = terms.with_columns(name=name)
+    lost = terms.filter(pl.col("name").is_null()).group_by("row", maintain_order=True)
+    named = terms.group_by("row", maintain_order=True)
+    return named.agg(names="name"), lost.agg(pl.col("term").first())
+
+
+def _without_name(lost: pl.DataFrame) -> list:
+    "`(row, reason)` of entries without a title, or with a term that has no name"
+    no_name, no_title = "no name of GO term {!r}", "no title accession|GO:..,GO:.."
+    return [(row, no_name.format(term) if term else no_title) for row, term in lost.rows()]
 
 # %% ../../nbs/api/data/03_sources.ipynb #35fd14bf
 def metastudent_table(
     block: tuple,  # What `blast_blocks` gives
     path: Path,  # Its folder names the aspect of GO; `nameMapping.txt` lies beside that
-) -> tuple:  # Table with `row` (from 1 in the block), `accession`, `sequence`, `task`, `names` (of its terms, each once); and `(row, reason)` of entries without any
-    "A block as a table"
-    if path.parent.name not in _ASPECTS:
-        raise ValueError(
-            f"{path.parent.name}/{path.name}: a folder is called {', '.join(_ASPECTS)}: restore the folder's name"
-        )
-    names = _term_names(path.parent.parent / "nameMapping.txt")
-    t = pl.DataFrame(
-        dict(title=[_title(h) for h in block[0]], sequence=block[1].split("\n")),
-        schema=dict(title=_TEXT, sequence=_TEXT),
-    ).with_row_index("row", 1)
-    t = t.with_columns(
-        pl.col("title")
-        .str.splitn("|", 2)
-        .struct.rename_fields(["accession", "terms"])
-        .struct.unnest(),
-        task=pl.lit(_ASPECTS[path.parent.name]),
-    )
-    tall = (
-        t.select("row", pl.col("terms").str.split(",").alias("term"))
-        .explode("term")
-        .unique(maintain_order=True)
-    )
-    tall = tall.with_columns(
-        pl.col("term").replace_strict(names, default=None, return_dtype=_TEXT).alias("name")
-    )
-    lost = (
-        tall.filter(pl.col("name").is_null())
-        .group_by("row", maintain_order=True)
-        .agg(pl.col("term").first())
-    )
-    bad = [
-        (r, f"no name of GO term {term!r}" if term else "no title accession|GO:..,GO:..")
-        for r, term in lost.rows()
-    ]
-    named = tall.group_by("row", maintain_order=True).agg(names="name")
-    return t.join(named, on="row", maintain_order="left").join(
-        lost, on="row", how="anti", maintain_order="left"
-    ).select("row", "accession", "sequence", "task", "names"), bad
+) -> tuple:  # Table with `row` (from 1), `accession`, `sequence`, `task`, `names`; `(row, reason)` of invalid entries
+    "A block as a table; `names` are those of an entry's terms, each once"
+    aspect = path.parent.name
+    if aspect not in _ASPECTS:
+        mend = f"a folder is called {', '.join(_ASPECTS)}: restore the folder's name"
+        raise ValueError(f"{aspect}/{path.name}: {mend}")
+    headers, sequences = block
+    columns = dict(title=[_title(h) for h in headers], sequence=sequences.split("\n"))
+    t = pl.DataFrame(columns, schema=dict(title=_TEXT, sequence=_TEXT)).with_row_index("row", 1)
+    t = t.with_columns(_split("title", "|", "accession", "terms"), task=pl.lit(_ASPECTS[aspect]))
+    named, lost = _terms(t, _term_names(path.parent.parent / "nameMapping.txt"))
+    t = t.join(named, on="row", maintain_order="left")
+    t = t.join(lost, on="row", how="anti", maintain_order="left")
+    return t.select("row", "accession", "sequence", "task", "names"), _without_name(lost)
 
 # %% ../../nbs/api/data/03_sources.ipynb #107da707
 def parse_metastudent(
@@ -638,15 +583,16 @@ def parse_metastudent(
     task: str = "",  # Not used: the folder says the task
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     "GO annotations of metastudent-data (Hamp et al. 2013)"
-    said = t.select(
-        pl.int_range(pl.len(), dtype=pl.UInt32).alias("at"), "task", answer="names"
-    ).explode("answer")
-    return entries(t, pl.col("sequence"), pl.col("accession")), said
+    at = pl.int_range(pl.len(), dtype=pl.UInt32).alias("at")
+    answers = t.select(at, "task", answer="names").explode("answer")
+    return entries(t, pl.col("sequence"), pl.col("accession")), answers
 
 # %% ../../nbs/api/data/03_sources.ipynb #8f3e3a45
-_OWN_NEEDS, _OWN_MAY = ("sequence", "task", "answer"), ("question", "accession", "protein_id")
+_OWN_NEEDS = ("sequence", "task", "answer")
+_OWN_MAY = ("question", "accession", "protein_id")
 _OWN_HINTS = dict(
-    task=f"a task says what the answer is about: {', '.join(TASKS + MEMORY_TASKS)}, or a name of your own"
+    task="a task says what the answer is about: "
+    f"{', '.join(TASKS + MEMORY_TASKS)}, or a name of your own"
 )
 
 
@@ -654,9 +600,8 @@ def own_blocks(
     path: Path,  # A `.jsonl`, `.csv` or `.tsv` file
 ) -> Iterator[Part]:
     "Pieces of a user's own file. Raises `ValueError` where it lacks a column, or cannot be trusted from some line on"
-    yield from read_parts(
-        path, _OWN_NEEDS, _OWN_MAY, errors="replace", hints=_OWN_HINTS, size=BLOCK >> 9
-    )
+    size = BLOCK >> 9
+    yield from read_parts(path, _OWN_NEEDS, _OWN_MAY, errors="replace", hints=_OWN_HINTS, size=size)
 
 # %% ../../nbs/api/data/03_sources.ipynb #0ec1600b
 def own_table(
@@ -665,9 +610,8 @@ def own_table(
 ) -> tuple:  # Table with `row` (from 1 in the block) and columns of text; and `(row, reason)` of refused records
     "A block as a table"
     table = block.table.drop("line")
-    table = table.with_columns(
-        pl.lit(None, pl.String).alias(c) for c in _OWN_MAY if c not in table.columns
-    )
+    missing = [c for c in _OWN_MAY if c not in table.columns]
+    table = table.with_columns(pl.lit(None, pl.String).alias(c) for c in missing)
     return table, [(row, f"{why} (line {line})") for row, line, why in block.refused]
 
 
@@ -676,14 +620,10 @@ def parse_own(
     task: str = "",  # Not used: the record names its task
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     "A user's own records"
-    rows = entries(
-        t, pl.col("sequence"), pl.coalesce("accession", "protein_id"), pl.col("question")
-    )
-    return rows, t.select(
-        pl.int_range(pl.len(), dtype=pl.UInt32).alias("at"),
-        pl.col("task").str.strip_chars(),
-        "answer",
-    )
+    accession = pl.coalesce("accession", "protein_id")
+    rows = entries(t, pl.col("sequence"), accession, pl.col("question"))
+    at = pl.int_range(pl.len(), dtype=pl.UInt32).alias("at")
+    return rows, t.select(at, pl.col("task").str.strip_chars(), "answer")
 
 # %% ../../nbs/api/data/03_sources.ipynb #76cce64e
 class Format(NamedTuple):
@@ -700,14 +640,13 @@ def _json(schema: dict, parse: Callable) -> Format:
     return Format((".json",), json_blocks, partial(json_table, schema=schema), parse)
 
 # %% ../../nbs/api/data/03_sources.ipynb #ef499d3c
+_CLAP = ("text_sequence.txt",)
 _OWN = Format((".jsonl", ".csv", ".tsv"), own_blocks, own_table, parse_own, own=True)
 FORMATS = dict(
     mol_instructions=_json(MOL_INSTRUCTIONS, parse_mol_instructions),
     swissprot=Format((".fasta",), fasta_blocks, fasta_table, parse_swissprot),
     protein_lm=_json(PROTEIN_LM, parse_protein_lm),
-    swissprot_clap=Format(
-        ("text_sequence.txt",), parallel_blocks, parallel_table, parse_swissprot_clap
-    ),
+    swissprot_clap=Format(_CLAP, parallel_blocks, parallel_table, parse_swissprot_clap),
     prot_describe=Format((".tsv",), tsv_blocks, tsv_table, parse_prot_describe),
     protein2text_qa=_json(PROTEIN2TEXT_QA, parse_protein2text_qa),
     metastudent=Format((".pin",), blast_blocks, metastudent_table, parse_metastudent),
@@ -717,33 +656,35 @@ FORMATS = dict(
 )
 OWN_FORMATS = ("jsonl", "csv", "tsv")  # of a user's own files
 
-
+# %% ../../nbs/api/data/03_sources.ipynb #c1385f0c
 @dataclass
 class SourceBatch:
     "Some entries of one file"
 
     source: str  # Name of the source
     file: str  # File below the source's folder
-    rows: (
-        pl.DataFrame
-    )  # One row an entry: `row` (from 1), `sequence`, `accession`, `question`, `official`
+    rows: pl.DataFrame  # One row an entry: `row`, `sequence`, `accession`, `question`, `official`
     texts: pl.DataFrame  # One row a text: `at` (its entry's index in `rows`), `task`, `answer`
     bad: list  # `(row, reason)` of each entry that could not be read; it has no texts
     own: bool = False  # Whether its records may name tasks of their own
 
 # %% ../../nbs/api/data/03_sources.ipynb #66599637
-def read_ahead(work: Callable, items, threads: int = 2) -> Iterator:
-    "`work` on each item in threads of its own, in order; at most three items are under way"
+def read_ahead(
+    work: Callable,  # What to do with each item
+    items,  # Any number of them
+    threads: int = 2,  # Threads that work
+) -> Iterator:  # Results, in the items' order
+    "`work` on each item in threads of its own; at most three items are under way"
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
-        for x in items:
-            waiting.append(pool.submit(work, x))
+        for item in items:
+            waiting.append(pool.submit(work, item))
             if len(waiting) > 2:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
-
+# %% ../../nbs/api/data/03_sources.ipynb #e3945a2a
 def _numbered_tables(path: Path, form: Format) -> Iterator[tuple]:
     "Tables of one file, and what could not be parsed, with rows counted from the file's start"
     before = 0
@@ -751,53 +692,57 @@ def _numbered_tables(path: Path, form: Format) -> Iterator[tuple]:
         yield table.with_columns(pl.col("row") + before), [(before + row, why) for row, why in bad]
         before += len(table) + len(bad)
 
+# %% ../../nbs/api/data/03_sources.ipynb #4b768ad2
+def _as_batch(table: pl.DataFrame, bad: list, form: Format, source: str, path: Path, name: str):
+    "A table as a `SourceBatch`, without the texts of entries that lack something, and the number of the others"
+    rows, answers = form.parse(table, path.name.split(".")[0])
+    lacking = rows["why"].is_not_null()
+    if lacking.any():
+        answers = answers.filter(~lacking.gather(answers["at"]))
+        bad = bad + rows.filter(lacking).select("row", "why").rows()
+    batch = SourceBatch(source, name, rows.drop("why"), answers, sorted(bad), form.own)
+    return batch, len(rows) - lacking.sum()
+
 # %% ../../nbs/api/data/03_sources.ipynb #5746286d
 def _read_file(path: Path, form: Format, source: str, name: str, work: Callable) -> Iterator:
-    "`work` on the batches of one file. Raises `ValueError` when there is no entry, or none of a source's first ones can be read"
+    "`work` on the batches of one file. Raises `ValueError` where the file has not the form of its source"
 
     def read(numbered):
-        table, bad = numbered
-        rows, said = form.parse(table, path.name.split(".")[0])
-        lacking = rows["why"].is_not_null()
-        bad = sorted(bad + rows.filter(lacking).select("row", "why").rows())
-        b = SourceBatch(
-            source,
-            name,
-            rows.drop("why"),
-            said.filter(~lacking.gather(said["at"])) if lacking.any() else said,
-            bad,
-            form.own,
-        )
-        return len(rows) - lacking.sum(), bad[:1], work(b)
+        batch, n = _as_batch(*numbered, form, source, path, name)
+        return n, batch.bad[:1], work(batch)
 
     read_well = 0
     for n, bad, done in read_ahead(read, _numbered_tables(path, form)):
         read_well += n
         if not read_well and bad and not form.own:
-            raise ValueError(
-                f"{path.name}: none of its first records can be read; record {bad[0][0]}: {bad[0][1]}"
-            )
+            row, why = bad[0]
+            first = f"none of its first records can be read; record {row}: {why}"
+            raise ValueError(f"{path.name}: {first}")
         yield done
     if not read_well and not form.own:
         raise ValueError(f"{path.name}: holds no record: fetch the file again")
 
 # %% ../../nbs/api/data/03_sources.ipynb #4ee0138e
+def _format(name: str) -> Format:
+    "A format by its name. Raises `ValueError` that lists them"
+    if name not in FORMATS:
+        raise ValueError(f"unknown format {name!r}: choose from {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+# %% ../../nbs/api/data/03_sources.ipynb #1fd34aa8
 def read_source(
     entry: dict,  # An entry of a manifest's `sources`: source, format, path
     root: Path | str,  # Folder that the paths are relative to
     work: Callable = lambda batch: batch,  # What to do with each batch, in the threads that read
-    named: tuple
-    | None = None,  # Files of the manifest, relative to `root`: others are not read; None reads all of the source's folder
+    named: tuple | None = None,  # Files of the manifest, relative to `root`; None: all there are
 ) -> Iterator:  # Batches, or what `work` makes of them, in order
-    "Read one source. Raises `ValueError` on an unknown format or a damaged file, `FileNotFoundError` where folder or file is not there"
-    if entry["format"] not in FORMATS:
-        raise ValueError(f"unknown format {entry['format']!r}: choose from {', '.join(FORMATS)}")
-    folder, form = Path(root) / entry["path"], FORMATS[entry["format"]]
+    "Read one source. Raises `ValueError` (unknown format, damaged file) or `FileNotFoundError`"
+    root, form = Path(root), _format(entry["format"])
+    folder = root / entry["path"]
     if not folder.exists():
-        raise FileNotFoundError(
-            f"source {entry['source']}: no folder {entry['path']} in {Path(root).name}"
-        )
-    wanted = None if named is None else tuple(Path(root) / n for n in named)
+        where = f"no folder {entry['path']} in {root.name}"
+        raise FileNotFoundError(f"source {entry['source']}: {where}")
+    wanted = None if named is None else tuple(root / n for n in named)
     for path in files(folder, *form.endings, named=wanted):
         if path.name.startswith("protein_design."):
             continue  # of Mol-Instructions: its input holds no protein

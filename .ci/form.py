@@ -1,0 +1,249 @@
+"""Checks how the code is written: notebooks' cells and outputs, lines, imports, and what is generated from notebooks.
+Started by `.ci/test.py`; `python .ci/form.py` runs these checks alone, in seconds."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median, quantiles
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv" / "bin"
+LINES, CHARACTERS = 25, 1_200  # of an exported cell
+MODULE_LINES = 50  # of an exported cell that is a torch module
+EXAMPLE_LINES, EXPORTED_IN_A_ROW = 20, 3
+OUTPUT_BYTES = 100_000  # of one cell
+MEDIAN, P90 = 60, 95  # characters of a line within a function
+HOME = r"(?<![\w./:-])/(?:root|home|tmp|Users|private|var)/\w+"  # paths of somebody's machine
+
+
+def call(*command, cwd=ROOT, **env):
+    "Exit code and output of a command"
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | env,
+    )
+    return done.returncode, done.stdout
+
+
+def notebooks(folder="."):
+    "Notebooks below nbs/, checkpoints aside"
+    found = (ROOT / "nbs" / folder).rglob("*.ipynb")
+    return sorted(p for p in found if ".ipynb_checkpoints" not in p.parts)
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def cells_of(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def skipped(path):
+    "Whether nbdev_test leaves the notebook out: it does in a folder with a file `.notest`"
+    return (path.parent / ".notest").exists()
+
+
+def directive(cell):
+    "The first word behind `#|`; empty where there is none"
+    first = source(cell).split("\n", 1)[0]
+    return first.removeprefix("#|").split()[0] if first.startswith("#|") else ""
+
+
+def code_of(cell):
+    "An exported cell without its directives"
+    lines = [line for line in source(cell).splitlines() if not line.startswith("#|")]
+    return "\n".join(lines).strip()
+
+
+def is_torch_module(tree):
+    "Whether a cell is one class derived from a torch module"
+    bases = [ast.unparse(b) for n in tree.body if isinstance(n, ast.ClassDef) for b in n.bases]
+    return any(b.endswith(("Module", "PreTrainedModel", "autograd.Function")) for b in bases)
+
+
+def too_large(cell):
+    "What is wrong with the size of an exported cell"
+    code = code_of(cell)
+    tree = ast.parse(code)
+    if all(isinstance(n, ast.Import | ast.ImportFrom) for n in tree.body):
+        return ""
+    lines = len(code.splitlines())
+    if is_torch_module(tree):
+        return f"{lines} lines, {MODULE_LINES} are allowed" if lines > MODULE_LINES else ""
+    if lines > LINES or len(code) > CHARACTERS:
+        allowed = f"{LINES} lines and {CHARACTERS:,} characters are allowed"
+        return f"{lines} lines and {len(code):,} characters, {allowed}"
+    return ""
+
+
+def ends_in_value(cell):
+    "Whether an example ends in an expression whose value a reader would want to see"
+    text = source(cell)
+    if cell["cell_type"] != "code" or directive(cell) or text.rstrip().endswith(";"):
+        return False
+    tree = ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", text))
+    if not tree.body or not isinstance(tree.body[-1], ast.Expr):
+        return False
+    called = tree.body[-1].value
+    name = ast.unparse(called.func) if isinstance(called, ast.Call) else ""
+    return not name.startswith("test_")
+
+
+def form(path):
+    "What is wrong with the form of one notebook"
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    wrong = []
+    if nb["metadata"].get("kernelspec", {}).get("name") != "python3":
+        wrong.append("kernelspec is not python3: papermill cannot start it")
+    outputs = json.dumps([c.get("outputs", []) for c in nb["cells"]])
+    places = {str(ROOT), str(Path.home()), sys.prefix} | set(re.findall(HOME, outputs))
+    held = sorted(p for p in places if len(p) > 1 and p in outputs)
+    wrong += [f"an output holds the path {p}" for p in held]
+    if any("skip_exec" in source(c) for c in nb["cells"][:1]):
+        wrong.append("its first cell is raw front matter, which a visitor sees")
+    is_run = path.parent == ROOT / "nbs" and re.match(r"\d\d[a-z]?_", path.name)
+    wrong += form_of_run(path, nb) if is_run else form_of_library(path, nb)
+    return "\n".join(f"{path.relative_to(ROOT)}: {w}" for w in wrong)
+
+
+def form_of_run(path, nb):
+    "What is wrong with a run notebook"
+    wrong = []
+    count = sum("parameters" in c["metadata"].get("tags", []) for c in nb["cells"])
+    if count != 1:
+        wrong.append(f"{count} cells are tagged `parameters`, not one")
+    if not skipped(path):
+        wrong.append("nbs/.notest is missing: nbdev_test would run it")
+    if any(c.get("outputs") for c in nb["cells"]):
+        wrong.append("a run notebook holds outputs")
+    return wrong
+
+
+def form_of_library(path, nb):
+    "What is wrong with a library notebook"
+    if ROOT / "nbs" / "api" not in path.parents:
+        return []
+    wrong = []
+    for i, cell in enumerate(nb["cells"]):
+        if directive(cell) == "export" and (error := too_large(cell)):
+            wrong.append(f"cell {i}: {error}")
+        if ends_in_value(cell) and not cell["outputs"]:
+            wrong.append(f"cell {i} ends in a value and stores no output: run `make outputs`")
+        size = len(json.dumps(cell.get("outputs", [])))
+        if size > OUTPUT_BYTES:
+            wrong.append(f"cell {i} stores {size:,} bytes of output, {OUTPUT_BYTES:,} are allowed")
+    return wrong
+
+
+def private_imports():
+    "Names with an underscore that one module takes from another"
+    wrong = []
+    for path in sorted((ROOT / "protein_llm").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.level or "protein_llm" in node.module):
+                names = [a.name for a in node.names if re.match(r"_[^_]", a.name)]
+                wrong += [f"{path.relative_to(ROOT)} imports {n} of {node.module}" for n in names]
+    return "\n".join(wrong)
+
+
+def widths():
+    "Whether lines within functions are as short as promised"
+    lengths = []
+    for path in sorted((ROOT / "protein_llm").rglob("*.py")):
+        if path.name == "_modidx.py":
+            continue
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                body = lines[node.body[0].lineno - 1 : node.end_lineno]
+                lengths += [len(line) for line in body if line.strip()]
+    middle, high = median(lengths), quantiles(lengths, n=10)[-1]
+    if middle > MEDIAN or high > P90:
+        return (
+            f"lines within functions: median {middle:.0f}, 90 % {high:.0f}; {MEDIAN}, {P90} allowed"
+        )
+    return ""
+
+
+def differs(command, folders):
+    "Run an nbdev command on a copy of the project; the error names the files that it changes"
+
+    def files(base):
+        found = (p for f in folders for p in (base / f).rglob("*"))
+        wanted = (p for p in found if p.suffix in (".py", ".ipynb") and p.is_file())
+        return {
+            p.relative_to(base): p.read_bytes()
+            for p in wanted
+            if ".ipynb_checkpoints" not in p.parts
+        }
+
+    with tempfile.TemporaryDirectory() as d:
+        copy = Path(d) / "project"
+        copy.mkdir()
+        for name in ("settings.ini", "setup.py"):
+            shutil.copy(ROOT / name, copy / name)
+        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        for name in ("nbs", "protein_llm"):
+            shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+        code, out = call(BIN / command, cwd=copy, PYTHONPATH=str(copy))
+        if code:
+            return out
+        made, here = files(copy), files(ROOT)
+    changed = sorted(str(n) for n in made.keys() | here.keys() if made.get(n) != here.get(n))
+    return f"{command} changes {', '.join(changed)}: run it and commit it" if changed else ""
+
+
+def checked(*command):
+    "Output of a command that fails; empty where it succeeds"
+    code, out = call(*command)
+    return out if code else ""
+
+
+def kernel():
+    "The kernel that papermill and JupyterLab start must be the one of .venv"
+    code, out = call(BIN / "jupyter", "kernelspec", "list", "--json")
+    if code:
+        return out
+    specs = json.loads(out[out.index("{") :])["kernelspecs"]
+    found = specs.get("python3", {}).get("resource_dir", "none")
+    if Path(found).is_relative_to(ROOT / ".venv"):
+        return ""
+    return f"the kernel python3 is {found}, not the one of .venv"
+
+
+def checks():
+    "Each check's name and what it found wrong"
+    code = ("nbs", "bench", "scripts", ".ci", "setup.py")
+    yield "nbdev_export changes nothing", differs("nbdev_export", ["protein_llm"])
+    yield "nbdev_clean changes nothing", differs("nbdev_clean", ["nbs"])
+    yield (
+        "README.md is what nbs/index.ipynb gives",
+        checked(BIN / "python", "scripts/readme.py", "--check"),
+    )
+    yield "the notebooks' form", "\n".join(filter(None, map(form, notebooks())))
+    yield "ruff check", checked(BIN / "ruff", "check", "--quiet", *code)
+    yield "ruff format", checked(BIN / "ruff", "format", "--check", "--quiet", *code)
+    yield "imports go one way", checked(BIN / "lint-imports", "--no-logo", "--no-cache")
+    yield "no private name is imported", private_imports()
+    yield "short lines", widths()
+    yield "the kernel is .venv's", kernel()
+
+
+if __name__ == "__main__":
+    failed = 0
+    for name, error in checks():
+        print(f"{'FAILED' if error else 'ok    '} {name}\n{error}".rstrip(), flush=True)
+        failed += bool(error)
+    sys.exit(1 if failed else 0)
