@@ -89,7 +89,7 @@ def folded(
     "Parts of a page that are there for those who ask"
     return "folded", dict(title=title, parts=list(parts))
 
-# %% ../../nbs/api/reporting/02_page.ipynb #bfa3deab
+# %% ../../nbs/api/reporting/02_page.ipynb #5fd3b44b
 SIGNS = {
     "right": "\N{CHECK MARK}",
     "partly right": "\N{ALMOST EQUAL TO}",
@@ -101,7 +101,7 @@ def page_answers(
     question: str,  # As it was asked
     about: str,  # Of which protein and task
     reference: str,  # The right answer
-    answers: list,  # (system or systems, what they answered, verdict: one of `SIGNS`)
+    answers: list,  # (systems, what they answered, verdict: one of `SIGNS`)
 ) -> tuple:  # `answers` and its content
     "A question with what each system answered, marked. Raises `ValueError` on an unknown verdict"
     unknown = [v for _, _, v in answers if v not in SIGNS]
@@ -244,14 +244,13 @@ def _texts(text: str | list) -> list:
     "One text or several, without empty ones"
     return [t for t in ([text] if isinstance(text, str) else text) if t]
 
-# %% ../../nbs/api/reporting/02_page.ipynb #0825d3ee
+# %% ../../nbs/api/reporting/02_page.ipynb #56fb7fed
 def html_page(
     title: str,  # Of the page
     lede: str | list,  # What the page says: a sentence below its title, or several
     sections: list,  # Title and parts of each
     warning: str | list = "",  # What must be read first, a text or several
-    note: str
-    | list = "",  # Small, below the lead: what its terms mean, when and from what the page was made
+    note: str | list = "",  # Small, below the lead
 ) -> str:  # HTML, everything in it
     "A page without scripts and links. Raises `ValueError` on an unknown part"
     from jinja2 import Environment
