@@ -176,14 +176,18 @@ td small { display: block; font-size: .75rem; color: var(--soft) }
 @media (max-width: 40rem) { th, td { padding-right: .6rem } }
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #ddfb854a
-_TABLE = """
+# %% ../../nbs/api/reporting/02_page.ipynb #0267e012
+_CELL = """
 {%- macro cell(text, numeric) %}
 {%- set lines = text.split("\n") %}
 {%- set kind = "number" if numeric else "long" if lines[0]|length > 40 else "" %}
 <td{% if kind %} class="{{ kind }}"{% endif %}>{{ lines[0] }}
 {%- for line in lines[1:] %}<small>{{ line }}</small>{% endfor %}</td>
 {%- endmacro %}
+"""
+
+# %% ../../nbs/api/reporting/02_page.ipynb #146bbb2b
+_TABLE = """
 {%- macro table(t) %}
 <p class="caption">{{ t.caption }}</p>
 <div class="wide" tabindex="0" role="region" aria-label="{{ t.caption }}"><table><thead><tr>
@@ -195,7 +199,7 @@ _TABLE = """
 {%- endmacro %}
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #90e6c878
+# %% ../../nbs/api/reporting/02_page.ipynb #8f244928
 _ANSWERS = """
 {%- macro answers(a) %}
 <div class="asked"><p class="about">{{ a.about }}</p><p><strong>{{ a.question }}</strong></p>
@@ -205,7 +209,7 @@ _ANSWERS = """
 {%- endmacro %}
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #b999df37
+# %% ../../nbs/api/reporting/02_page.ipynb #87c91629
 _PARTS = """
 {%- macro part(kind, item) %}
 {% if kind == "p" %}<p>{{ item }}</p>
@@ -230,7 +234,9 @@ _PAGE = """
 {% endfor %}</main></body></html>
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #9cb267cf
+# %% ../../nbs/api/reporting/02_page.ipynb #2e547447
+_HTML = (_CELL, _TABLE, _ANSWERS, _PARTS, _PAGE)
+_CSS = _COLOURS + _PROSE + _FIGURES + _TABLES
 _KINDS = ("p", "list", "code", "figure", "table", "folded", "answers")
 
 
@@ -244,7 +250,7 @@ def _texts(text: str | list) -> list:
     "One text or several, without empty ones"
     return [t for t in ([text] if isinstance(text, str) else text) if t]
 
-# %% ../../nbs/api/reporting/02_page.ipynb #56fb7fed
+# %% ../../nbs/api/reporting/02_page.ipynb #a6d48ded
 def html_page(
     title: str,  # Of the page
     lede: str | list,  # What the page says: a sentence below its title, or several
@@ -257,7 +263,6 @@ def html_page(
 
     for section, parts in sections:
         _check_parts(section, parts)
-    page = Environment(autoescape=True).from_string(_TABLE + _ANSWERS + _PARTS + _PAGE)
+    page = Environment(autoescape=True).from_string("".join(_HTML))
     words = dict(title=title, lede=_texts(lede), warnings=_texts(warning), notes=_texts(note))
-    css = _COLOURS + _PROSE + _FIGURES + _TABLES
-    return page.render(words, css=css, sections=sections).lstrip()
+    return page.render(words, css=_CSS, sections=sections).lstrip()

@@ -799,7 +799,7 @@ def require_report_folder(
         raise FileExistsError(f"{what}: give another folder; nothing was touched")
     return folder
 
-# %% ../../nbs/api/reporting/04_report.ipynb #db8ce9f3
+# %% ../../nbs/api/reporting/04_report.ipynb #2a104a45
 def report_sections(
     f: Findings,  # What was found
     figures: Path,  # Folder of the figures
@@ -820,10 +820,7 @@ def report_sections(
         *_look_section(f, figures),
         ("Was the test fair?", _fair_section(f, figures)),
         ("How training went", training),
-        (
-            "What this does not show",
-            [("list", LIMITS[1:] if f.leaky else LIMITS)],
-        ),  # the first is of clean splits
+        ("What this does not show", [("list", LIMITS[f.leaky :])]),  # the first is of clean splits
         ("How to make it again", _again_section(f)),
     ]
 
