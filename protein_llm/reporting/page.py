@@ -155,7 +155,7 @@ summary { cursor: pointer; padding: .5rem 0; font-weight: 600 }
 .right { color: var(--right) } .partly { color: var(--partly) } .wrong { color: var(--wrong) }
 """.replace("FACE", _FACE)
 
-# %% ../../nbs/api/reporting/02_page.ipynb #9f29cf34
+# %% ../../nbs/api/reporting/02_page.ipynb #744bc6c3
 _TABLES = """
 .wide { overflow-x: auto; margin: 0 0 1.2rem; background-repeat: no-repeat; background-color: var(--paper);
   background-size: 2.5rem 100%, 2.5rem 100%, .8rem 100%, .8rem 100%; background-position: 0 0, 100% 0, 0 0, 100% 0;
@@ -173,7 +173,6 @@ td.long { white-space: normal; min-width: 14rem }
 td.number, th.number { text-align: right }
 td:last-child, th:last-child { padding-right: 0 }
 td small { display: block; font-size: .75rem; color: var(--soft) }
-@media (max-width: 40rem) { th, td { padding-right: .6rem } }
 """
 
 # %% ../../nbs/api/reporting/02_page.ipynb #0267e012
@@ -209,7 +208,7 @@ _ANSWERS = """
 {%- endmacro %}
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #87c91629
+# %% ../../nbs/api/reporting/02_page.ipynb #a3bf1bf1
 _PARTS = """
 {%- macro part(kind, item) %}
 {% if kind == "p" %}<p>{{ item }}</p>
@@ -222,6 +221,8 @@ _PARTS = """
 {%- elif kind == "table" %}{{ table(item) }}
 {%- endif %}{% endmacro %}
 """
+
+# %% ../../nbs/api/reporting/02_page.ipynb #285edb6a
 _PAGE = """
 <!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
@@ -234,7 +235,7 @@ _PAGE = """
 {% endfor %}</main></body></html>
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #2e547447
+# %% ../../nbs/api/reporting/02_page.ipynb #eaa443cb
 _HTML = (_CELL, _TABLE, _ANSWERS, _PARTS, _PAGE)
 _CSS = _COLOURS + _PROSE + _FIGURES + _TABLES
 _KINDS = ("p", "list", "code", "figure", "table", "folded", "answers")
@@ -250,7 +251,7 @@ def _texts(text: str | list) -> list:
     "One text or several, without empty ones"
     return [t for t in ([text] if isinstance(text, str) else text) if t]
 
-# %% ../../nbs/api/reporting/02_page.ipynb #a6d48ded
+# %% ../../nbs/api/reporting/02_page.ipynb #87407801
 def html_page(
     title: str,  # Of the page
     lede: str | list,  # What the page says: a sentence below its title, or several
