@@ -47,7 +47,7 @@ def majority_answers(
     train: pd.DataFrame,  # Train records
     test: pd.DataFrame,  # Test records; they need no answers
 ) -> pd.DataFrame:  # `record_id, prediction`, in the order of test
-    "The commonest train answer of the record's task; of equally common ones the alphabetically first. Raises `ValueError` on missing data"
+    "The commonest train answer of the task, of equals the alphabetically first. Raises `ValueError` on missing data"
     _check(train, test)
     counts = (
         train.groupby(["task", "answer"])
@@ -70,7 +70,7 @@ def _words(text):
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #5a3c0bd8
 def _bags(answers):
-    "Distinct answers, the commonest first; which of them each record has; their words over the commonest words [answers, V]; how many words each has"
+    "Answers, the commonest first; which of them each record has; their words [answers, V]; how many words each has"
     n = answers.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     said = [_words(a) for a in n.index]
     size = np.array([len(s) for s in said])
@@ -99,7 +99,7 @@ def template_answers(
     train: pd.DataFrame,  # Train records
     test: pd.DataFrame,  # Test records; they need no answers
 ) -> pd.DataFrame:  # `record_id, prediction`, in the order of test
-    "Of the task's `MOST` commonest train answers the one whose words are likeliest over all train answers of the task. Raises `ValueError` on missing data"
+    "Of the `MOST` commonest train answers of the task the one whose words are likeliest over all of them"
     _check(train, test)
     best = {}
     for task in test.task.unique():
@@ -113,7 +113,11 @@ def template_answers(
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #ac5e46c0
 def _with_sequences(ids, sequences):
     "A table of proteins, each once. Raises `KeyError` on one without sequence"
-    known = dict(zip(sequences.index, sequences)) if isinstance(sequences, pd.Series) else sequences
+    known = (
+        dict(zip(sequences.index, sequences, strict=False))
+        if isinstance(sequences, pd.Series)
+        else sequences
+    )
     ids = list(dict.fromkeys(ids))
     absent = [p for p in ids if not isinstance(known.get(p), str)]
     if absent:
@@ -126,8 +130,8 @@ def find_hits(
     train_ids: list,  # Proteins to look among
     sequences,  # Sequence of each protein: a dict or a Series by `protein_id`
     threads: int = 2,  # Threads of MMseqs2
-) -> pd.DataFrame:  # `query, target, identity` (0 to 1), `coverage, bits` (infinite for copies); the best hit of a query first
-    "Significant local hits (E-value up to 1e-3) and exact copies. Raises `KeyError` on a protein without sequence"
+) -> pd.DataFrame:  # `query, target, identity, coverage, bits`, the best hit of a query first
+    "Local hits (E-value up to 1e-3), and exact copies with infinite bits. Raises `KeyError` on a protein without sequence"
     test, train = (_with_sequences(ids, sequences) for ids in (test_ids, train_ids))
     copies = (
         test.merge(train, on="sequence")
@@ -145,7 +149,7 @@ def find_hits(
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #0c3b7050
 def _answers_of(train, test, neighbours):
-    "The answer of each record's neighbour (None where there is none) to the record's task, under its instruction if the neighbour has that"
+    "The answer of each record's neighbour to its task, to the same question where the neighbour has it; None without one"
     mine = train[train.protein_id.isin({p for p in neighbours if p is not None})]
     same = (
         mine.drop_duplicates(["protein_id", "task", "instruction"])
@@ -157,37 +161,31 @@ def _answers_of(train, test, neighbours):
         .set_index(["protein_id", "task"])
         .answer.to_dict()
     )
-    rows = zip(neighbours, test.task, test.instruction)
+    rows = zip(neighbours, test.task, test.instruction, strict=False)
     return [None if p is None else same.get((p, t, q), first.get((p, t))) for p, t, q in rows]
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #81998772
+def _best_hits(hits: pd.DataFrame, train: pd.DataFrame) -> dict:  # {(protein, task): hit}
+    "Of each protein and task the hit that aligns best among train proteins with the task"
+    of_targets = train.loc[train.protein_id.isin(hits.target), ["protein_id", "task"]]
+    tasks = of_targets.drop_duplicates().rename(columns=dict(protein_id="target"))
+    ranked = hits.merge(tasks, on="target").sort_values("bits", ascending=False, kind="stable")
+    best = ranked.drop_duplicates(["query", "task"]).set_index(["query", "task"])
+    return best[["target", "identity"]].to_dict("index")
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #612a3099
 def nearest_by_sequence(
     train: pd.DataFrame,  # Train records
     test: pd.DataFrame,  # Test records; they need no answers
     hits: pd.DataFrame,  # From `find_hits`: the proteins of test among those of train
-) -> pd.DataFrame:  # `record_id, prediction, neighbour, identity` in the order of test; None and NaN without a hit, so the share with one is `identity.notna().mean()`
-    "The answer of the train protein that aligns best and has the record's task; the majority answer where nothing aligns"
-    table = majority_answers(train, test)
-    tasks = (
-        train.loc[train.protein_id.isin(hits.target), ["protein_id", "task"]]
-        .drop_duplicates()
-        .rename(columns=dict(protein_id="target"))
-    )
-    best = (
-        hits.merge(tasks, on="target", how="inner")
-        .sort_values("bits", ascending=False, kind="stable")
-        .drop_duplicates(["query", "task"])
-    )
-    found = best.set_index(["query", "task"])[["target", "identity"]].to_dict("index")
-    rows = [found.get(k) for k in zip(test.protein_id, test.task)]
-    table["neighbour"] = [r and r["target"] for r in rows]
-    table["identity"] = [r["identity"] if r else np.nan for r in rows]
-    table["prediction"] = [
-        a if a is not None else m
-        for a, m in zip(
-            _answers_of(train, test, [r and r["target"] for r in rows]), table.prediction
-        )
-    ]
+) -> pd.DataFrame:  # `record_id, prediction, neighbour, identity` in the order of test
+    "The answer of the train protein that aligns best and has the task; the majority answer where nothing aligns"
+    table, best = majority_answers(train, test), _best_hits(hits, train)
+    found = [best.get(key) for key in zip(test.protein_id, test.task, strict=True)]
+    table["neighbour"] = [hit and hit["target"] for hit in found]
+    table["identity"] = [hit["identity"] if hit else np.nan for hit in found]
+    answers = pd.Series(_answers_of(train, test, table.neighbour.tolist()), table.index, object)
+    table["prediction"] = answers.where(answers.notna(), table.prediction)
     return table
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #4e57cfd0
@@ -197,7 +195,7 @@ BINS = ("none", "[0,30)", "[30,50)", "[50,90)", "[90,100]")  # no hit, or per ce
 def identity_bins(
     protein_ids: list,  # Test proteins; one may occur twice
     hits: pd.DataFrame,  # From `find_hits`
-) -> pd.DataFrame:  # `protein_id, neighbour, identity, coverage, bits, bin` (ordered, of `BINS`), one row a protein; None and NaN without a hit
+) -> pd.DataFrame:  # `protein_id, neighbour, identity, coverage, bits, bin`, one row a protein
     "Bin each test protein by the identity of its best local hit in train: best by bits, then by identity"
     best = (
         hits.sort_values(["bits", "identity"], ascending=False, kind="stable")
@@ -246,56 +244,62 @@ def _best_of(similarity, who, k):
     return np.take_along_axis(similarity, order, 1), np.take_along_axis(who, order, 1)
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #6083cd64
+def _in_task(train: pd.DataFrame, test: pd.DataFrame, asked, seen) -> dict:
+    "Of each task the rows of the proteins that are asked for [n], and which train proteins have it"
+    found = {}
+    for task, records in test.groupby("task"):
+        rows = asked.get_indexer(records.protein_id.unique())
+        found[task] = rows, seen.isin(train.protein_id[train.task == task])
+    return found
+
+
+def _nearest_so_far(best: tuple, cosine: np.ndarray, rows, start: int, has, k: int) -> tuple:
+    "The `k` nearest, those found before and those of one part of train"
+    new = np.flatnonzero(has[start : start + _PART])
+    who = np.broadcast_to(start + new, (len(rows), len(new)))
+    similarity = np.hstack([best[0], cosine[np.ix_(rows, new)]])
+    return _best_of(similarity, np.hstack([best[1], who]), k)
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #489319c9
+def _neighbour_rows(task: str, proteins, similarity: np.ndarray, neighbours) -> pd.DataFrame:
+    "One row a protein and neighbour"
+    columns = dict(
+        protein_id=np.repeat(proteins, similarity.shape[1]),
+        task=task,
+        neighbour=neighbours.ravel(),
+        similarity=similarity.ravel(),
+    )
+    return pd.DataFrame(columns)
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #ef12faf6
 def feature_neighbours(
     train: pd.DataFrame,  # Train records
     test: pd.DataFrame,  # Test records; they need no answers
-    pooled: pd.DataFrame,  # Mean-pooled features of each protein, by `protein_id` [n, D]
+    pooled: pd.DataFrame,  # Mean features by `protein_id` [n, D]
     k: int = 1,  # Neighbours; fewer where fewer train proteins have the task
-) -> pd.DataFrame:  # `protein_id, task, neighbour, similarity` (cosine, -1 to 1), the nearest first
-    "The train proteins that have the task and the highest cosines, after subtracting the mean of the train proteins. Raises `KeyError` on a protein without features"
+) -> pd.DataFrame:  # `protein_id, task, neighbour, similarity` (cosine), the nearest first
+    "Train proteins with the task and the highest cosine, after subtracting train's mean"
     mean = _check_pooled(train, test, pooled)
     asked, seen = pd.Index(test.protein_id.unique()), pd.Index(train.protein_id.unique())
-    x = _unit(np.concatenate([x for _, x in _parts(pooled, asked)]) - mean)
-    have = {
-        t: (asked.get_indexer(g.protein_id.unique()), seen.isin(train.protein_id[train.task == t]))
-        for t, g in test.groupby("task")
-    }
-    best = {
-        t: (np.empty((len(rows), 0)), np.empty((len(rows), 0), int))
-        for t, (rows, _) in have.items()
-    }
+    x = _unit(np.concatenate([part for _, part in _parts(pooled, asked)]) - mean)
+    tasks = _in_task(train, test, asked, seen)
+    none = {t: np.empty((len(rows), 0)) for t, (rows, _) in tasks.items()}
+    best = {t: (empty, empty.astype(int)) for t, empty in none.items()}
     for start, y in _parts(pooled, seen):
         cosine = x @ _unit(y - mean).T  # [asked, part]
-        for t, (rows, has) in have.items():
-            new = np.flatnonzero(has[start : start + _PART])
-            best[t] = _best_of(
-                np.hstack([best[t][0], cosine[np.ix_(rows, new)]]),
-                np.hstack([best[t][1], np.broadcast_to(start + new, (len(rows), len(new)))]),
-                k,
-            )
-    return pd.concat(
-        [
-            pd.DataFrame(
-                dict(
-                    protein_id=np.repeat(asked[have[t][0]], s.shape[1]),
-                    task=t,
-                    neighbour=seen[w.ravel()],
-                    similarity=s.ravel(),
-                )
-            )
-            for t, (s, w) in best.items()
-        ],
-        ignore_index=True,
-    )
+        for t, (rows, has) in tasks.items():
+            best[t] = _nearest_so_far(best[t], cosine, rows, start, has, k)
+    tables = [_neighbour_rows(t, asked[tasks[t][0]], s, seen[w]) for t, (s, w) in best.items()]
+    return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #790a531b
 KS = (1, 3, 10, 30)  # neighbours to choose from on valid
 
 
 def _vote(bags, weights):
-    "Which answer is expected to overlap most, by the weighted share of each word among all of them; of equals the first"
+    "Which answer is expected to overlap most, by the weighted share of each word; of equals the first"
     shares = Counter()
-    for bag, w in zip(bags, weights):
+    for bag, w in zip(bags, weights, strict=False):
         shares.update({word: max(w, 0) for word in bag})
     total = max(sum(max(w, 0) for w in weights), 1e-12)
     expected = sum(shares.values()) / total
@@ -309,35 +313,39 @@ def _vote(bags, weights):
     )
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #f46292d1
+def _answers_near(train, test, pooled, most: int) -> pd.DataFrame:
+    "A row a record and neighbour, with the neighbour's answer, the nearest first"
+    near = feature_neighbours(train, test, pooled, most)
+    asked = test[["record_id", "protein_id", "task", "instruction"]]
+    near = asked.merge(near, on=["protein_id", "task"])  # keeps the order of both
+    without = ~test.record_id.isin(near.record_id)
+    if without.any():
+        record = test.record_id[without].iloc[0]
+        raise ValueError(
+            f"record {record!r} has no neighbour: its features are not finite, or its protein is lost"
+        )
+    return near.assign(prediction=_answers_of(train, near, near.neighbour))
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #d316d6d3
 def knn_by_feature(
     train: pd.DataFrame,  # Train records
     test: pd.DataFrame,  # Test records; they need no answers
-    pooled: pd.DataFrame,  # Mean-pooled features of each protein, by `protein_id` [n, D]
+    pooled: pd.DataFrame,  # Mean features by `protein_id` [n, D]
     ks: tuple = KS,  # Numbers of neighbours
-) -> pd.DataFrame:  # `record_id, k, prediction, neighbour, similarity`: of the nearest neighbour with that answer; for each `k` in the order of test
-    "The likeliest among the answers of the `k` nearest train proteins that have the record's task. Raises `KeyError` on a protein without features"
-    near = test[["record_id", "protein_id", "task", "instruction"]].merge(
-        feature_neighbours(train, test, pooled, max(ks)), on=["protein_id", "task"]
-    )  # keeps the order of both
-    lost = ~test.record_id.isin(near.record_id)
-    if lost.any():
-        raise ValueError(
-            f"record {test.record_id[lost].iloc[0]!r} has no neighbour: its features are not finite, or its protein is lost"
-        )
-    near["prediction"] = _answers_of(train, near, near.neighbour)
-    bags = {a: _words(a) for a in near.prediction.unique()}
-    groups, rows = [g for _, g in near.groupby("record_id", sort=False)], []
+) -> pd.DataFrame:  # `record_id, k, prediction, neighbour, similarity`
+    "The likeliest answer of the `k` nearest train proteins with the task, for each `k` in the order of test"
+    near = _answers_near(train, test, pooled, max(ks))
+    bags = {answer: _words(answer) for answer in near.prediction.unique()}
+    groups = [group for _, group in near.groupby("record_id", sort=False)]
+    columns, tables = ["record_id", "prediction", "neighbour", "similarity"], []
     for k in ks:
-        chosen = [
-            g.index[_vote([bags[a] for a in g.prediction[:k]], g.similarity[:k].tolist())]
-            for g in groups
-        ]
-        rows.append(
-            near.loc[chosen, ["record_id", "prediction", "neighbour", "similarity"]].assign(k=k)
-        )
-    return pd.concat(rows, ignore_index=True)[
-        ["record_id", "k", "prediction", "neighbour", "similarity"]
-    ]
+        chosen = []
+        for group in groups:
+            words = [bags[answer] for answer in group.prediction[:k]]
+            chosen.append(group.index[_vote(words, group.similarity[:k].tolist())])
+        tables.append(near.loc[chosen, columns].assign(k=k))
+    order = ["record_id", "k", "prediction", "neighbour", "similarity"]
+    return pd.concat(tables, ignore_index=True)[order]
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #78760d5e
 ALPHAS = (
@@ -345,80 +353,76 @@ ALPHAS = (
     0.1,
     1.0,
     10.0,
-)  # strengths of the ridge, in units of the number of records, to choose from on valid
+)  # strengths of the ridge, in numbers of records, to choose from on valid
 
 
-def _fit_ridge(ids, code, words, pooled, mean):
-    "Eigenvalues [D], features to eigenvectors (centre [D], map [D, D]), and eigenvectors times words [D, V], over records"
+def _moments(ids, code, words, pooled, mean) -> tuple:  # [D], [D, D], [D, V]
+    "Sums over records of features, of their products, and of their products with words"
     d, n = pooled.shape[1], len(ids)
     first, gram, cross = np.zeros(d), np.zeros((d, d)), np.zeros((d, words.shape[1]))
-    who, proteins = pd.factorize(
-        pd.Series(ids)
-    )  # a protein with several records is one row that counts as often
-    said, times = (
-        csr_array((np.ones(n), (who, code)), shape=(len(proteins), words.shape[0])),
-        np.bincount(who),
-    )
+    # a protein with several records is one row that counts as often
+    who, proteins = pd.factorize(pd.Series(ids))
+    answers = csr_array((np.ones(n), (who, code)), shape=(len(proteins), words.shape[0]))
+    times, kind = np.bincount(who), pooled.dtypes.iloc[0]
     for start, x in _parts(pooled, proteins):
         part = slice(start, start + _PART)
-        x = (x - mean).astype(
-            pooled.dtypes.iloc[0]
-        )  # products in the features' own type, sums in float64
+        x = (x - mean).astype(kind)  # products in the features' own type, sums in float64
         weighted = x * times[part, None]
         first += weighted.sum(0)
         gram += x.T @ weighted
-        cross += ((said[part] @ words).T @ x).T
+        cross += ((answers[part] @ words).T @ x).T
+    return first, gram, cross
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #7b713a46
+def _fit_ridge(ids, code, words, pooled, mean) -> tuple:
+    "Eigenvalues [D], centre [D], features to eigenvectors [D, D], eigenvectors times words [D, V]"
+    n = len(ids)
+    first, gram, cross = _moments(ids, code, words, pooled, mean)
     first /= n
     gram -= n * np.outer(first, first)
     cross -= np.outer(first, words.T @ np.bincount(code, minlength=words.shape[0]))
     scale = np.sqrt(np.diag(gram) / n)
     scale = np.where(scale > 1e-9, scale, 1.0)  # a feature that never varies says nothing
     values, vectors = eigh(gram / np.outer(scale, scale))
-    return (
-        np.maximum(values, 0),
-        mean + first,
-        vectors / scale[:, None],
-        vectors.T @ (cross / scale[:, None]),
-    )
+    to_vectors, of_words = vectors / scale[:, None], vectors.T @ (cross / scale[:, None])
+    return np.maximum(values, 0), mean + first, to_vectors, of_words
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #005a9ee2
+def _ridge_of_task(train, ids, pooled, mean, alphas: tuple) -> dict:  # {(protein, alpha): answer}
+    "Answers to one task: the words of an answer are regressed on features"
+    names, code, words, size = _bags(train.answer)
+    fit = _fit_ridge(train.protein_id.to_numpy(), code, words, pooled, mean)
+    values, centre, to_vectors, of_words = fit
+    x = np.concatenate([(part - centre) @ to_vectors for _, part in _parts(pooled, ids)])  # [n, D]
+    usual = words.T @ np.bincount(code) / len(code)  # share of the answers that hold each word [V]
+    answers = {}
+    for alpha in alphas:
+        shares = x / (values + alpha * len(code)) @ of_words + usual  # [n, V]
+        likeliest = _likeliest(np.maximum(shares, 0), words[:MOST], size[:MOST])
+        for protein, i in zip(ids, likeliest, strict=True):
+            answers[protein, alpha] = names[i]
+    return answers
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #d83c203f
 def ridge_by_feature(
     train: pd.DataFrame,  # Train records
     test: pd.DataFrame,  # Test records; they need no answers
-    pooled: pd.DataFrame,  # Mean-pooled features of each protein, by `protein_id` [n, D]
+    pooled: pd.DataFrame,  # Mean features by `protein_id` [n, D]
     alphas: tuple = ALPHAS,  # Strengths, in units of the number of records
 ) -> pd.DataFrame:  # `record_id, alpha, prediction`, for each `alpha` in the order of test
-    "Of the task's `MOST` commonest train answers the one whose words are likeliest by ridge regression (Hoerl and Kennard 1970). Raises `KeyError` on a protein without features"
-    mean, said = _check_pooled(train, test, pooled), {}
-    for task, asked in test.groupby("task"):
-        mine, ids = train[train.task == task], asked.protein_id.unique()
-        names, code, words, size = _bags(mine.answer)
-        values, centre, to_vectors, cross = _fit_ridge(
-            mine.protein_id.to_numpy(), code, words, pooled, mean
-        )
-        x = np.concatenate([(x - centre) @ to_vectors for _, x in _parts(pooled, ids)])  # [ids, D]
-        for alpha in alphas:
-            shares = np.maximum(
-                x / (values + alpha * len(code)) @ cross + words.T @ np.bincount(code) / len(code),
-                0,
-            )  # [ids, V]
-            said |= {
-                (task, p, alpha): names[i]
-                for p, i in zip(ids, _likeliest(shares, words[:MOST], size[:MOST]))
-            }
-    return pd.concat(
-        [
-            pd.DataFrame(
-                dict(
-                    record_id=test.record_id.to_numpy(),
-                    alpha=a,
-                    prediction=[said[t, p, a] for t, p in zip(test.task, test.protein_id)],
-                )
-            )
-            for a in alphas
-        ],
-        ignore_index=True,
-    )
+    "Of the `MOST` commonest train answers the one whose words are likeliest by ridge regression (Hoerl, Kennard 1970)"
+    mean, answers = _check_pooled(train, test, pooled), {}
+    for task, records in test.groupby("task"):
+        of_task = train[train.task == task]
+        found = _ridge_of_task(of_task, records.protein_id.unique(), pooled, mean, alphas)
+        answers |= {(task, *key): answer for key, answer in found.items()}
+    keys = list(zip(test.task, test.protein_id, strict=True))
+    tables = []
+    for alpha in alphas:
+        predictions = [answers[task, protein, alpha] for task, protein in keys]
+        table = dict(record_id=test.record_id.to_numpy(), alpha=alpha, prediction=predictions)
+        tables.append(pd.DataFrame(table))
+    return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #b13bd575
 def _tuned(table, setting, valid):
@@ -444,7 +448,9 @@ def _with_features(train, valid, held, pooled, name):
 class BaselineAnswers(NamedTuple):
     "What `answer_by_baselines` found"
 
-    answers: pd.DataFrame  # `system, record_id, prediction, neighbour, identity` for the records of valid and test; the last two are empty where a system has none
+    answers: (
+        pd.DataFrame
+    )  # `system, record_id, prediction, neighbour, identity` for records of valid and test
     bins: pd.DataFrame | None  # `identity_bins` of their proteins; None without sequences
     settings: dict  # `k` or `alpha` of each system that has one
     left_out: dict  # Why, for each system of `BASELINES` that is not among the answers
@@ -473,53 +479,55 @@ def several_answers(
     return len(several), int(several["size"].sum())
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #96c5d607
-def answer_by_baselines(
-    train: pd.DataFrame,  # Train records
-    valid: pd.DataFrame | None,  # Valid records, with answers; None only without features
-    test: pd.DataFrame,  # Test records; their answers are not read
-    sequences=None,  # Sequence of each protein: a dict or a Series by `protein_id`; None leaves out what needs them
-    pooled: dict
-    | None = None,  # Mean-pooled features by name (`feature`, `random`): tables by `protein_id` [n, D]
-    threads: int = 2,  # Threads of MMseqs2
-) -> BaselineAnswers:
-    "Answers of every baseline that the data allow. Raises `ValueError` on a task without train records or an unknown name of features, `KeyError` on a protein without features or sequence"
-    pooled, left_out, settings, bins = pooled or {}, {}, {}, None
-    if odd := sorted(set(pooled) - {"feature", "random"}):
-        raise ValueError(f"unknown features {odd[0]!r}: choose from feature, random")
+def _check_features(pooled: dict, valid):
+    "Raise `ValueError` on an unknown name of features, and on features without valid records"
+    unknown = sorted(set(pooled) - {"feature", "random"})
+    if unknown:
+        raise ValueError(f"unknown features {unknown[0]!r}: choose from feature, random")
     if pooled and (valid is None or not len(valid)):
         raise ValueError("features need valid records: neighbours and strength are chosen there")
+
+
+def _why_left_out(system: str) -> str:
+    "What a baseline would have needed"
+    if system == "nearest_sequence":
+        return "no sequences"
+    if system == "bare_llm":
+        return "no language model"
+    return "no features of a random encoder" if system.endswith("random") else "no features"
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #6fbfdb06
+def answer_by_baselines(
+    train: pd.DataFrame,  # Train records
+    valid: pd.DataFrame | None,  # With answers; None only without features
+    test: pd.DataFrame,  # Test records; their answers are not read
+    sequences=None,  # By protein: a dict or a Series; None leaves out what needs them
+    pooled: dict | None = None,  # Mean features by name (`feature`, `random`)
+    threads: int = 2,  # Threads of MMseqs2
+) -> BaselineAnswers:
+    "Answers of all baselines that the data allow. Raises `ValueError`, `KeyError`"
+    pooled, settings, bins = pooled or {}, {}, None
+    _check_features(pooled, valid)
     _check_answers(train, valid)
-    held = pd.concat([t[_COLUMNS] for t in (valid, test) if t is not None], ignore_index=True)
+    held = [t[_COLUMNS] for t in (valid, test) if t is not None]
+    held = pd.concat(held, ignore_index=True)
     tables = dict(majority=majority_answers(train, held), template=template_answers(train, held))
     if sequences is not None:
         hits = find_hits(held.protein_id, train.protein_id, sequences, threads)
-        tables["nearest_sequence"], bins = (
-            nearest_by_sequence(train, held, hits),
-            identity_bins(held.protein_id, hits),
-        )
+        tables["nearest_sequence"] = nearest_by_sequence(train, held, hits)
+        bins = identity_bins(held.protein_id, hits)
     for name, features in pooled.items():
         found, chosen = _with_features(train, valid, held, features, name)
         tables, settings = tables | found, settings | chosen
-    for s in BASELINES:
-        if s not in tables:
-            left_out[s] = (
-                "no sequences"
-                if s == "nearest_sequence"
-                else "no language model"
-                if s == "bare_llm"
-                else "no features of a random encoder"
-                if s.endswith("random")
-                else "no features"
-            )
-    answers = pd.concat(
-        [tables[s].assign(system=s) for s in BASELINES if s in tables], ignore_index=True
-    )
-    return BaselineAnswers(
-        answers.reindex(columns=["system", "record_id", "prediction", "neighbour", "identity"]),
-        bins,
-        settings,
-        left_out,
-    )
+    left_out = {s: _why_left_out(s) for s in BASELINES if s not in tables}
+    return BaselineAnswers(_long(tables), bins, settings, left_out)
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #5a4b39a3
+def _long(tables: dict) -> pd.DataFrame:
+    "Answers of all systems, one below the other"
+    answers = [tables[s].assign(system=s) for s in BASELINES if s in tables]
+    columns = ["system", "record_id", "prediction", "neighbour", "identity"]
+    return pd.concat(answers, ignore_index=True).reindex(columns=columns)
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #7ddf85f6
 class BestBaseline(NamedTuple):
@@ -536,7 +544,7 @@ def choose_baseline(
     valid: pd.DataFrame,  # Valid records, with answers
     metric: Callable = rouge_l,  # Predictions and answers to one score each; their mean counts, and higher is better
 ) -> BestBaseline:
-    "The baseline with the highest score on valid; of equals the simplest. Raises `ValueError` when one has no prediction for a record"
+    "The baseline with the highest score on valid, of equals the simplest. Raises `ValueError` on a lacking prediction"
     if not len(valid):
         raise ValueError("there are no valid records: the best baseline is chosen there")
     scores = {}

@@ -14,6 +14,7 @@ from unicodedata import category, normalize
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from .metrics import GREEK, check_pairs
 from .ontology import SCOPES, Terms, load_terms
@@ -64,24 +65,31 @@ def spelled_out(
     return "".join(out), at
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #3a01ae70
-GENERIC = frozenset(
-    """activity|aging|ageing|aggression|anabolism|antibody|aster|asteroid|behavior|behaviour|binding|biological process|biological_process|biosynthesis|breakdown|capsule|catabolism|cell|cell part
-|cellular component|cellular_component|cellular process|cellular metabolic process|chewing|clotting|cognition|complex|crown|crystalloid|degradation|development|developmental process|digestion|disc|domain|enzyme|enzyme activity
-|envelope|exported|family|flight|function|growth|hatching|hearing|hood|homeostasis|identical protein binding|learning|localisation|localization|locomotion|mating|membrane part|memory|metabolic process|metabolism|metalloenzyme
-|molecular function|molecular_function|multicellular organismal process|opacity|organelle|pathogenesis|pore|process|protein|protein binding|protein complex|protein containing complex|receptor|reflex|regeneration|regulation
-|regulation of biological process|repeat|reproduction|response|response to stimulus|secretion|segmentation|signaling|signalling|sleep|small molecule binding|swimming|synthesis|taste|timeless|transduction|transport|vision
-|uncharacterized protein|protein of unknown function|domain of unknown function|conserved hypothetical protein""".replace(
-        "\n", ""
-    ).split("|")
-)
-KINDS = (
-    "ec",
-    "go",
-    "location",
-    "interpro",
-    "pfam",
-    "gene",
-)  # `location` is the cellular component of GO
+_WORDS = """
+activity|aging|ageing|aggression|anabolism|antibody|aster|asteroid|behavior|behaviour|binding|
+biological process|biological_process|biosynthesis|breakdown|capsule|catabolism|cell|cell part|
+cellular component|cellular_component|cellular process|cellular metabolic process|chewing|clotting|cognition|
+complex|crown|crystalloid|degradation|development|developmental process|digestion|disc|domain|enzyme|
+enzyme activity|envelope|exported|family|flight|function|growth|hatching|hearing|hood|homeostasis|
+identical protein binding
+"""
+
+# %% ../../nbs/api/scoring/04_entities.ipynb #f0bb0054
+_MORE_WORDS = """
+learning|localisation|localization|locomotion|mating|membrane part|memory|metabolic process|metabolism|
+metalloenzyme|molecular function|molecular_function|multicellular organismal process|opacity|organelle|
+pathogenesis|pore|process|protein|protein binding|protein complex|protein containing complex|receptor|reflex|
+regeneration|regulation|regulation of biological process|repeat|reproduction|response|response to stimulus|
+secretion|segmentation|signaling|signalling|sleep|small molecule binding|swimming|synthesis|taste|timeless|
+transduction|transport|vision|uncharacterized protein|protein of unknown function|domain of unknown function|
+conserved hypothetical protein
+"""
+# words that say nothing when they stand alone
+GENERIC = frozenset(f"{_WORDS.strip()}|{_MORE_WORDS.strip()}".replace("\n", "").split("|"))
+
+# %% ../../nbs/api/scoring/04_entities.ipynb #8c15f61b
+# `location` is the cellular component of GO
+KINDS = ("ec", "go", "location", "interpro", "pfam", "gene")
 
 
 def _alternatives(names: pd.Series, ending: str) -> pd.Series:
@@ -102,7 +110,10 @@ def _charges(
     "Names with an ion, written the other way"
     functions = (live[c].str.split("|").explode() for c in ("name", *scopes))
     rows = [(n, kind[i], i) for names in functions for i, n in names.items()]
-    rows += [(n, "interpro", i) for n, i in zip(terms.interpro.name, terms.interpro.accession)]
+    rows += [
+        (n, "interpro", i)
+        for n, i in zip(terms.interpro.name, terms.interpro.accession, strict=False)
+    ]
     return (
         (_other_charge(n), of, i)
         for n, of, i in rows
@@ -118,7 +129,11 @@ def _names(terms: Terms, genes: Iterable, scopes: tuple) -> Iterator[tuple]:
         terms.pfam.set_index("accession"),
     )
     kind = dict(
-        zip(live.index, np.where(live.namespace == "cellular_component", "location", "go").tolist())
+        zip(
+            live.index,
+            np.where(live.namespace == "cellular_component", "location", "go").tolist(),
+            strict=False,
+        )
     )
 
     def named(series, of):
@@ -137,8 +152,10 @@ def _names(terms: Terms, genes: Iterable, scopes: tuple) -> Iterator[tuple]:
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #b11b96ed
 _ID = re.compile(
-    r"(?<!\w)(?:GO(?:\s?[:_]\s?|\s)(?P<go>[0-9]{7})(?!\w)|(?P<interpro>IPR[0-9]{6})(?:\.[0-9]+)?(?!\w)|(?P<pfam>PF[0-9]{5})(?:\.[0-9]+)?(?!\w)|"
-    r"(?:E\.?C\.?(?:\s?[:=_]\s?|\s)?(?P<ec>[0-9]+(?:\.[0-9]+){0,3}(?:\.n[0-9]+)?(?:\.-){0,3})|(?<!\.)(?P<bare>[1-7]\.[0-9]+\.[0-9]+\.(?:n?[0-9]+|-)))(?![\w-]|\.n?[0-9-]))",
+    r"(?<!\w)(?:GO(?:\s?[:_]\s?|\s)(?P<go>[0-9]{7})(?!\w)|"
+    r"(?P<interpro>IPR[0-9]{6})(?:\.[0-9]+)?(?!\w)|(?P<pfam>PF[0-9]{5})(?:\.[0-9]+)?(?!\w)|"
+    r"(?:E\.?C\.?(?:\s?[:=_]\s?|\s)?(?P<ec>[0-9]+(?:\.[0-9]+){0,3}(?:\.n[0-9]+)?(?:\.-){0,3})|"
+    r"(?<!\.)(?P<bare>[1-7]\.[0-9]+\.[0-9]+\.(?:n?[0-9]+|-)))(?![\w-]|\.n?[0-9-]))",
     re.I,
 )
 
@@ -241,7 +258,7 @@ class Entity(NamedTuple):
 
 
 def _longest(found: list) -> list:  # `Entity`
-    "Of finds (start, end, kind, id) those that do not overlap, in order: longer ones first, of equally long ones the first"
+    "Of finds (start, end, kind, id) those that do not overlap: longer ones first, of equally long ones the first"
     taken, kept = 0, []  # one bit a character
     for e in sorted(found, key=lambda e: (e[0] - e[1], e[0])):
         mine = ((1 << e[1] - e[0]) - 1) << e[0]
@@ -258,12 +275,13 @@ def _identified(terms: Terms) -> dict:  # {id: (kind, id that is used now)}
         for i, kind in zip(
             terms.go.id,
             np.where(terms.go.namespace == "cellular_component", "location", "go").tolist(),
+            strict=False,
         )
     }
-    for i, others in zip(terms.go.id, terms.go.alt_ids):
+    for i, others in zip(terms.go.id, terms.go.alt_ids, strict=False):
         go.update((old, go[i]) for old in others.split("|") if old)
     gone = terms.go[terms.go.replaced_by.ne("")]
-    for old, by in zip(gone.id, gone.replaced_by.str.split("|").str[0]):
+    for old, by in zip(gone.id, gone.replaced_by.str.split("|").str[0], strict=False):
         if by in go:
             go[old] = go[by]
     return go | {
@@ -276,58 +294,69 @@ def _considered(terms: Terms, known: dict) -> dict:  # {(kind, id): [(kind, id)]
     gone = terms.go[terms.go.consider.ne("") & terms.go.replaced_by.eq("")]
     return {
         known[old]: [known[i] for i in others.split("|") if i in known]
-        for old, others in zip(gone.id, gone.consider)
+        for old, others in zip(gone.id, gone.consider, strict=False)
     }
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #f8255c5d
+def _require_known(names: tuple, known: tuple, what: str):
+    "Raise `ValueError` on a name that is not among those known"
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        raise ValueError(f"unknown {what} {unknown[0]!r}: choose from {', '.join(known)}")
+
+
 class EntityDictionary:
-    "Finds what a text names"
+    "Finds what a text names: `find`; knows which identifiers there are: `exists`"
 
     def __init__(
         self,
         terms: Terms | None = None,  # Names and identifiers; the shipped ones when None
         genes: Iterable = (),  # Gene symbols, found as they are written
         kinds: tuple = KINDS,  # Kinds to report; all compete for the text
-        synonyms: tuple = (
-            "exact",
-        ),  # Scopes of GO's synonyms to look for: exact, narrow, broad, related
+        synonyms: tuple = ("exact",),  # Scopes of GO's synonyms to look for
     ):
-        if odd := [k for k in kinds if k not in KINDS]:
-            raise ValueError(f"unknown kind {odd[0]!r}: choose from {', '.join(KINDS)}")
-        if odd := [s for s in synonyms if s not in SCOPES]:
-            raise ValueError(f"unknown scope {odd[0]!r}: choose from {', '.join(SCOPES)}")
+        _require_known(kinds, KINDS, "kind")
+        _require_known(synonyms, SCOPES, "scope")
         terms, self.kinds = terms or load_terms(), frozenset(kinds)
-        self.index, self.known, self.ec_may_exist = (
-            _Index(_names(terms, genes, synonyms)),
-            _identified(terms),
-            ec_rule(terms),
-        )
+        self.index = _Index(_names(terms, genes, synonyms))
+        self.known, self.ec_may_exist = _identified(terms), ec_rule(terms)
         self.considered = _considered(terms, self.known)
 
-    def find(self, text: str) -> list:  # `Entity` in the order of the text; they do not overlap
-        "What a text names. Raises `ValueError` on what is no text"
-        if not isinstance(text, str):
-            raise ValueError(f"{text!r} is no text")
-        plain, at = text, None
-        if not text.isascii():
-            plain, at = spelled_out(text)
-        found = [
-            (m.start(), m.end(), *self.known.get(e[1], e))
-            for m in _ID.finditer(plain)
-            if (e := _identifier(m))
-        ]
-        kept = [
-            e for e in _longest(found + list(_finds(self.index, plain))) if e.kind in self.kinds
-        ]
-        return (
-            kept
-            if at is None
-            else [Entity(at[e.start][0], at[e.end - 1][1], e.kind, e.id) for e in kept]
-        )
+# %% ../../nbs/api/scoring/04_entities.ipynb #af9140db
+def _identifiers(plain: str, known: dict):
+    "Finds (start, end, kind, id) of identifiers"
+    for m in _ID.finditer(plain):
+        entity = _identifier(m)
+        if entity:
+            yield (m.start(), m.end(), *known.get(entity[1], entity))
 
-    def exists(self, kind: str, id: str) -> bool:
-        "Whether the tables know an identifier; of EC numbers see `ec_rule`; a gene that is found is one"
-        return kind == "gene" or (self.ec_may_exist(id) if kind == "ec" else id in self.known)
+
+@patch
+def find(
+    self: EntityDictionary,
+    text: str,  # Any text
+) -> list:  # `Entity` in the order of the text; they do not overlap
+    "What a text names. Raises `ValueError` on what is no text"
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no text")
+    plain, places = (text, None) if text.isascii() else spelled_out(text)
+    found = [*_identifiers(plain, self.known), *_finds(self.index, plain)]
+    kept = [e for e in _longest(found) if e.kind in self.kinds]
+    if places is None:
+        return kept
+    return [Entity(places[e.start][0], places[e.end - 1][1], e.kind, e.id) for e in kept]
+
+# %% ../../nbs/api/scoring/04_entities.ipynb #da5206fd
+@patch
+def exists(
+    self: EntityDictionary,
+    kind: str,  # Of `KINDS`
+    id: str,  # An identifier
+) -> bool:
+    "Whether the tables know an identifier; of EC numbers see `ec_rule`; a gene that is found is one"
+    if kind == "gene":
+        return True
+    return self.ec_may_exist(id) if kind == "ec" else id in self.known
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #15049aa2
 def gene_symbols(
@@ -336,9 +365,9 @@ def gene_symbols(
     "Symbols that records of task `gene` state. Raises `ValueError` when there is no such record"
     answers = records.answer[records.task == "gene"]
     if not len(answers):
-        raise ValueError(
-            f"no record of task 'gene' among {', '.join(sorted(map(str, records.task.unique())))}: keep that task (recipe reference), or give a list of your own"
-        )
+        tasks = ", ".join(sorted(map(str, records.task.unique())))
+        mend = "keep that task (recipe reference), or give a list of your own"
+        raise ValueError(f"no record of task 'gene' among {tasks}: {mend}")
     return sorted({w for a in answers for w in re.findall(r"[A-Za-z][\w.-]*[\w]", a)})
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #f5e072e5
@@ -360,31 +389,30 @@ def _meant(ids: frozenset, others: frozenset, dictionary: EntityDictionary) -> f
     return frozenset(map(today, ids))
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #16eda077
+def _pair_counts(dictionary: EntityDictionary, prediction: str, reference: str, known) -> tuple:
+    "`ENTITY_COUNTS` of one pair"
+    named, wanted = _ids(dictionary, prediction), _ids(dictionary, reference)
+    predicted, referenced = _meant(named, wanted, dictionary), _meant(wanted, named, dictionary)
+    wrong = _meant(predicted - referenced, known, dictionary) - referenced - known
+    invented = sum(not dictionary.exists(*entity) for entity in wrong)
+    return len(predicted & referenced), len(predicted), len(referenced), len(wrong), invented
+
+# %% ../../nbs/api/scoring/04_entities.ipynb #91810ea0
 def entity_statistics(
     predictions: list,  # Generated texts
     references: list,  # The right text of each
     dictionary: EntityDictionary,  # What to look for
-    known: list
-    | None = None,  # What else is true of each one's protein: sets of (kind, id), as `known_entities` makes them
+    known: list | None = None,  # What else is true of each one's protein, from `known_entities`
 ) -> pd.DataFrame:  # `ENTITY_COUNTS`, one row a pair
-    "Count entities of each pair. Raises `ValueError` on empty or mismatched lists and on what is no text"
+    "Count entities of each pair. Raises `ValueError` as `check_pairs`"
     check_pairs(predictions, references)
-    if known is not None and len(known) != len(predictions):
+    if known is None:
+        known = [frozenset()] * len(predictions)
+    if len(known) != len(predictions):
         raise ValueError(f"{len(predictions)} predictions but {len(known)} sets of known entities")
-    rows = np.zeros((len(predictions), len(ENTITY_COUNTS)), np.int64)
-    for n, (p, r) in enumerate(zip(predictions, references)):
-        said, right = _ids(dictionary, p), _ids(dictionary, r)
-        said, right = _meant(said, right, dictionary), _meant(right, said, dictionary)
-        also = known[n] if known is not None else frozenset()
-        wrong = _meant(said - right, also, dictionary) - right - also
-        rows[n] = (
-            len(said & right),
-            len(said),
-            len(right),
-            len(wrong),
-            sum(not dictionary.exists(*e) for e in wrong),
-        )
-    return pd.DataFrame(rows, columns=list(ENTITY_COUNTS))
+    pairs = zip(predictions, references, known, strict=True)
+    rows = [_pair_counts(dictionary, *pair) for pair in pairs]
+    return pd.DataFrame(np.array(rows, np.int64), columns=list(ENTITY_COUNTS))
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #14e17cb9
 def known_entities(
@@ -396,7 +424,7 @@ def known_entities(
     if len(texts) != len(proteins):
         raise ValueError(f"{len(texts)} texts but {len(proteins)} proteins")
     known = {}
-    for text, protein in zip(texts, proteins):
+    for text, protein in zip(texts, proteins, strict=False):
         known.setdefault(protein, set()).update(_ids(dictionary, text))
     return known
 
@@ -408,7 +436,10 @@ def entity_scores(
     matched, predicted, referenced, hallucinated, invented = np.moveaxis(
         np.asarray(sums, float), -1, 0
     )
-    per = lambda a, b: a / np.maximum(b, 1)
+
+    def per(a, b):
+        return a / np.maximum(b, 1)
+
     return dict(
         precision=per(matched, predicted),
         recall=per(matched, referenced),

@@ -25,10 +25,16 @@ BASELINE_LABELS = dict(
 )  # what people read for each
 BASELINES = tuple(BASELINE_LABELS)
 
+# %% ../../nbs/api/scoring/02_names.ipynb #fb99e526
 _FILLERS = ("the", "a", "baseline", "answer", "answers", "by", "on", "of", "train", "protein")
-_LABELS = frozenset(
-    ("nearest", "knn", "ridge", "knnrandomencoder", "ridgerandomencoder", "barelanguagemodel")
-)
+_SPOKEN = ("nearest", "knn", "ridge", "knnrandomencoder", "ridgerandomencoder", "barelanguagemodel")
+
+
+def _core(name: str) -> str:
+    "A name without what people add to one: case, signs, words such as `baseline`, a plural"
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", parted).casefold())
+    return "".join(w for w in words if w not in _FILLERS).removesuffix("s")
 
 
 def require_own_name(
@@ -37,15 +43,9 @@ def require_own_name(
     "Raise `ValueError` on a name without a letter or digit, and on a baseline's, however it is written"
     if not re.search(r"\w", name):
         raise ValueError(f"a system's name is {name!r}: give it one with a letter or a digit")
-    words = re.findall(
-        r"[^\W_]+",
-        unicodedata.normalize("NFKC", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).casefold(),
-    )
-    plain = "".join(w for w in words if w not in _FILLERS).removesuffix("s")
-    if plain in {f.replace("_", "") for f in BASELINES} | _LABELS:
-        raise ValueError(
-            f"{name!r} is the name of a baseline that every system is compared with: give the system another name"
-        )
+    if _core(name) in {s.replace("_", "") for s in BASELINES} | set(_SPOKEN):
+        meant = f"{name!r} is the name of a baseline that every system is compared with"
+        raise ValueError(f"{meant}: give the system another name")
     return name
 
 # %% ../../nbs/api/scoring/02_names.ipynb #ffb554a0
@@ -57,7 +57,7 @@ def record_keys(
 ) -> list:  # 16 hexadecimal digits for each
     "What a record is, wherever it stands: its protein, task, question and answer, up to white space"
     columns = [records[c].str.split().str.join(" ") for c in _KEY if c in records]
-    return [digest(*row, n=16) for row in zip(*columns)]
+    return [digest(*row, n=16) for row in zip(*columns, strict=False)]
 
 
 def _words(text: str) -> str:
@@ -70,7 +70,7 @@ def _words(text: str) -> str:
 def _record_words(records: "pd.DataFrame") -> list:
     "What tells records of a file apart: the words of each field"
     columns = [records[c].map(_words) for c in _KEY if c in records]
-    return list(zip(*columns))
+    return list(zip(*columns, strict=False))
 
 # %% ../../nbs/api/scoring/02_names.ipynb #ad54410d
 def require_once(
@@ -89,6 +89,7 @@ def require_once(
     first, second = (records[what].iloc[i] for i in several[0][:2])
     word = what.removesuffix("_id")
     raise ValueError(
-        f"{name}: {len(several):,} records occur twice or more often, {word} {first} and {word} {second} first ({records.protein_id.iloc[several[0][0]]}): "
+        f"{name}: {len(several):,} records occur twice or more often, "
+        f"{word} {first} and {word} {second} first ({records.protein_id.iloc[several[0][0]]}): "
         "give one prediction for each protein, task, question and answer"
     )

@@ -46,27 +46,31 @@ SCOPES = ("exact", "narrow", "broad", "related")  # of a synonym, as OBO defines
 _SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)" ([A-Z]+)')
 
 
-def _term(go_id: str, node: dict, name: str) -> dict:
-    "One row of the table"
-    said = {s: [] for s in SCOPES}
+def _synonyms(node: dict, place: str) -> dict:  # {scope: texts}
+    "Raises `ValueError` on what is no quoted synonym with its scope"
+    found = {scope: [] for scope in SCOPES}
     for text in node.get("synonym", []):
         m = _SYNONYM.match(text)
-        if not m or m[2].lower() not in said:
-            raise ValueError(
-                f"{name}, {go_id}: expected a quoted synonym and its scope ({', '.join(SCOPES)}), found {text[:60]!r}"
-            )
-        said[m[2].lower()].append(re.sub(r"\\(.)", r"\1", m[1]))
-    ec = [x.split()[0] for x in node.get("xref", []) if x.startswith("EC:")]
-    lists = dict(
-        **said,
+        if not m or m[2].lower() not in found:
+            wanted = f"a quoted synonym and its scope ({', '.join(SCOPES)})"
+            raise ValueError(f"{place}: expected {wanted}, found {text[:60]!r}")
+        found[m[2].lower()].append(re.sub(r"\\(.)", r"\1", m[1]))
+    return found
+
+# %% ../../nbs/api/scoring/03_ontology.ipynb #d15c5ba2
+def _term(go_id: str, node: dict, name: str) -> dict:
+    "One row of the table"
+    place = f"{name}, {go_id}"
+    lists = _synonyms(node, place) | dict(
         alt_ids=node.get("alt_id", []),
-        ec=ec,
+        ec=[x.split()[0] for x in node.get("xref", []) if x.startswith("EC:")],
         replaced_by=node.get("replaced_by", []),
         consider=node.get("consider", []),
     )
-    if odd := [v for vs in lists.values() for v in vs if "|" in v]:
+    parted = [v for values in lists.values() for v in values if "|" in v]
+    if parted:
         raise ValueError(
-            f"{name}, {go_id}: {odd[0]!r} holds a |, which parts the entries of a list here"
+            f"{place}: {parted[0]!r} holds a |, which parts the entries of a list here"
         )
     return dict(
         id=go_id,
@@ -79,7 +83,7 @@ def _term(go_id: str, node: dict, name: str) -> dict:
 # %% ../../nbs/api/scoring/03_ontology.ipynb #d1919fea
 def read_obo(
     path: Path | str,  # An OBO file such as go-basic.obo; plain, or gzipped with the ending .gz
-) -> pd.DataFrame:  # `id, namespace, name, obsolete, exact, narrow, broad, related, alt_ids, ec, replaced_by, consider`; lists are joined with |
+) -> pd.DataFrame:  # One row a term; lists (synonyms by scope, ids, ..) are joined with |
     "Terms of an ontology, by id, with obsolete ones. Raises `ValueError` with file and line (or term) of what is wrong"
     import obonet
     from obonet.io import open_read_file
@@ -114,33 +118,27 @@ def _listed(path: Path) -> list:
     ]
 
 # %% ../../nbs/api/scoring/03_ontology.ipynb #d66bd2b5
+def _entry_row(entry: dict, place: str) -> dict:
+    "One row of the table. Raises `ValueError` on what is lacking or no accession"
+    lacking = [k for k in ("accession", "type", "name", "members") if k not in entry]
+    if lacking:
+        raise ValueError(f"{place}: no `{lacking[0]}`")
+    if not re.fullmatch(r"IPR\d{6}", entry["accession"]):
+        raise ValueError(f"{place}: {entry['accession']!r} is no accession of InterPro")
+    pfam = sorted(m for m in entry["members"] if m.startswith("PF"))
+    kept = {k: entry[k] for k in ("accession", "type", "name")}
+    return kept | dict(pfam="|".join(pfam))
+
+# %% ../../nbs/api/scoring/03_ontology.ipynb #09bec8bf
 def read_interpro(
-    path: Path
-    | str,  # `entry.list` of InterPro, or a .json: a list of {accession, type, name, members}
-) -> (
-    pd.DataFrame
-):  # `accession, type, name, pfam`; Pfam accessions are joined with | (none in `entry.list`)
+    path: Path | str,  # `entry.list` of InterPro, or a .json: a list of its entries
+) -> pd.DataFrame:  # `accession, type, name, pfam`; Pfam accessions are joined with |
     "Entries of InterPro, by accession. Raises `ValueError` with file and line (or entry) of what is wrong"
-    path, rows = Path(path), []
+    path = Path(path)
     entries = read_json(path) if path.suffix == ".json" else _listed(path)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path.name}: expected a list of entries")
-    for n, e in enumerate(entries, 1):
-        lacks = [k for k in ("accession", "type", "name", "members") if k not in e]
-        if lacks:
-            raise ValueError(f"{path.name}, entry {n}: no `{lacks[0]}`")
-        if not re.fullmatch(r"IPR\d{6}", e["accession"]):
-            raise ValueError(
-                f"{path.name}, entry {n}: {e['accession']!r} is no accession of InterPro"
-            )
-        rows.append(
-            dict(
-                accession=e["accession"],
-                type=e["type"],
-                name=e["name"],
-                pfam="|".join(sorted(m for m in e["members"] if m.startswith("PF"))),
-            )
-        )
+    rows = [_entry_row(e, f"{path.name}, entry {n}") for n, e in enumerate(entries, 1)]
     return pd.DataFrame(rows).sort_values("accession", ignore_index=True)
 
 # %% ../../nbs/api/scoring/03_ontology.ipynb #afe616bc
@@ -162,9 +160,12 @@ def load_terms(
     | None = None,  # Your own `entry.list` or .json in place of the shipped entries
 ) -> Terms:
     "Terms of GO, InterPro and Pfam: shipped, verified against their manifest, or your own"
-    shipped = lambda name: pd.read_csv(
-        fetch("terms") / f"{name}.tsv.gz", sep="\t", keep_default_na=False, quoting=3
-    )  # no quotes: names hold them
+
+    def shipped(name):
+        return pd.read_csv(
+            fetch("terms") / f"{name}.tsv.gz", sep="\t", keep_default_na=False, quoting=3
+        )  # no quotes: names hold them
+
     own = None if interpro is None else read_interpro(interpro)
     pfam = shipped("pfam")
     if own is not None:
