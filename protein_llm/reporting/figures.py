@@ -205,7 +205,8 @@ def _bars(ax, table: pd.DataFrame, sign: str = ""):
         r = table[table.system == system].iloc[0]
         _interval(ax, r, y, COLOURS[system])
         place = dict(xytext=(0, 6), textcoords="offset points", ha="center", fontsize=9)
-        ax.annotate(_written(r.value, digits, sign), (r.value, y), **place)
+        behind = dict(facecolor="white", edgecolor="none", pad=0.5)  # no line runs through a number
+        ax.annotate(_written(r.value, digits, sign), (r.value, y), bbox=behind, **place)
     _rows(ax, [label(s) for s in order])
     ax.margins(x=0.1)
 
@@ -274,7 +275,7 @@ def fig_by_group(
     fig, (ax,) = _axes(1.0 + 0.13 * len(groups) * (len(systems) + 1.5))
     _dodged(ax, table, groups, systems)
     n = table.groupby("group").n.max()
-    _rows(ax, [f"{label(g)}\n{n[g]:,} records" for g in groups])
+    _rows(ax, [f"{label(g)}\n{int(n[g]):,} records" for g in groups])
     ax.axvline(0, color=_INK, linewidth=1, zorder=1)
     ax.set(xlabel=f"{label(metric)} minus that of {label(against)} ({_direction(metric)})")
     _top_legend(ax, 5)
@@ -511,7 +512,7 @@ def _ledger_text(r) -> str:
     if not r.n_held:
         return "none to compare"
     ending = dict(leak=": LEAK", clean=", clean").get(r.verdict, "")
-    return f"{r.n_overlap:,} of {r.n_held:,}{ending}"
+    return f"{int(r.n_overlap):,} of {int(r.n_held):,}{ending}"
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #d03c9c60
 def _ledger_row(ax, r, y: int):

@@ -156,12 +156,16 @@ summary { cursor: pointer; padding: .5rem 0; font-weight: 600 }
 """.replace("FACE", _FACE)
 
 # %% ../../nbs/api/reporting/02_page.ipynb #9f29cf34
-_TABLES = """
+_SCROLLING = """
 .wide { overflow-x: auto; margin: 0 0 1.2rem; background-repeat: no-repeat; background-color: var(--paper);
   background-size: 2.5rem 100%, 2.5rem 100%, .8rem 100%, .8rem 100%; background-position: 0 0, 100% 0, 0 0, 100% 0;
   background-attachment: local, local, scroll, scroll; background-image:
     linear-gradient(to right, var(--paper) 30%, transparent), linear-gradient(to left, var(--paper) 30%, transparent),
     linear-gradient(to right, var(--shade), transparent), linear-gradient(to left, var(--shade), transparent) }
+"""
+
+# %% ../../nbs/api/reporting/02_page.ipynb #ca88a586
+_TABLES = """
 table { border-collapse: collapse; font-size: .88rem; line-height: 1.4; min-width: 100% }
 table { font-variant-numeric: tabular-nums }
 .caption { margin: 1.2rem 0 .2rem }
@@ -218,6 +222,8 @@ _PARTS = """
 {%- elif kind == "table" %}{{ table(item) }}
 {%- endif %}{% endmacro %}
 """
+
+# %% ../../nbs/api/reporting/02_page.ipynb #7b9d821e
 _PAGE = """
 <!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
@@ -250,8 +256,7 @@ def html_page(
     lede: str | list,  # What the page says: a sentence below its title, or several
     sections: list,  # Title and parts of each
     warning: str | list = "",  # What must be read first, a text or several
-    note: str
-    | list = "",  # Small, below the lead: what its terms mean, when and from what the page was made
+    note: str | list = "",  # Small, below the lead, as what its terms mean; a text or several
 ) -> str:  # HTML, everything in it
     "A page without scripts and links. Raises `ValueError` on an unknown part"
     from jinja2 import Environment
@@ -260,5 +265,5 @@ def html_page(
         _check_parts(section, parts)
     page = Environment(autoescape=True).from_string(_TABLE + _ANSWERS + _PARTS + _PAGE)
     words = dict(title=title, lede=_texts(lede), warnings=_texts(warning), notes=_texts(note))
-    css = _COLOURS + _PROSE + _FIGURES + _TABLES
+    css = _COLOURS + _PROSE + _FIGURES + _SCROLLING + _TABLES
     return page.render(words, css=css, sections=sections).lstrip()
