@@ -533,11 +533,12 @@ def _ledger_title(ax, text: str, y: int):
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #7ba73ae0
 def _ledger_lines(table: pd.DataFrame) -> list:
-    "The rows of each pair of sets below a title, kinds in their order; what is known stands in rows of its own already"
+    "The rows of each pair of sets below a title, those of test first, kinds in their order; what is known is left out"
     shown = table[table.verdict != "known"]
     order = {kind: i for i, kind in enumerate(LEDGER_KINDS)}
     lines = []
-    for pair, rows in shown.groupby(["held", "against"], sort=False):
+    pairs = shown.groupby(["held", "against"], sort=False)
+    for pair, rows in sorted(pairs, key=lambda pair: pair[0][0] != "test"):
         rows = rows.sort_values("kind", key=lambda kinds: kinds.map(order), kind="stable")
         lines += [f"{pair[0]} against {pair[1]}", *rows.itertuples()]
     return lines
