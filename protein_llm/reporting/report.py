@@ -7,11 +7,12 @@ __all__ = ['DOMAINS', 'TERMS', 'RULE', 'DONE', 'QUESTIONS', 'USE', 'CORPUS', 'TR
            'PUBLISHED_TEXT', 'FIGURES', 'TITLE', 'by_verdict', 'over_all', 'listed', 'read_sentence', 'pays_sentence',
            'share_sentence', 'bridge_sentence', 'group_counts', 'gain_sentence', 'difference_cells', 'score_cells',
            'main_table', 'choose_questions', 'answer_verdict', 'shown_systems', 'question_parts', 'protein_use',
-           'use_sentences', 'domain_sentence', 'count_tables', 'best_sentence', 'made_now', 'Findings', 'size_text',
-           'lead', 'warnings', 'summary_text', 'require_report_folder', 'report_sections', 'write_report']
+           'use_sentences', 'domain_sentence', 'count_tables', 'best_sentence', 'again_command', 'made_now', 'Findings',
+           'size_text', 'lead', 'warnings', 'summary_text', 'require_report_folder', 'report_sections', 'write_report']
 
 # %% ../../nbs/api/reporting/04_report.ipynb #d2d60f6d
 import math
+import shlex
 import subprocess
 from dataclasses import dataclass, field
 from datetime import date
@@ -261,7 +262,7 @@ def gain_sentence(
     if not any(found.values()):
         return ""
     if not found["better"]:
-        return f"On no {by} an arm is better than {label(against)}."
+        return f"On no {by} can an arm be shown to be better than {label(against)}."
     most = max(found["better"], key=lambda row: abs(row["value"]))
     return f"Most is gained on {label(most['group'])} ({label(most['system'])}, by {_size(most)})."
 
@@ -595,6 +596,22 @@ def best_sentence(
     return (
         f"The baseline to beat is {label(best)}: it has the highest ROUGE-L of all {where}.{ending}"
     )
+
+# %% ../../nbs/api/reporting/04_report.ipynb #bb97960d
+def again_command(
+    preset: str,  # Configuration that `05_figures` was run with
+    **asked,  # Its other parameters; None or empty: as the preset
+) -> str:  # For a terminal
+    "What makes a page again: `make reproduce` for the default, else `05_figures` with what was asked"
+    given = {name: value for name, value in asked.items() if value not in (None, "")}
+    if preset == "tiny" and not given:
+        return "make reproduce"
+    parameters = [
+        f"-p {name} {shlex.quote(str(value))}"
+        for name, value in dict(preset=preset, **given).items()
+    ]
+    notebooks = "nbs/05_figures.ipynb runs/notebooks/05_figures.ipynb"
+    return " ".join([".venv/bin/papermill", notebooks, *parameters])
 
 # %% ../../nbs/api/reporting/04_report.ipynb #05ddfd67
 def made_now(
