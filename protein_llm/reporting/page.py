@@ -101,7 +101,7 @@ def page_answers(
     question: str,  # As it was asked
     about: str,  # Of which protein and task
     reference: str,  # The right answer
-    answers: list,  # (system or systems, what they answered, verdict: one of `SIGNS`)
+    answers: list,  # (systems, what they answered, verdict: one of `SIGNS`)
 ) -> tuple:  # `answers` and its content
     "A question with what each system answered, marked. Raises `ValueError` on an unknown verdict"
     unknown = [v for _, _, v in answers if v not in SIGNS]

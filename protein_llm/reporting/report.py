@@ -405,9 +405,7 @@ def question_parts(
 def protein_use(
     losses: dict,  # Of each arm a row a record: `record_id, cluster, true, swapped, shuffled, null, count`
     draws: int = 1_000,  # Bootstrap draws over clusters
-) -> (
-    pd.DataFrame
-):  # Differences: metric loss_swapped, loss_shuffled or loss_null, against loss_true
+) -> pd.DataFrame:  # Differences: loss_swapped, loss_shuffled or loss_null against loss_true
     "How much the loss of each arm rises on the same records when the protein is changed"
     tables = [pd.DataFrame(columns=list(DIFFERENCE_COLUMNS))]
     for arm, table in losses.items():
