@@ -23,10 +23,11 @@ from pathlib import Path
 from protein_llm.runs.launch import end_with_launcher
 end_with_launcher()
 from protein_llm.config import from_preset
-from protein_llm.training.train import train
+from protein_llm.runs.run import Run
+from protein_llm.training.loop import train
 sizes = dict(n_proteins=120, n_test_clusters=10, n_valid_clusters=5, batch_records=8)
 often = dict(steps=40, warmup=2, eval_every=5, save_every=1, lora_dropout=.1)
-train(from_preset("tiny", "mlp", **sizes, **often), folder=Path(sys.argv[1]))
+train(Run(from_preset("tiny", "mlp", **sizes, **often), folder=Path(sys.argv[1])))
 """
 LAUNCHER = f"""
 import sys

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "runs/smoke/readme"  # where the files of the examples lie, and what the commands write
 LIMIT = 300  # seconds
-SMALL = "-p n_proteins 300 -p n_test_clusters 20 -p n_valid_clusters 5"
+SMALL = "n_test_clusters=20 n_valid_clusters=5"
 OWN = "steps=2"
 # frequencies of the residues in proteins, in percent (Swiss-Prot, rounded)
 RESIDUES = dict(
@@ -64,7 +64,7 @@ def to_here(command):
 
 QWEN = (
     ".venv/bin/papermill nbs/03_train.ipynb runs/notebooks/qwen.ipynb "
-    "-p preset qwen3_8b -p arch flamingo -p shard full"
+    "-p preset qwen3_8b -p arch flamingo -p changes shard=full"
 )
 PIN = (
     ".venv/bin/protein-llm pin "
@@ -112,9 +112,10 @@ TRIES = {
     ".venv/bin/uv pip install torch==2.11.0 --index-url ...": Try(
         ".venv/bin/uv pip install torch==2.11.0 --help", "it changes the environment", "--index-url"
     ),
-    ".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p recipe reference": Try(
+    ".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p changes recipe=reference": Try(
         to_here(
-            f".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb -p recipe reference {SMALL}"
+            ".venv/bin/papermill nbs/01_data.ipynb runs/notebooks/reference.ipynb "
+            f"-p n_proteins 300 -p changes 'recipe=reference {SMALL}'"
         ),
         "smoke size",
     ),

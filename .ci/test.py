@@ -23,9 +23,10 @@ LIMIT = 900  # seconds that one command may take
 ARCHS = ("text", "mlp", "perceiver", "flamingo", "blind")
 # The experiment at smoke size: parameters that the notebooks share.
 # Their hash names the folders, so nothing of the real run is touched.
-SMOKE = dict(n_proteins=300, n_test_clusters=20, n_valid_clusters=5)
+HELD_OUT = "n_test_clusters=20 n_valid_clusters=5"
+SMOKE = dict(n_proteins=300, changes=HELD_OUT)
 TRAIN = dict(SMOKE, steps=4)
-EVALUATE = dict(TRAIN, n_generate=2, n_swap=10, draws=50)
+EVALUATE = dict(TRAIN, changes=f"{HELD_OUT} n_generate=2 n_swap=10 draws=50")
 # What each notebook gets; those of one line run two at a time.
 # The first two start from nothing: both need the corpus, one builds it and the other waits.
 CHAIN = [
@@ -57,10 +58,21 @@ SCRIPTS = {
     "a training killed again and again goes on as if nothing had been": "killed.py",
     "bad inputs are refused with a sentence": "inputs.py",
     "make's commands: finished steps, signals, files that are not ours": "commands.py",
+    "the report in Chromium, on a screen and on a telephone (if there is one)": "pages.py",
 }
 # input that must end with exit code 1, and what the message must say
 REFUSED = {
     "a misspelt parameter": ("03_train", dict(step=3), "step"),
+    "a misspelt field among the changes": (
+        "03_train",
+        dict(changes="n_token=16"),
+        "unknown parameter 'n_token': choose from n_tokens",
+    ),
+    "a field that is given twice": (
+        "04_evaluate",
+        dict(steps=4, changes="steps=5"),
+        "steps is given twice",
+    ),
     "an unknown arch": ("03_train", dict(arch="mpl"), "unknown arch 'mpl'"),
     "an unknown preset": ("03_train", dict(preset="huge"), "unknown preset 'huge'"),
     "a licence not accepted": (

@@ -44,10 +44,11 @@ def config(arch, mode):
 
 def begin(cfg, folder, acc):
     "The first steps of a run, of which a copy is kept; the files of its checkpoint"
+    from protein_llm.runs.run import Run
     from protein_llm.training.checkpoint import checkpoints
-    from protein_llm.training.train import train
+    from protein_llm.training.loop import train
 
-    train(cfg, folder=folder, stop_after=BEGUN)
+    train(Run(cfg, folder=folder), BEGUN)
     acc.wait_for_everyone()
     if acc.is_main_process:
         shutil.copytree(folder, folder.with_name(f"{folder.name}-begun"))
@@ -57,11 +58,11 @@ def begin(cfg, folder, acc):
 
 def end(cfg, folder, acc):
     "The last step of a run that somebody began: the model, and its log"
-    from protein_llm.model.pretrained import ProteinLLM
-    from protein_llm.runs.run import read_log
-    from protein_llm.training.train import train
+    from protein_llm.model import ProteinLLM
+    from protein_llm.runs.run import Run, read_log
+    from protein_llm.training.loop import train
 
-    train(cfg, folder=folder)  # reads the checkpoint
+    train(Run(cfg, folder=folder))  # reads the checkpoint
     acc.wait_for_everyone()
     log = read_log(folder)
     model = ProteinLLM.from_pretrained(folder / "model")
@@ -75,10 +76,11 @@ def end(cfg, folder, acc):
 
 def answers(model, cfg, folder, acc):
     "Answers to three records, one a part (one rank has two of them), and the share of parameters in slices"
-    from protein_llm.model.generate import Decoding, answer_records
-    from protein_llm.training.parallel import shard_model
+    from protein_llm.evaluation.answers import answer_records
+    from protein_llm.model import Decoding
     from protein_llm.runs.data import RunData
-    from protein_llm.training.train import make_optimizer
+    from protein_llm.training.parallel import shard_model
+    from protein_llm.training.step import make_optimizer
 
     data = RunData(cfg)
     model, _ = shard_model(model, make_optimizer(model, cfg.train), acc)

@@ -41,7 +41,7 @@ def decoder(layers, lean, dropout):
 
     from protein_llm.config import ModelConfig
     from protein_llm.model.lean import make_lean
-    from protein_llm.model.protein_llm import add_lora, load_llm
+    from protein_llm.model.llm import add_lora, load_llm
 
     config = Qwen3Config(
         hidden_size=4096,

@@ -133,10 +133,11 @@ def ours(data, tokens):
     "`train_step` over a token store and a feature store"
     from dataclasses import replace
 
-    from protein_llm.model.protein_llm import build_model, trainable_parts
+    from protein_llm.model import build_model
+    from protein_llm.model.parts import trainable_parts
     from protein_llm.runs.run import Run
     from protein_llm.training.parallel import make_accelerator
-    from protein_llm.training.train import make_optimizer, train_step
+    from protein_llm.training.step import make_optimizer, train_step
 
     cfg = replace(data.cfg, train=replace(data.cfg.train, batch_tokens=tokens))
     llm = fresh_model("records", data.vocab)
@@ -150,9 +151,16 @@ def ours(data, tokens):
         f"bridge.{n}": p for n, p in data.bridge.items()
     }
     model.set_trained_state(state, "here")
-    opt, acc, losses, times = make_optimizer(model, cfg.train), make_accelerator(Run(cfg)), [], [clock()]
+    opt, acc, losses, times = (
+        make_optimizer(model, cfg.train),
+        make_accelerator(Run(cfg)),
+        [],
+        [clock()],
+    )
     for k in range(STEPS):
-        losses.append(train_step(model, opt, k, np.array(data.steps[k]), data, cfg, acc)["loss"])
+        losses.append(
+            train_step(model, opt, k, np.array(data.steps[k]), data, cfg.train, acc)["loss"]
+        )
         times.append(clock())
     return losses, np.diff(times, axis=0)
 

@@ -51,8 +51,8 @@ def prepare(arch, n):
 
     from protein_llm.config import from_preset
     from protein_llm.core import set_seed
+    from protein_llm.model import build_model
     from protein_llm.model.export import prompt_embeddings
-    from protein_llm.model.protein_llm import build_model
     from protein_llm.runs.data import RunData
     from protein_llm.text.packing import collate
     from protein_llm.text.prompts import llm_folder
@@ -80,7 +80,7 @@ def prepare(arch, n):
 
 def ours(model, prompts, order, setting):
     "Answers in the order of the records"
-    from protein_llm.model.generate import Decoding
+    from protein_llm.model import Decoding
 
     slots, read = setting
     written = model.answers(prompts, range(len(order)), Decoding(MOST, slots=slots, read=read))

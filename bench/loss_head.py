@@ -83,7 +83,7 @@ def step_sides(rows):
     from transformers import Qwen3Config
 
     from protein_llm.config import ModelConfig
-    from protein_llm.model.protein_llm import add_lora, load_llm
+    from protein_llm.model.llm import add_lora, load_llm
 
     shape = Qwen3Config(
         vocab_size=WORDS,

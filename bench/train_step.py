@@ -121,7 +121,7 @@ def fresh_model(attention, vocab=None):
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from protein_llm.model.protein_llm import LORA_TARGETS
+    from protein_llm.model.llm import LORA_TARGETS
 
     torch.manual_seed(0)
     llm = Qwen3ForCausalLM._from_config(
@@ -165,12 +165,13 @@ def ours(records, tokens, steps, lr, folder):
     import polars as pl
 
     from protein_llm.config import ModelConfig, RunConfig, TrainConfig
-    from protein_llm.model.protein_llm import build_model, trainable_parts
+    from protein_llm.model import build_model
+    from protein_llm.model.parts import trainable_parts
     from protein_llm.runs.run import Run
-    from protein_llm.training.parallel import make_accelerator
     from protein_llm.text.packing import step_records
     from protein_llm.text.prompts import TokenStore, write_index
-    from protein_llm.training.train import make_optimizer, train_step
+    from protein_llm.training.parallel import make_accelerator
+    from protein_llm.training.step import make_optimizer, train_step
 
     folder /= f"ours{len(records)}"
     if not folder.exists():
@@ -221,9 +222,9 @@ def ours(records, tokens, steps, lr, folder):
     )
     for k in range(steps):
         losses.append(
-            train_step(model, opt, k, step_records(len(records), k, cfg.train), data, cfg, acc)[
-                "loss"
-            ]
+            train_step(
+                model, opt, k, step_records(len(records), k, cfg.train), data, cfg.train, acc
+            )["loss"]
         )
         times.append(clock())
     return np.mean(losses), np.diff(times, axis=0)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Two processes on the CPUs of this machine (gloo): launch/cpu_2.sh --preset tiny --arch mlp processes=2 shard=full. `accelerate launch --cpu` would start one only.
+# Two processes on the CPUs of this machine (gloo): launch/cpu_2.sh --preset tiny --arch mlp processes=2 shard=full.
+# `accelerate launch --cpu` would start one only.
 set -eu
 PYTHON="${PYTHON:-.venv/bin/python}"
 case " $* " in *" -h "* | *" --help "*) exec "$PYTHON" -m protein_llm.training.train --help ;; esac

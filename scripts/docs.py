@@ -68,7 +68,7 @@ def state_of_code():
 
 def front(folder):
     "The page that lists the pages"
-    figures = json.loads((ROOT / "runs" / "figures" / "table.json").read_text())
+    figures = json.loads((ROOT / "runs" / "figures" / "cards.json").read_text())["origin"]
     lines = [
         "# The default run, read without running anything",
         "",

@@ -25,7 +25,7 @@ def table():
     "The arms' and baselines' scores as Markdown: value [95 % interval]"
     with open(ROOT / "figures" / "cards.csv", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
-    cells = {(r["system"], r["score"]): cell(r) for r in rows}
+    cells = {(r["system"], r["metric"]): cell(r) for r in rows}
     lines = [["", *SHOWN.values()], ["---"] * (len(SHOWN) + 1)]
     for system in dict.fromkeys(r["system"] for r in rows):
         lines.append([system.replace("_", " "), *(cells[system, score] for score in SHOWN)])

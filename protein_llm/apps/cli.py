@@ -6,28 +6,21 @@
 __all__ = ['USE', 'main', 'train', 'next_calls', 'next_text', 'evaluate', 'audit', 'ledger', 'inputs', 'fetch', 'verify', 'pin',
            'runs']
 
-# %% ../../nbs/api/apps/01_cli.ipynb #77e7273d
+# %% ../../nbs/api/apps/01_cli.ipynb #1b7b001a
 import shlex
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 import click
 
 from .. import __version__
-from protein_llm.config import (
-    ARCHS,
-    PRESETS,
-    SHIPPED,
-    RunConfig,
-    bridge_file,
-    changes_of,
-    from_preset,
-    read_changes,
-    smoke_text,
-)
+from ..config import ARCHS, PRESETS, SHIPPED, RunConfig, changes_of, smoke_text
 from ..core import read_json, repo_root, require_new_folder
 from ..data.manifest import load_manifest
+from ..runs.arguments import arch_option, config_of_words, run_options
+from ..runs.run import Run, run_state
 
 # %% ../../nbs/api/apps/01_cli.ipynb #d13f1642
 _CODES = """\b
@@ -65,36 +58,9 @@ def main():
     model (audit) and any two sets of sequences (ledger). `protein-llm COMMAND --help` explains a command.
     """
 
-# %% ../../nbs/api/apps/01_cli.ipynb #fe2f407b
-def _need_files(*paths):
-    "Raise `FileNotFoundError` or `IsADirectoryError` for the first path that is given and is no file"
-    for path in filter(None, paths):
-        if Path(path).is_dir():
-            raise IsADirectoryError(f"{path} is a folder: give a file")
-        if not Path(path).exists():
-            raise FileNotFoundError(f"{path}: there is no such file")
-
-# %% ../../nbs/api/apps/01_cli.ipynb #05fbb8e4
-def _configured(preset: str, arch: str, words: tuple) -> RunConfig:
-    "The run that a command line asks for. Raises `click.UsageError` on a name or value that cannot be, `ValueError` on a missing input"
-    if ":" in arch:
-        sys.path.insert(
-            0, str(Path.cwd())
-        )  # where a bridge of one's own may lie, as with `python -m`
-    try:
-        cfg = from_preset(preset, arch, **read_changes(words))
-    except ValueError as e:
-        raise click.UsageError(str(e)) from e
-    load_manifest(cfg.data.manifest)
-    if ":" in arch:
-        bridge_file(arch)
-    if cfg.data.manifest not in SHIPPED:
-        _look_at_own_files(cfg.data.manifest)
-    return cfg
-
-# %% ../../nbs/api/apps/01_cli.ipynb #4a4a2720
+# %% ../../nbs/api/apps/01_cli.ipynb #d0046b18
 def _look_at_own_files(manifest: str):
-    "Read the first records of a user's own files, which needs a second: a training would find out after a minute. Raises what the reader raises"
+    "Read the first records of a user's own files. Raises what the reader raises"
     from protein_llm.data.manifest import fetch
     from protein_llm.data.sources import read_source
 
@@ -103,34 +69,17 @@ def _look_at_own_files(manifest: str):
         next(read_source(entry, root, named=tuple(described["files"])))
 
 
-def _saved(path: str) -> RunConfig:
-    "The run of a `config.json`"
-    _need_files(path)
-    return RunConfig.load(path)
+def _asked(preset: str | None, arch: str, changes: tuple) -> RunConfig:
+    "The run that a command line asks for. Raises what `config_of_words` raises"
+    cfg = config_of_words(preset, arch, changes)
+    if cfg.data.manifest not in SHIPPED:
+        _look_at_own_files(cfg.data.manifest)
+    return cfg
 
-# %% ../../nbs/api/apps/01_cli.ipynb #cb76dd99
-def _preset_options(f):
-    "Options and arguments that say which run is meant"
-    f = click.argument("changes", nargs=-1, metavar="[NAME=VALUE]...")(f)
-    names = ", ".join(PRESETS)
-    return click.option(
-        "--preset",
-        default="tiny",
-        show_default=True,
-        metavar="NAME",
-        help=f"Named configuration: {names}.",
-    )(f)
-
-# %% ../../nbs/api/apps/01_cli.ipynb #ad03ae6a
+# %% ../../nbs/api/apps/01_cli.ipynb #722fd9e5
 @main.command()
-@click.option(
-    "--arch",
-    default="mlp",
-    show_default=True,
-    metavar="ARM",
-    help=f"How the model meets the protein: {', '.join(ARCHS)}, or module:Class for a bridge of your own.",
-)
-@_preset_options
+@arch_option
+@run_options
 def train(preset, arch, changes):
     """Train one arm, or go on with a training that was stopped.
 
@@ -143,18 +92,13 @@ def train(preset, arch, changes):
     protein-llm train --preset qwen3_8b --arch flamingo shard=full
     protein-llm train runs/tiny-mlp-0a1b2c/config.json
     """
-    is_saved = len(changes) == 1 and changes[0].endswith(".json") and "=" not in changes[0]
-    cfg = _saved(changes[0]) if is_saved else _configured(preset, arch, changes)
-    click.echo(f"{cfg}\n")
-    from protein_llm.runs.run import Run
+    run = Run(_asked(preset, arch, changes))
+    click.echo(f"{run.cfg}\n")
+    click.echo(next_text(run.ensure_trained(), run.cfg))
 
-    folder = Run(cfg).ensure_trained()
-    click.echo(next_text(folder, cfg))
-
-# %% ../../nbs/api/apps/01_cli.ipynb #9a102428
+# %% ../../nbs/api/apps/01_cli.ipynb #1c1e0ac4
 USE = """from Bio import SeqIO
-from protein_llm.model.generate import ProteinLLM
-from protein_llm.model.pretrained import ProteinProcessor
+from protein_llm.model import ProteinLLM, ProteinProcessor
 
 model, processor = ProteinLLM.from_pretrained("{model}"), ProteinProcessor.from_pretrained("{model}")
 proteins = list(SeqIO.parse("proteins.fasta", "fasta"))
@@ -164,106 +108,89 @@ for protein, answer in zip(proteins, processor.decode(answers)): print(protein.i
 
 
 def _as_text(value) -> str:
-    "A field's value as a word of a command line"
+    "A field's value as it is written in a change"
     if not isinstance(value, tuple):
-        return shlex.quote(str(value))
-    return shlex.quote(
-        ",".join(f"{v[0]}={v[1]}" if isinstance(v, tuple) else str(v) for v in value)
-    )
+        return str(value)
+    return ",".join(f"{v[0]}={v[1]}" if isinstance(v, tuple) else str(v) for v in value)
 
-# %% ../../nbs/api/apps/01_cli.ipynb #288debd4
-_SHARED = (
-    "steps",
-    "seed",
-    "processes",
-    "shard",
-    "lora_r",
-    "n_tokens",
-    "manifest",
-    "n_proteins",
-    "n_test_clusters",
-    "n_valid_clusters",
-    "split",
-    "n_generate",
-    "n_swap",
-    "draws",
-    "random_control",
-)  # parameters of 04_evaluate
+# %% ../../nbs/api/apps/01_cli.ipynb #75544c30
+_PARAMETERS = ("steps", "seed", "processes", "manifest", "n_proteins", "split")  # of 04_evaluate
 
 
+def _notebook_call(preset: str, changed: dict) -> str:
+    "The call of 04_evaluate: fields that are its parameters by name, the others as `changes`"
+    given = dict(preset=preset) | {k: v for k, v in changed.items() if k in _PARAMETERS}
+    others = [shlex.quote(f"{k}={v}") for k, v in changed.items() if k not in _PARAMETERS]
+    if others:
+        given["changes"] = " ".join(others)
+    words = " ".join(f"-p {name} {shlex.quote(value)}" for name, value in given.items())
+    return f".venv/bin/papermill nbs/04_evaluate.ipynb runs/notebooks/04_evaluate.ipynb {words}"
+
+# %% ../../nbs/api/apps/01_cli.ipynb #ee513d6e
 def next_calls(
     cfg: RunConfig,  # A trained run
 ) -> list:  # Lines
     "The commands that compare a run with other arms and with what needs no language model"
-    changes = {
-        name: _as_text(here)
-        for name, _, here in changes_of(cfg)
-        if here is not None and name != "track"
-    }
-    arm = f" --arch {cfg.model.arch}" if ":" in cfg.model.arch else ""
-    words = [f"--preset {cfg.preset}{arm}", *(f"{name}={value}" for name, value in changes.items())]
-    lines = [
-        "compare it with the other arms that are trained (blind has to be):",
-        f"    .venv/bin/protein-llm evaluate {' '.join(words)}",
-    ]
-    if arm or not set(changes) <= set(_SHARED):
+    differs = [(name, here) for name, _, here in changes_of(cfg) if name != "track"]
+    changed = {name: _as_text(here) for name, here in differs if here is not None}
+    is_own = ":" in cfg.model.arch
+    arm = [f"--arch {cfg.model.arch}"] if is_own else []
+    words = [f"--preset {cfg.preset}", *arm, *(shlex.quote(f"{k}={v}") for k, v in changed.items())]
+    lines = ["compare it with the other arms that are trained (blind has to be):"]
+    lines += [f"    .venv/bin/protein-llm evaluate {' '.join(words)}"]
+    if is_own:
         return lines
-    given = [f"-p {name} {value}" for name, value in dict(preset=cfg.preset, **changes).items()]
-    return [
-        *lines,
-        "or train the other arms first, where they are not:",
-        f"    .venv/bin/papermill nbs/04_evaluate.ipynb runs/notebooks/04_evaluate.ipynb {' '.join(given)}",
-    ]
+    lines += ["or train the other arms first, where they are not:"]
+    return [*lines, f"    {_notebook_call(cfg.preset, changed)}"]
 
-# %% ../../nbs/api/apps/01_cli.ipynb #19e5c694
+# %% ../../nbs/api/apps/01_cli.ipynb #e24de15c
 def next_text(
     folder: Path,  # A trained run's folder
     cfg: RunConfig,  # The run
 ) -> str:  # Lines for a terminal
     "Where a trained model lies, how to ask it about the proteins of a FASTA file, and what to run next"
-    root = repo_root()
-    model = (
-        (folder / "model").relative_to(root) if folder.is_relative_to(root) else folder / "model"
-    )
-    lines = [
-        f"the model: {model}",
-        *filter(None, [smoke_text(cfg)]),
-        "",
-        "ask it about the proteins of a FASTA file, in Python:",
-        "",
-    ]
+    root, model = repo_root(), folder / "model"
+    model = model.relative_to(root) if model.is_relative_to(root) else model
+    smoke = smoke_text(cfg)
+    lines = [f"the model: {model}", *([smoke] if smoke else []), ""]
+    lines += ["ask it about the proteins of a FASTA file, in Python:", ""]
     lines += [f"    {line}".rstrip() for line in USE.format(model=model).splitlines()]
     return "\n".join([*lines, "", *next_calls(cfg)])
 
-# %% ../../nbs/api/apps/01_cli.ipynb #7ac72b27
-def _trained(cfgs: list) -> tuple[list, list]:
-    "Runs that are trained, and those that are not"
-    from protein_llm.runs.run import Run
-
-    done = [(Run(c).folder / "trained.json").exists() for c in cfgs]
-    return [c for c, d in zip(cfgs, done) if d], [c for c, d in zip(cfgs, done) if not d]
-
-# %% ../../nbs/api/apps/01_cli.ipynb #f5efebb6
-def _compared(cfgs: list) -> str:
+# %% ../../nbs/api/apps/01_cli.ipynb #06750ffb
+def _compared(runs: list) -> str:
     "The table of some trained runs and what their cards claim, for a terminal"
-    import pandas as pd
+    from protein_llm.reporting.card import compare_cards, comparison_table, read_card, run_card
 
-    from protein_llm.evaluation.evaluate import compare_runs
-    from protein_llm.reporting.card import compare_cards, comparison_table, run_card
-
-    table = pd.read_parquet(compare_runs(cfgs) / "comparison.parquet")
-    losses = table[table.metric.str.match("loss|bits|gap")]
-    folders = [run_card(c, losses[losses.system == c.model.arch]) for c in cfgs]
-    scores, _ = compare_cards(folders, cfgs[0].evaluation.draws)
+    blind = next(run for run in runs if run.cfg.model.arch == "blind")
+    cards = [run_card(run, blind) for run in runs]
+    scores, _ = compare_cards(cards, blind.cfg.evaluation.draws)
     lines = [comparison_table(scores).to_string(index=False), ""]
-    for folder in folders:
-        lines += [
-            *read_json(folder / "card.json")["claims"],
-            f"    {folder.relative_to(repo_root())}/card.html",
-        ]
+    for card in cards:
+        lines += read_card(card)["claims"]
+        lines.append(f"    {card.relative_to(repo_root())}/card.html")
     return "\n".join(lines)
 
-# %% ../../nbs/api/apps/01_cli.ipynb #cf7787b0
+# %% ../../nbs/api/apps/01_cli.ipynb #ac2a03f7
+def _trained(preset: str | None, archs: tuple, changes: tuple) -> list:
+    "Runs that are trained, of some arms or of all. Raises `ValueError` with the call that trains one that is needed"
+    asked = tuple(dict.fromkeys((*archs, "blind"))) if archs else ARCHS
+    runs = [Run(_asked(preset, arch, changes)) for arch in asked]
+    trained = [run for run in runs if (run.folder / "trained.json").exists()]
+    missing = [run.cfg.model.arch for run in runs if run not in trained]
+    needed = missing if archs else [arch for arch in missing if arch == "blind"]
+    if needed or len(trained) < 2:
+        arch = (needed or missing)[0]
+        call = [f"protein-llm train --preset {preset or 'tiny'} --arch {arch}", *changes]
+        raise ValueError(
+            f"not trained with these settings: {', '.join(missing)}: run {' '.join(call)}; "
+            "`protein-llm runs` lists what is trained, and with how many steps"
+        )
+    if missing:
+        click.echo(f"left out, because not trained: {', '.join(missing)}")
+    return trained
+
+# %% ../../nbs/api/apps/01_cli.ipynb #43fbcdcb
 @main.command()
 @click.option(
     "--arch",
@@ -272,7 +199,7 @@ def _compared(cfgs: list) -> str:
     metavar="ARM",
     help="Arm to evaluate; may be repeated. All that are trained when not given.",
 )
-@_preset_options
+@run_options
 def evaluate(preset, archs, changes):
     """Compare trained arms on held-out proteins.
 
@@ -283,151 +210,89 @@ def evaluate(preset, archs, changes):
     protein-llm evaluate
     protein-llm evaluate --arch mlp --arch text steps=100
     """
-    asked = tuple(dict.fromkeys((*archs, "blind"))) if archs else ARCHS
-    cfgs, missing = _trained([_configured(preset, arch, changes) for arch in asked])
-    lacking = ", ".join(c.model.arch for c in missing)
-    needed = missing if archs else [c for c in missing if c.model.arch == "blind"]
-    if needed or len(cfgs) < 2:
-        call = " ".join(
-            [
-                "protein-llm train",
-                f"--preset {preset}",
-                f"--arch {(needed or missing)[0].model.arch}",
-                *changes,
-            ]
-        )
-        raise ValueError(
-            f"not trained with these settings: {lacking}: run {call}; `protein-llm runs` lists what is trained, and with how many steps"
-        )
-    if missing:
-        click.echo(f"left out, because not trained: {lacking}")
-    click.echo(_compared(cfgs))
+    click.echo(_compared(_trained(preset, archs, changes)))
 
-# %% ../../nbs/api/apps/01_cli.ipynb #24ac6220
+# %% ../../nbs/api/apps/01_cli.ipynb #33430b86
+def _need_files(*paths):
+    "Raise `FileNotFoundError` or `IsADirectoryError` for the first path that is given and is no file"
+    for path in filter(None, paths):
+        if Path(path).is_dir():
+            raise IsADirectoryError(f"{path} is a folder: give a file")
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path}: there is no such file")
+
+
+def _file(name: str, words: str, **more) -> Callable:
+    "An option that takes a file"
+    return click.option(f"--{name}", metavar="FILE", help=words, **more)
+
+
+def _share(name: str, default: float, words: str) -> Callable:
+    "An option that takes a share"
+    kind = click.FloatRange(0, 1, min_open=True)
+    return click.option(f"--{name}", type=kind, default=default, show_default=True, help=words)
+
+
+def _count(name: str, least: int, default: int, words: str) -> Callable:
+    "An option that takes a whole number"
+    kind = click.IntRange(min=least)
+    return click.option(f"--{name}", type=kind, default=default, show_default=True, help=words)
+
+# %% ../../nbs/api/apps/01_cli.ipynb #4869c010
+def _with(options: tuple) -> Callable:
+    "Give a command several options, shown in their order"
+
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_TRAINED_ON = """What was trained on: FASTA, or CSV, TSV, JSON lines with protein_id, sequence and, for baselines,
+answer and task."""
+_AUDIT_OPTIONS = (
+    _file("train", _TRAINED_ON, required=True),
+    _file("valid", "Likewise, with answers: the best baseline is chosen there."),
+    _file("test", "The declared test set: predictions must be of exactly its proteins."),
+    _file("blind", "The same records answered without the protein."),
+    click.option("--name", default="", metavar="TEXT", help="The system's name; else the file's."),
+    _count("draws", 1, 1_000, "Bootstrap draws of the intervals."),
+    click.option(
+        "--out", default="audit", show_default=True, metavar="FOLDER", help="A new folder for it."
+    ),
+)
+
+# %% ../../nbs/api/apps/01_cli.ipynb #ff210722
 @main.command()
 @click.argument("predictions")
-@click.option(
-    "--train",
-    required=True,
-    metavar="FILE",
-    help="What was trained on: FASTA, or CSV, TSV, JSON lines with protein_id, sequence and, for baselines, answer and task.",
-)
-@click.option(
-    "--valid", metavar="FILE", help="Likewise, with answers: the best baseline is chosen there."
-)
-@click.option(
-    "--test",
-    metavar="FILE",
-    help="The declared test set: predictions must be of exactly its proteins.",
-)
-@click.option("--blind", metavar="FILE", help="The same records answered without the protein.")
-@click.option(
-    "--name", default="", metavar="TEXT", help="The system's name; the file's when not given."
-)
-@click.option(
-    "--draws",
-    type=click.IntRange(min=1),
-    default=1_000,
-    show_default=True,
-    help="Bootstrap draws of the intervals.",
-)
-@click.option(
-    "--out", default="audit", show_default=True, metavar="FOLDER", help="A new folder for the card."
-)
+@_with(_AUDIT_OPTIONS)
 def audit(predictions, train, valid, test, blind, name, draws, out):
     """The result card of any model's predictions.
 
-    PREDICTIONS are JSON lines with protein_id, sequence, answer (the right one) and prediction; task and instruction
-    where there are any. The card says what the test proteins share with the training set, sets the scores beside
-    baselines that were never trained, and claims only what the intervals support. No GPU, no weights.
+    PREDICTIONS are JSON lines with protein_id, sequence, answer (the reference) and prediction; task and
+    instruction where there are any. The card says what the test proteins share with the training set, sets
+    the scores beside baselines that were never trained, and claims only what the intervals support. No GPU, no weights.
 
     \b
     protein-llm audit predictions.jsonl --train train.csv --out my_card
     """
     _need_files(predictions, train, valid, test, blind)
     folder = require_new_folder(out)
+    _audit(predictions, train, folder, valid, test, blind, name, draws)
+
+# %% ../../nbs/api/apps/01_cli.ipynb #ed782972
+def _audit(predictions, train, folder, *more):
+    "Write the card and print what it says; exit code 3 where something leaks"
     from protein_llm.reporting.audit import audit as make_audit
     from protein_llm.reporting.audit import audit_text
 
-    card = read_json(
-        make_audit(predictions, train, folder, valid, test, blind, name, draws) / "card.json"
-    )
+    card = read_json(make_audit(predictions, train, folder, *more) / "card.json")
     click.echo(f"{audit_text(card)}\n{folder / 'card.html'}")
     sys.exit(3 if card["leaks"] else 0)
 
-# %% ../../nbs/api/apps/01_cli.ipynb #fdee61fb
-@main.command()
-@click.option("--train", metavar="FILE", help="The training set: FASTA, CSV, TSV or JSON lines.")
-@click.option("--valid", metavar="FILE", help="The validation set.")
-@click.option("--test", metavar="FILE", help="The test set.")
-@click.option("--set", multiple=True, metavar="NAME=FILE", help="One more set; may be repeated.")
-@click.option(
-    "--trained",
-    multiple=True,
-    metavar="NAME",
-    help="A set that was trained on besides train; may be repeated.",
-)
-@click.option(
-    "--corpus", metavar="PRESET", help="Take train, valid and test from the corpus of a preset."
-)
-@click.option(
-    "--encoder", metavar="NAME", help="The encoder, for what is on record of its pretraining."
-)
-@click.option("--llm", metavar="NAME", help="The language model, likewise.")
-@click.option(
-    "--min-seq-id",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.3,
-    show_default=True,
-    help="Identity of neighbours.",
-)
-@click.option(
-    "--coverage",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.8,
-    show_default=True,
-    help="Share that an alignment must cover.",
-)
-@click.option(
-    "--tolerance",
-    multiple=True,
-    metavar="KIND=SHARE",
-    help="Largest share that is no leak; may be repeated.",
-)
-@click.option(
-    "--examples",
-    type=click.IntRange(min=0),
-    default=3,
-    show_default=True,
-    help="Ids to name in a row.",
-)
-@click.option("--json", metavar="FILE", help="Write the ledger here too.")
-def ledger(**given):
-    """What held-out sets share with what was trained on.
 
-    Copies, relatives, shared stretches, sequence clusters and texts, each with its share and a verdict.
-
-    \b
-    protein-llm ledger --train train.fasta --test test.fasta
-    protein-llm ledger --corpus tiny
-    """
-    more = [pair.partition("=") for pair in given["set"]]
-    for name, _, path in more:
-        if not (name and path):
-            raise click.UsageError(f"--set {name!r}: write NAME=FILE")
-    files = [given[side] for side in ("train", "valid", "test")] + [path for _, _, path in more]
-    if given["corpus"] and given["corpus"] not in PRESETS:
-        raise click.UsageError(
-            f"unknown preset {given['corpus']!r}: choose from {', '.join(PRESETS)}"
-        )
-    if not given["corpus"] and len(list(filter(None, files))) < 2:
-        raise click.UsageError("give --train and --test, or --corpus")
-    _need_files(*files)
-    from protein_llm.data.ledger import main as run
-
-    run(_words(given))
-
-# %% ../../nbs/api/apps/01_cli.ipynb #2219c336
 def _words(given: dict) -> list:
     "Options as words of a command line; those without a value are left out"
     words = []
@@ -437,7 +302,64 @@ def _words(given: dict) -> list:
                 words += [f"--{name.replace('_', '-')}", str(one)]
     return words
 
-# %% ../../nbs/api/apps/01_cli.ipynb #70afda22
+# %% ../../nbs/api/apps/01_cli.ipynb #5512f03e
+def _check_sets(given: dict):
+    "Raise `click.UsageError` on a call without two sets, `FileNotFoundError` on a file that is not there"
+    more = [pair.partition("=") for pair in given["set"]]
+    for name, _, path in more:
+        if not (name and path):
+            raise click.UsageError(f"--set {name!r}: write NAME=FILE")
+    files = [given[split] for split in ("train", "valid", "test")] + [path for *_, path in more]
+    corpus = given["corpus"]
+    if corpus and corpus not in PRESETS:
+        raise click.UsageError(f"unknown preset {corpus!r}: choose from {', '.join(PRESETS)}")
+    if not corpus and len([path for path in files if path]) < 2:
+        raise click.UsageError("give --train and --test, or --corpus")
+    _need_files(*files)
+
+# %% ../../nbs/api/apps/01_cli.ipynb #e3cb66ed
+def _several(name: str, metavar: str, words: str) -> Callable:
+    "An option that may be repeated"
+    help_text = f"{words}; may be repeated."
+    return click.option(f"--{name}", multiple=True, metavar=metavar, help=help_text)
+
+
+_LEDGER_OPTIONS = (
+    _file("train", "The training set: FASTA, CSV, TSV or JSON lines."),
+    _file("valid", "The validation set."),
+    _file("test", "The test set."),
+    _several("set", "NAME=FILE", "One more set"),
+    _several("trained", "NAME", "A set that was trained on besides train"),
+    click.option("--corpus", metavar="PRESET", help="Train, valid and test of a preset's corpus."),
+    click.option(
+        "--encoder", metavar="NAME", help="The encoder: what is known of its pretraining."
+    ),
+    click.option("--llm", metavar="NAME", help="The language model, likewise."),
+    _share("min-seq-id", 0.3, "Identity of neighbours."),
+    _share("coverage", 0.8, "Share that an alignment must cover."),
+    _several("tolerance", "KIND=SHARE", "Largest share that is no leak"),
+    _count("examples", 0, 3, "Ids to name in a row."),
+    _file("json", "Write the ledger here too."),
+)
+
+# %% ../../nbs/api/apps/01_cli.ipynb #c851bac4
+@main.command()
+@_with(_LEDGER_OPTIONS)
+def ledger(**given):
+    """What held-out sets share with what was trained on.
+
+    Copies, relatives, shared stretches, sequence clusters and texts, each with its share and a verdict.
+
+    \b
+    protein-llm ledger --train train.fasta --test test.fasta
+    protein-llm ledger --corpus tiny
+    """
+    _check_sets(given)
+    from protein_llm.data.ledger import main as print_ledger
+
+    print_ledger(_words(given))
+
+# %% ../../nbs/api/apps/01_cli.ipynb #a447aff5
 def _inputs(command: str, names: tuple, *more):
     from protein_llm.data.manifest import main as run
 
@@ -457,14 +379,14 @@ def fetch(names):
     "Fetch inputs, by names or paths of manifests."
     _inputs("fetch", names)
 
-
+# %% ../../nbs/api/apps/01_cli.ipynb #f8be9fe0
 @main.command()
 @click.argument("names", nargs=-1, required=True)
 def verify(names):
     "Compare fetched inputs with their SHA-256."
     _inputs("verify", names)
 
-# %% ../../nbs/api/apps/01_cli.ipynb #3ca1c4fb
+
 @main.command()
 @click.argument("names", nargs=-1, required=True)
 @click.option(
@@ -476,52 +398,51 @@ def pin(names, revision):
     "Record what is current in manifests: revision and SHA-256."
     _inputs("pin", names, *(["--revision", revision] if revision else []))
 
-# %% ../../nbs/api/apps/01_cli.ipynb #852bb519
+# %% ../../nbs/api/apps/01_cli.ipynb #84b1ac48
+_COLUMNS = ("run", "arm", "steps", "data", "started", "state", "result")
+
+
+def _results(folder: Path, state: dict) -> str:
+    "Losses, or why it failed"
+    measured = [p for n in ("measurement", "card") for p in folder.glob(f"evaluation-*/{n}.json")]
+    newest = max(measured, key=lambda p: p.stat().st_mtime, default=None)
+    losses = dict(validation=state["loss"], test=read_json(newest)["loss"] if newest else None)
+    words = [f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None]
+    if state["state"] == "failed":
+        words.append(str(state["error"]).splitlines()[0][:80])
+    return ", ".join(words)
+
+# %% ../../nbs/api/apps/01_cli.ipynb #60da268f
 def _run_row(folder: Path) -> dict:
     "What `protein-llm runs` says of a folder with a `config.json`"
-    from protein_llm.runs.run import run_state
-
     try:
-        run, cfg = run_state(folder), RunConfig.load(folder / "config.json")
+        state, cfg = run_state(folder), RunConfig.load(folder / "config.json")
     except ValueError:
-        return dict(
-            run=folder.name,
-            arm="?",
-            steps="?",
-            data="?",
-            started="?",
-            state="of another version",
-            result="",
-        )
-    measured = [
-        read_json(p)["loss"]
-        for p in sorted(folder.glob("evaluation-*/card.json"), key=lambda p: p.stat().st_mtime)
-    ]
-    losses = dict(validation=run["loss"], test=measured[-1] if measured else None)
-    results = [f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None]
-    smoke = " (smoke)" if run["state"] == "trained" and smoke_text(cfg) else ""
-    error = [str(run["error"]).splitlines()[0][:80]] if run["state"] == "failed" else []
+        return dict.fromkeys(_COLUMNS, "?") | dict(run=folder.name, state="of another version")
+    smoke = " (smoke)" if state["state"] == "trained" and smoke_text(cfg) else ""
+    started = datetime.fromtimestamp(state["started"])
     return dict(
-        run=run["name"],
-        arm=run["arch"],
-        steps=f"{run['steps_done']:,}/{run['steps']:,}",
-        data=f"{Path(run['manifest']).stem}, {cfg.data.split}",
-        started=f"{datetime.fromtimestamp(run['started']):%Y-%m-%d %H:%M}",
-        state=run["state"] + smoke,
-        result=", ".join(results + error),
+        run=state["name"],
+        arm=state["arch"],
+        steps=f"{state['steps_done']:,}/{state['steps']:,}",
+        data=f"{Path(state['manifest']).stem}, {cfg.data.split}",
+        started=f"{started:%Y-%m-%d %H:%M}",
+        state=state["state"] + smoke,
+        result=_results(folder, state),
     )
 
-# %% ../../nbs/api/apps/01_cli.ipynb #7ac1f9e4
+# %% ../../nbs/api/apps/01_cli.ipynb #0d5ac0de
 def _table_text(rows: list) -> list:
     "Lines of aligned columns, the keys of the first row on top"
     columns = {name: [name, *(row[name] for row in rows)] for name in rows[0]}
     widths = [max(map(len, cells)) for cells in columns.values()]
-    return [
-        "  ".join(cell.ljust(w) for cell, w in zip(cells, widths)).rstrip()
-        for cells in zip(*columns.values())
-    ]
+    lines = []
+    for cells in zip(*columns.values(), strict=True):
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return lines
 
-# %% ../../nbs/api/apps/01_cli.ipynb #1fc0fc2f
+
 @main.command()
 def runs():
     "List the trainings in runs/, their states and results."

@@ -68,7 +68,7 @@ def _require_proteins(proteins: pl.DataFrame, name: str, place: str):
         f"{first} among them: {HOW_TO_MEND[why]}"
     )
 
-# %% ../../nbs/api/data/06_sets.ipynb #a2b7b42a
+# %% ../../nbs/api/data/06_sets.ipynb #bbcef460
 _COLUMNS = ("protein_id", "sequence", "task", "answer", "families")
 
 
@@ -103,7 +103,7 @@ def _joined(parts: list) -> pl.DataFrame:
     "Tables one below the other; not all lines of a JSON file need name all columns"
     return pl.concat(parts, how="diagonal")
 
-# %% ../../nbs/api/data/06_sets.ipynb #59e08e28
+# %% ../../nbs/api/data/06_sets.ipynb #97cbff04
 def _require_one_sequence(proteins: pl.DataFrame, name: str, place: str):
     "Raise `ValueError` when an id has two sequences"
     twice = proteins.filter(~pl.col("protein_id").is_first_distinct())
@@ -122,7 +122,7 @@ def check_set(
     place = "line" if "line" in first.columns else "record"
     parts = [p for p in _checked(chain([first], tables), name, place) if len(p[0])]
     if not parts:
-        raise ValueError(f"{name} holds no protein: an empty set says nothing")
+        raise ValueError(f"{name} holds no protein: nothing can be said of an empty set")
     proteins = _joined([p for p, _ in parts])
     proteins = proteins.with_columns(pl.col(pl.String).exclude("why").fill_null(""))
     proteins = proteins.unique(["protein_id", "sequence"], keep="first", maintain_order=True)

@@ -14,8 +14,7 @@ from torch import nn
 
 from ..core import set_seed
 from ..data.manifest import fetch
-from ..model.pretrained import ProteinLLM
-from ..model.protein_llm import build_model
+from ..model import ProteinLLM, build_model
 from ..proteins.features import FeatureStore
 from ..runs.data import RunData
 from ..runs.run import Run

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..config import RunConfig, TrainConfig
 from ..core import digest
-from ..model.generate import ProteinLLM
+from ..model import ProteinLLM
 from ..proteins.encoder import load_encoder
 from ..proteins.features import FeatureStore, build_features, feature_folder
 from ..runs.data import RunData

@@ -20,6 +20,7 @@ from ..config import EvalConfig, RunConfig
 from ..core import digest, ensure_stage, read_json, run_folder, write_json
 from ..data.ledger import Ledger, corpus_ledger, require_clean
 from ..data.manifest import identity
+from .answers import answer_records
 from protein_llm.evaluation.baselines import (
     BASELINES,
     BaselineAnswers,
@@ -28,8 +29,7 @@ from protein_llm.evaluation.baselines import (
     choose_baseline,
 )
 from .losses import LOSS_COLUMNS, diagnose
-from ..model.generate import Decoding, ProteinLLM, answer_records
-from ..model.protein_llm import build_model
+from ..model import Decoding, ProteinLLM, build_model
 from ..runs.data import RunData
 from ..runs.run import Run
 

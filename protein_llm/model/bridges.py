@@ -6,10 +6,11 @@
 __all__ = ['BRIDGES', 'draw_flow', 'parameters_by_part', 'attention_weights', 'attend', 'AttentionPool', 'PoolMLP',
            'ResamplerLayer', 'PerceiverResampler', 'ConstantTokens', 'make_class', 'make_bridge', 'check_bridge']
 
-# %% ../../nbs/api/model/01_bridges.ipynb #2f250097
+# %% ../../nbs/api/model/01_bridges.ipynb #81062567
 import re
 import traceback
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -19,55 +20,51 @@ from torch import Tensor, nn
 from ..config import ModelConfig, bridge_file
 from ..own_code import import_anew
 
-# %% ../../nbs/api/model/01_bridges.ipynb #549a2748
+# %% ../../nbs/api/model/01_bridges.ipynb #c4aa714c
 def draw_flow(
-    steps: list,  # Texts of the boxes, from left to right; one with a shape in brackets is data, one that begins with `frozen` is not trained
-    below: dict = {},  # Boxes that lead into a step from below, the last one under it: list of texts by position
+    steps: list,  # Texts of boxes, from left to right: with `[` data, with `frozen` not trained
+    below: dict | None = None,  # Boxes that lead into a step from below: list of texts by position
     repeat: tuple = (),  # First and last step of what is repeated, and how often
 ):  # A matplotlib figure
     "Draw how data flows through a module: data white, trained blue, frozen grey"
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(1.3 * len(steps), 1.9 if below else 0.9))
-    colour = lambda text: (
-        "white" if "[" in text else "#dddddd" if text.startswith("frozen") else "#cfe2f3"
-    )
-    boxes = [
-        [
-            ax.text(
-                first + i,
-                y,
-                text,
-                ha="center",
-                va="center",
-                fontsize=8,
-                bbox=dict(boxstyle="round", fc=colour(text)),
-            )
-            for i, text in enumerate(texts)
-        ]
-        for first, y, texts in [(0, 1, steps)]
-        + [(at - len(texts) + 1, 0, texts) for at, texts in below.items()]
-    ]
-    for a, b in [pair for row in boxes for pair in zip(row, row[1:])] + [
-        (row[-1], boxes[0][at]) for row, at in zip(boxes[1:], below)
-    ]:
-        ax.annotate(
-            "",
-            b.get_position(),
-            a.get_position(),
-            zorder=9,
-            arrowprops=dict(arrowstyle="->", patchA=a.get_bbox_patch(), patchB=b.get_bbox_patch()),
-        )
+    row = _draw_row(ax, steps, 0, 1)
+    for at, texts in (below or {}).items():
+        feed = _draw_row(ax, texts, at - len(texts) + 1, 0)
+        _draw_arrow(ax, feed[-1], row[at])
     if repeat:
-        ax.add_patch(
-            plt.Rectangle(
-                (repeat[0] - 0.46, 0.6), repeat[1] - repeat[0] + 0.92, 0.85, fill=False, ls=":"
-            )
-        )
-        ax.text(repeat[1] + 0.42, 1.58, repeat[2], ha="right", va="center", fontsize=8)
+        first, last, times = repeat
+        box = plt.Rectangle((first - 0.46, 0.6), last - first + 0.92, 0.85, fill=False, ls=":")
+        ax.add_patch(box)
+        ax.text(last + 0.42, 1.58, times, ha="right", va="center", fontsize=8)
     ax.set(xlim=(-0.5, len(steps) - 0.5), ylim=(-0.4 if below else 0.5, 1.7 if repeat else 1.5))
     ax.axis("off")
     return fig
+
+# %% ../../nbs/api/model/01_bridges.ipynb #4fedc403
+def _draw_row(ax, texts: list, x: int, y: int) -> list:
+    "Boxes beside each other, joined by arrows"
+    settings = dict(ha="center", va="center", fontsize=8)
+    boxes = []
+    for i, text in enumerate(texts):
+        box = dict(boxstyle="round", fc=_colour(text))
+        boxes.append(ax.text(x + i, y, text, bbox=box, **settings))
+    for a, b in pairwise(boxes):
+        _draw_arrow(ax, a, b)
+    return boxes
+
+
+def _draw_arrow(ax, a, b):
+    style = dict(arrowstyle="->", patchA=a.get_bbox_patch(), patchB=b.get_bbox_patch())
+    ax.annotate("", b.get_position(), a.get_position(), zorder=9, arrowprops=style)
+
+
+def _colour(text: str) -> str:
+    if "[" in text:
+        return "white"
+    return "#dddddd" if text.startswith("frozen") else "#cfe2f3"
 
 # %% ../../nbs/api/model/01_bridges.ipynb #1f6f3ea4
 def parameters_by_part(
@@ -79,26 +76,26 @@ def parameters_by_part(
         parts[re.sub(r"\.(\d+|(in_proj_|out_proj\.)?(weight|bias))(?=\.|$)", "", name)] += p.numel()
     return dict(parts)
 
-# %% ../../nbs/api/model/01_bridges.ipynb #18e365f9
+# %% ../../nbs/api/model/01_bridges.ipynb #32b95262
 def attention_weights(
     attn: nn.MultiheadAttention,  # Holds the projections; width D, heads H
     query: Tensor,  # Queries [P, N, D], or [1, N, D] when all proteins share them
     x: Tensor,  # Residues [P, L, D]
     mask: Tensor,  # True at residues, False at padding [P, L]
     norm: nn.LayerNorm | None = None,  # Its scale and shift act on `x`, which is already normalised
-) -> (
-    Tensor
-):  # How much each query looks at each residue, by head; sums to 1 over residues [P, H, N, L]
+) -> Tensor:  # How much each query looks at each residue, by head [P, H, N, L]
     "The softmax of few queries over many residues, without a projected residue"
-    (wq, wk, _), bq, N = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)[0], query.shape[1]
-    q = F.linear(query, wq, bq).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)  # [P, H, N, E]
-    q = (q * attn.head_dim**-0.5) @ wk.unflatten(0, (attn.num_heads, -1))  # [P, H, N, D]
+    wq, wk, _ = attn.in_proj_weight.chunk(3)
+    bq, _, _ = attn.in_proj_bias.chunk(3)
+    by_head = (attn.num_heads, -1)
+    q = F.linear(query, wq, bq).unflatten(-1, by_head).transpose(1, 2)  # [P, H, N, E]
+    q = (q * attn.head_dim**-0.5) @ wk.unflatten(0, by_head)  # [P, H, N, D]
     if norm is not None:
         q = q * norm.weight
     scores = (q.flatten(1, 2) @ x.mT).masked_fill(~mask[:, None], float("-inf"))  # [P, H*N, L]
-    return scores.softmax(-1).unflatten(1, (-1, N))
+    return scores.softmax(-1).unflatten(1, (-1, query.shape[1]))
 
-# %% ../../nbs/api/model/01_bridges.ipynb #38cb42b4
+# %% ../../nbs/api/model/01_bridges.ipynb #0a749bf6
 def attend(
     attn: nn.MultiheadAttention,  # Holds the projections; width D, heads H
     query: Tensor,  # Queries [P, N, D], or [1, N, D] when all proteins share them
@@ -106,21 +103,18 @@ def attend(
     mask: Tensor,  # True at residues, False at padding [P, L]
     norm: nn.LayerNorm | None = None,  # Its scale and shift act on `x`, which is already normalised
 ) -> Tensor:  # [P, N, D]
-    "Multi-head attention of few queries to many residues: what `attn(query, norm(x), norm(x), ~mask)` gives, at a fraction of the cost"
-    weights, wv, bv = (
-        attention_weights(attn, query, x, mask, norm),
-        attn.in_proj_weight.chunk(3)[2],
-        attn.in_proj_bias.chunk(3)[2],
-    )
+    "What `attn(query, norm(x), norm(x), ~mask)` gives, at a fraction of the cost"
+    weights = attention_weights(attn, query, x, mask, norm)  # [P, H, N, L]
+    _, _, wv = attn.in_proj_weight.chunk(3)
+    _, _, bv = attn.in_proj_bias.chunk(3)
+    H = attn.num_heads
     seen = (weights.flatten(1, 2).to(x.dtype) @ x).unflatten(1, weights.shape[1:3])  # [P, H, N, D]
     if norm is not None:
         seen = seen * norm.weight + norm.bias
-    value = seen @ wv.unflatten(0, (attn.num_heads, -1)).mT + bv.view(
-        attn.num_heads, 1, -1
-    )  # [P, H, N, E]
+    value = seen @ wv.unflatten(0, (H, -1)).mT + bv.view(H, 1, -1)  # [P, H, N, E]
     return attn.out_proj(value.transpose(1, 2).flatten(2))
 
-# %% ../../nbs/api/model/01_bridges.ipynb #fcd176ee
+# %% ../../nbs/api/model/01_bridges.ipynb #8a77cfe0
 class AttentionPool(nn.Module):
     "Pool residues into a fixed number of tokens with learned queries (Lee et al. 2019, Set Transformer, eq. 11)"
 
@@ -134,7 +128,8 @@ class AttentionPool(nn.Module):
         if d % n_heads:
             raise ValueError(f"heads={n_heads} must divide the encoder's width {d}")
         self.queries = nn.Parameter(torch.randn(n_tokens, d) * d**-0.5)
-        self.attn, self.norm = nn.MultiheadAttention(d, n_heads, batch_first=True), nn.LayerNorm(d)
+        self.attn = nn.MultiheadAttention(d, n_heads, batch_first=True)
+        self.norm = nn.LayerNorm(d)
 
     def forward(
         self,
@@ -143,13 +138,13 @@ class AttentionPool(nn.Module):
     ) -> Tensor:  # Tokens [P, N, D]
         return self.norm(attend(self.attn, self.queries[None], features, mask))
 
-# %% ../../nbs/api/model/01_bridges.ipynb #11b72107
+# %% ../../nbs/api/model/01_bridges.ipynb #f693ff47
 class PoolMLP(nn.Module):
-    "The `mlp` bridge: attention pooling, then two linear layers with a GELU between; without pooling where every residue is a token"
+    "The `mlp` bridge: attention pooling, then an MLP; without pooling where every residue is a token"
 
     def __init__(
         self,
-        cfg: ModelConfig,  # `n_tokens` (0: one a residue), `d_bridge` (hidden width of the MLP), `heads` of the pooling
+        cfg: ModelConfig,  # `n_tokens` (0: one a residue), `d_bridge` (hidden width), `heads`
         d: int,  # Width of the features
         d_lm: int,  # Width of the language model
     ):
@@ -177,11 +172,10 @@ class PoolMLP(nn.Module):
             raise ValueError(
                 "n_tokens=0: every residue is a token of its own, and nothing is attended to"
             )
-        return attention_weights(
-            self.pool.attn, self.pool.queries[None], features.to(self.pool.queries.dtype), mask
-        )
+        queries = self.pool.queries[None]
+        return attention_weights(self.pool.attn, queries, features.to(queries.dtype), mask)
 
-# %% ../../nbs/api/model/01_bridges.ipynb #4adeb6a4
+# %% ../../nbs/api/model/01_bridges.ipynb #bca87e0d
 class ResamplerLayer(nn.Module):
     "Self-attention among the latents, cross-attention to the residues, feed-forward; each with a residual connection"
 
@@ -192,12 +186,12 @@ class ResamplerLayer(nn.Module):
         ffn: int,  # Hidden width of the feed-forward
     ):
         super().__init__()
-        self.norm_self, self.norm_query, self.norm_residue, self.norm_ffn = (
-            nn.LayerNorm(d) for _ in range(4)
-        )
-        self.self_attn, self.cross_attn = (
-            nn.MultiheadAttention(d, n_heads, batch_first=True) for _ in range(2)
-        )
+        self.norm_self = nn.LayerNorm(d)
+        self.norm_query = nn.LayerNorm(d)
+        self.norm_residue = nn.LayerNorm(d)
+        self.norm_ffn = nn.LayerNorm(d)
+        self.self_attn = nn.MultiheadAttention(d, n_heads, batch_first=True)
+        self.cross_attn = nn.MultiheadAttention(d, n_heads, batch_first=True)
         self.ffn = nn.Sequential(nn.Linear(d, ffn), nn.GELU(), nn.Linear(ffn, d))
 
     def forward(
@@ -207,9 +201,8 @@ class ResamplerLayer(nn.Module):
         mask: Tensor,  # True at residues, False at padding [P, L]
     ) -> Tensor:  # Latents [P, N, D]
         latents = self.among(latents)
-        latents = latents + attend(
-            self.cross_attn, self.norm_query(latents), x, mask, self.norm_residue
-        )
+        query = self.norm_query(latents)
+        latents = latents + attend(self.cross_attn, query, x, mask, self.norm_residue)
         return latents + self.ffn(self.norm_ffn(latents))
 
     def among(
@@ -220,13 +213,13 @@ class ResamplerLayer(nn.Module):
         z = self.norm_self(latents)
         return latents + attend(self.self_attn, z, z, z.new_ones(z.shape[:2], dtype=bool))
 
-# %% ../../nbs/api/model/01_bridges.ipynb #af00bb63
+# %% ../../nbs/api/model/01_bridges.ipynb #aeba0715
 class PerceiverResampler(nn.Module):
-    "Latents that attend to the residues in `depth` layers; projected to the language model's width, or left as they are for flamingo"
+    "Latents that attend to the residues in `depth` layers; for flamingo they are not projected"
 
     def __init__(
         self,
-        cfg: ModelConfig,  # `n_tokens` latents, `d_bridge` (their width), `depth`, `heads` (they must divide `d_bridge`), `ffn`
+        cfg: ModelConfig,  # `n_tokens` latents of width `d_bridge`, `depth`, `heads`, `ffn`
         d: int,  # Width of the features
         d_lm: int,  # Width of the language model
     ):
@@ -237,9 +230,8 @@ class PerceiverResampler(nn.Module):
             ResamplerLayer(cfg.d_bridge, cfg.heads, cfg.ffn) for _ in range(cfg.depth)
         )
         self.norm = nn.LayerNorm(cfg.d_bridge)
-        self.out = (
-            nn.Identity() if cfg.arch == "flamingo" else nn.Linear(cfg.d_bridge, d_lm)
-        )  # the gated layers project latents themselves
+        # flamingo's gated layers project latents themselves
+        self.out = nn.Identity() if cfg.arch == "flamingo" else nn.Linear(cfg.d_bridge, d_lm)
 
     def residues(
         self,
@@ -267,9 +259,8 @@ class PerceiverResampler(nn.Module):
         x, latents, last = self.residues(features), self.latents[None], self.layers[-1]
         for layer in self.layers[:-1]:
             latents = layer(latents, x, mask)
-        return attention_weights(
-            last.cross_attn, last.norm_query(last.among(latents)), x, mask, last.norm_residue
-        )
+        query = last.norm_query(last.among(latents))
+        return attention_weights(last.cross_attn, query, x, mask, last.norm_residue)
 
 # %% ../../nbs/api/model/01_bridges.ipynb #c9d10d13
 class ConstantTokens(nn.Module):
@@ -291,11 +282,11 @@ class ConstantTokens(nn.Module):
     ) -> Tensor:  # One row that serves all proteins [1, N, D_lm]
         return self.tokens[None]
 
-# %% ../../nbs/api/model/01_bridges.ipynb #395698b5
-def _tried(arch: str, doing: str, work):
+# %% ../../nbs/api/model/01_bridges.ipynb #e11613ea
+def _tried(arch: str, doing: str, work, *args):
     "What `work` gives; any error of a bridge's code becomes a sentence with the line that it comes from"
     try:
-        return work()
+        return work(*args)
     except Exception as e:
         frames = traceback.extract_tb(e.__traceback__)
         frames = [f for f in frames if not re.search("site-packages|^<frozen", f.filename)]
@@ -306,26 +297,26 @@ def _tried(arch: str, doing: str, work):
             f"{arch}: {doing} fails with {type(e).__name__}: {e} ({file}, line {line})"
         ) from e
 
-# %% ../../nbs/api/model/01_bridges.ipynb #2341cc1e
+# %% ../../nbs/api/model/01_bridges.ipynb #5d453570
 BRIDGES = dict(
     mlp=PoolMLP, perceiver=PerceiverResampler, flamingo=PerceiverResampler, blind=ConstantTokens
 )
 
 
-def _imported(arch: str) -> type:
-    "The class behind an import path"
-    file, name = bridge_file(arch), arch.split(":")[1]
-    found = vars(_tried(arch, "importing it", lambda: import_anew(arch))).get(name)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ValueError(f"arch {arch!r}: {file.name} has no torch module named {name}")
-    return found
-
-
 def make_class(
     arch: str,  # Arm, or import path
 ) -> type | None:  # None for `text`
-    "The class of a bridge. Raises `ValueError` when an import path leads nowhere, or the code there cannot be imported"
+    "The class of a bridge. Raises `ValueError` when an import path leads nowhere, or the code there fails"
     return None if arch == "text" else BRIDGES.get(arch) or _imported(arch)
+
+
+def _imported(arch: str) -> type:
+    "The class behind an import path"
+    file, name = bridge_file(arch), arch.split(":")[1]
+    found = vars(_tried(arch, "importing it", import_anew, arch)).get(name)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"arch {arch!r}: {file.name} has no torch module named {name}")
+    return found
 
 # %% ../../nbs/api/model/01_bridges.ipynb #7f7bfa78
 def make_bridge(
@@ -337,6 +328,28 @@ def make_bridge(
     kind = make_class(cfg.arch)
     return None if kind is None else kind(cfg, d, d_lm)
 
+# %% ../../nbs/api/model/01_bridges.ipynb #41b4739e
+def check_bridge(
+    cfg: ModelConfig,  # Names the bridge
+    d: int = 320,  # Width of the features
+    d_lm: int = 192,  # Width of the language model
+) -> nn.Module:  # The bridge, with the gradients of one backward pass
+    "Try what every bridge must do. Raises `ValueError` that says what does not hold"
+    arch = cfg.arch
+    make_class(arch)
+    bridge = _tried(arch, f"building it with d={d}, d_lm={d_lm}", make_bridge, cfg, d, d_lm).eval()
+    mask = torch.arange(9) < torch.tensor([[6], [9], [1]])
+    features = torch.where(mask[..., None], torch.randn(3, 9, d), 1e4)  # garbage behind it
+    tokens = _tried(arch, "forward", bridge, features, mask)
+    width = cfg.d_bridge if arch == "flamingo" else d_lm
+    _require_tokens(arch, tokens, (3, cfg.n_tokens or 9, width), "3 proteins of at most 9 residues")
+    if not torch.equal(tokens, bridge(features, mask)):
+        again = "forward gives other tokens when it is called again"
+        raise ValueError(f"{arch}: {again}: in evaluation nothing may be random")
+    _require_same_alone(cfg, bridge, features, mask, tokens)
+    _require_gradients(arch, bridge, tokens[mask if not cfg.n_tokens else ...])
+    return bridge
+
 # %% ../../nbs/api/model/01_bridges.ipynb #9683cb6f
 def _require_tokens(arch: str, tokens, expected: tuple, what: str):
     "Raise `ValueError` on what are no tokens of this shape"
@@ -345,6 +358,19 @@ def _require_tokens(arch: str, tokens, expected: tuple, what: str):
         raise ValueError(f"{arch}: forward gives {given} for {what}, not {expected}")
     if not tokens.isfinite().all():
         raise ValueError(f"{arch}: forward gives values that are not finite for {what}")
+
+# %% ../../nbs/api/model/01_bridges.ipynb #3f70d814
+def _require_same_alone(cfg: ModelConfig, bridge, features: Tensor, mask: Tensor, tokens: Tensor):
+    "Raise `ValueError` when a protein alone, without padding, has other tokens than in the batch"
+    for i, n in enumerate(mask.sum(1).tolist()):
+        what = f"one protein with {n} residues"
+        one = features[i : i + 1, :n], mask[i : i + 1, :n]
+        alone = _tried(cfg.arch, f"forward of {what}", bridge, *one)
+        _require_tokens(cfg.arch, alone, (1, cfg.n_tokens or n, tokens.shape[-1]), what)
+        if not torch.allclose(tokens[i, : alone.shape[1]], alone[0], atol=1e-4):
+            raise ValueError(
+                f"{cfg.arch}: a protein's tokens depend on what stands behind the mask or on its neighbours"
+            )
 
 # %% ../../nbs/api/model/01_bridges.ipynb #e0defab7
 def _require_gradients(arch: str, bridge: nn.Module, tokens: Tensor):
@@ -365,38 +391,3 @@ def _require_gradients(arch: str, bridge: nn.Module, tokens: Tensor):
     ]
     if idle:
         raise ValueError(f"{arch}: no finite gradient reaches {', '.join(idle)}")
-
-# %% ../../nbs/api/model/01_bridges.ipynb #ad76f609
-def check_bridge(
-    cfg: ModelConfig,  # Names the bridge
-    d: int = 320,  # Width of the features
-    d_lm: int = 192,  # Width of the language model
-) -> nn.Module:  # The bridge, with the gradients of one backward pass
-    "Try what every bridge must do. Raises `ValueError` that says what does not hold"
-    arch, lengths = cfg.arch, (6, 9, 1)
-    make_class(arch)
-    bridge = _tried(
-        arch, f"building it with d={d}, d_lm={d_lm}", lambda: make_bridge(cfg, d, d_lm)
-    ).eval()
-    mask = torch.arange(9) < torch.tensor(lengths)[:, None]
-    features = torch.where(mask[..., None], torch.randn(3, 9, d), 1e4)  # garbage behind the mask
-    tokens = _tried(arch, "forward", lambda: bridge(features, mask))
-    width = cfg.d_bridge if arch == "flamingo" else d_lm
-    _require_tokens(arch, tokens, (3, cfg.n_tokens or 9, width), "3 proteins of at most 9 residues")
-    if not torch.equal(tokens, bridge(features, mask)):
-        raise ValueError(
-            f"{arch}: forward gives other tokens when it is called again: in evaluation nothing may be "
-            "drawn at random"
-        )
-    for i, n in enumerate(lengths):
-        what = f"one protein with {n} residues"
-        alone = _tried(
-            arch, f"forward of {what}", lambda: bridge(features[i : i + 1, :n], mask[i : i + 1, :n])
-        )
-        _require_tokens(arch, alone, (1, cfg.n_tokens or n, width), what)
-        if not torch.allclose(tokens[i, : alone.shape[1]], alone[0], atol=1e-4):
-            raise ValueError(
-                f"{arch}: a protein's tokens depend on what stands behind the mask or on its neighbours"
-            )
-    _require_gradients(arch, bridge, tokens[mask if not cfg.n_tokens else ...])
-    return bridge

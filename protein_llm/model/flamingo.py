@@ -13,19 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../../nbs/api/model/02_flamingo.ipynb #23d8b30a
+# %% ../../nbs/api/model/02_flamingo.ipynb #ca33adb9
 @dataclass
 class Media:
     "What the gated layers may look at during one call; it travels with the call, no layer keeps it"
 
     latents: Tensor  # Latents of the batch's proteins [P, N, D_media]
     slots: Tensor  # Protein in each slot of a row [B, K]; unused slots repeat protein 0
-    mask: (
-        Tensor | None
-    )  # True where a token sees a latent of its row [B, 1, T, K*N]; None when no row has two slots
+    mask: Tensor | None  # True where a token sees a latent [B, 1, T, K*N]; None where K is 1
     seen: Tensor  # True at tokens that see a protein [B, T, 1]
 
-# %% ../../nbs/api/model/02_flamingo.ipynb #5b4f0211
+# %% ../../nbs/api/model/02_flamingo.ipynb #a8bdb7cc
 def make_media(
     latents: Tensor,  # Latents of the batch's proteins [P, N, D_media]
     protein_index: Tensor,  # Latest protein of each token, -1 for none [B, T]
@@ -34,19 +32,16 @@ def make_media(
     seen = protein_index >= 0
     before = F.pad(protein_index[:, :-1], (1, 0), value=-1)
     slot = ((protein_index != before) & seen).cumsum(1) - 1  # [B, T], -1 before the first protein
-    k = max(1, int(slot.max()) + 1)
-    at = slot.clamp(min=0)
-    slots = protein_index.new_zeros(len(slot), k).scatter_reduce_(
-        1, at, protein_index.clamp(min=0), "amax"
-    )
-    if k == 1:
-        return Media(latents, slots, None, seen[..., None])
-    mask = (at[..., None] == torch.arange(k, device=slot.device)).repeat_interleave(
-        latents.shape[1], -1
-    )
-    return Media(latents, slots, mask[:, None], seen[..., None])
+    k, at = max(1, int(slot.max()) + 1), slot.clamp(min=0)
+    slots = protein_index.new_zeros(len(slot), k)
+    slots.scatter_reduce_(1, at, protein_index.clamp(min=0), "amax")
+    mask = None
+    if k > 1:
+        own = at[..., None] == torch.arange(k, device=slot.device)  # [B, T, K]
+        mask = own.repeat_interleave(latents.shape[1], -1)[:, None]
+    return Media(latents, slots, mask, seen[..., None])
 
-# %% ../../nbs/api/model/02_flamingo.ipynb #99582df3
+# %% ../../nbs/api/model/02_flamingo.ipynb #e6cd137c
 class GatedCrossAttention(nn.Module):
     "Add tanh(gate) times cross-attention to the latents; exactly nothing where a token sees no protein"
 
@@ -60,12 +55,13 @@ class GatedCrossAttention(nn.Module):
         super().__init__()
         inner, self.n_heads = n_heads * head_dim, n_heads
         self.norm = nn.LayerNorm(d_lm)
-        self.to_q, self.to_kv = (
-            nn.Linear(d_lm, inner, bias=False),
-            nn.Linear(d_media, 2 * inner, bias=False),
-        )
+        self.to_q = nn.Linear(d_lm, inner, bias=False)
+        self.to_kv = nn.Linear(d_media, 2 * inner, bias=False)
         self.to_out = nn.Linear(inner, d_lm, bias=False)
         self.gate = nn.Parameter(torch.zeros(1))
+
+    def by_head(self, z: Tensor) -> Tensor:  # [B, T, H*E] -> [B, H, T, E]
+        return z.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
     def forward(
         self,
@@ -75,17 +71,14 @@ class GatedCrossAttention(nn.Module):
         mask: Tensor | None,  # True where a token sees a latent of its row [B, 1, T, K*N]
         seen: Tensor,  # True at tokens that see a protein [B, T, 1]
     ) -> Tensor:  # [B, T, D_lm]
-        q = self.to_q(self.norm(x.to(self.norm.weight.dtype)))
-        kv = self.to_kv(latents.to(self.to_kv.weight.dtype))[slots].flatten(
-            1, 2
-        )  # [B, K*N, 2*inner]
-        q, k, v = (
-            z.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for z in (q, *kv.chunk(2, -1))
-        )  # [B, H, T or K*N, E]
-        out = self.to_out(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        q = self.by_head(self.to_q(self.norm(x.to(self.norm.weight.dtype))))
+        kv = self.to_kv(latents.to(self.to_kv.weight.dtype))  # [P, N, 2*inner]
+        k, v = (self.by_head(z) for z in kv[slots].flatten(1, 2).chunk(2, -1))  # [B, H, K*N, E]
+        out = F.scaled_dot_product_attention(q, k, v, mask)
+        out = self.to_out(out.transpose(1, 2).flatten(2))
         return x + (self.gate.tanh() * out).masked_fill(~seen, 0).to(x.dtype)
 
-# %% ../../nbs/api/model/02_flamingo.ipynb #c45e26b1
+# %% ../../nbs/api/model/02_flamingo.ipynb #0836ae04
 def _look(block, layer, args, kwargs):
     "Forward pre-hook of a decoder layer: take `media` out of the keywords, and look at it if the layer has a block"
     if "media" not in kwargs:
@@ -95,7 +88,8 @@ def _look(block, layer, args, kwargs):
     media = kwargs.pop("media")
     if block is None or media is None:
         return args, kwargs
-    return (block(args[0], media.latents, media.slots, media.mask, media.seen), *args[1:]), kwargs
+    x, *rest = args
+    return (block(x, media.latents, media.slots, media.mask, media.seen), *rest), kwargs
 
 # %% ../../nbs/api/model/02_flamingo.ipynb #500d18b8
 def insert_cross_attention(

@@ -20,7 +20,7 @@ from protein_llm.model.lora import (
     lora_forward,
 )
 
-# %% ../../nbs/api/model/05_lean.ipynb #c69a4fc8
+# %% ../../nbs/api/model/05_lean.ipynb #4542c5ae
 class _RMSNorm(torch.autograd.Function):
     "transformers' RMS norm of a frozen weight; keeps its input and one number a token"
 
@@ -35,31 +35,12 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, r = ctx.saved_tensors
         g, wide = (grad * weight).to(r.dtype), x.to(r.dtype)
-        return (
-            (g - wide * (r * r * (g * wide).mean(-1, keepdim=True))).mul_(r).to(x.dtype),
-            None,
-            None,
-        )
+        mean = (g * wide).mean(-1, keepdim=True)
+        return (g - wide * (r * r * mean)).mul_(r).to(x.dtype), None, None
 
 
 def _norm_forward(self, x):
     return _RMSNorm.apply(x, self.weight, self.variance_epsilon)
-
-# %% ../../nbs/api/model/05_lean.ipynb #c0b60182
-class _SwiGLUDown(torch.autograd.Function):
-    "silu(gate) up, and the last linear layer with LoRA; gradients for gate, up, A and B"
-
-    @staticmethod
-    def forward(ctx, gate, up, weight, bias, a, b, scale, p, seed):
-        y, low = lora_forward(ctx, F.silu(gate) * up, weight, bias, a, b, scale, p, seed)
-        ctx.save_for_backward(gate, up, weight, a, b, low)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        gate, up, weight, a, b, low = ctx.saved_tensors
-        d_h, _, _, d_a, d_b, *_ = lora_backward(ctx, grad, F.silu(gate) * up, weight, a, b, low)
-        return *_d_swiglu(d_h, gate, up), None, None, d_a, d_b, None, None, None
 
 # %% ../../nbs/api/model/05_lean.ipynb #928085ad
 class _SwiGLU(torch.autograd.Function):
@@ -79,39 +60,54 @@ def _d_swiglu(d_h, gate, up):
     "Gradients of gate and up from that of their product"
     return torch.ops.aten.silu_backward(d_h * up, gate), d_h * F.silu(gate)
 
-# %% ../../nbs/api/model/05_lean.ipynb #1272d5f4
+# %% ../../nbs/api/model/05_lean.ipynb #5df5a71c
+class _SwiGLUDown(torch.autograd.Function):
+    "silu(gate) up, and the last linear layer with LoRA; gradients for gate, up, A and B"
+
+    @staticmethod
+    def forward(ctx, gate, up, weight, bias, a, b, scale, p, seed):
+        y, low = lora_forward(ctx, F.silu(gate) * up, weight, bias, a, b, scale, p, seed)
+        ctx.save_for_backward(gate, up, weight, a, b, low)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate, up, weight, a, b, low = ctx.saved_tensors
+        d_h, _, _, d_a, d_b, *_ = lora_backward(ctx, grad, F.silu(gate) * up, weight, a, b, low)
+        d_gate, d_up = _d_swiglu(d_h, gate, up)
+        return d_gate, d_up, None, None, d_a, d_b, None, None, None
+
+# %% ../../nbs/api/model/05_lean.ipynb #3ec0e6c9
 def _mlp_forward(self, x):
     gate, up, down = self.gate_proj(x), self.up_proj(x), self.down_proj
     added = adapter_of(down)
     if added is None:
         return down(_SwiGLU.apply(gate, up))
     weight, bias, a, b, scale, dropout = added
-    return apply_lora(
-        _SwiGLUDown, as_computed(weight, gate, up, weight, bias, a, b), scale, dropout
-    )
+    tensors = as_computed(weight, gate, up, weight, bias, a, b)
+    return apply_lora(_SwiGLUDown, tensors, scale, dropout)
 
-# %% ../../nbs/api/model/05_lean.ipynb #4360c9df
+# %% ../../nbs/api/model/05_lean.ipynb #637026bb
 def make_lean(
     model: nn.Module,  # A decoder of transformers, with or without LoRA; its norms are frozen
 ) -> tuple[int, int]:  # Norms and MLPs that remember less from now on
-    "Replace the forward of RMS norms and SwiGLU MLPs of the Llama family (Qwen3 too), on the instance; other layers stay as they are"
-    from transformers.activations import SiLUActivation
-
-    norms = [
-        m
-        for m in model.modules()
-        if type(m).__name__.endswith("RMSNorm")
-        and hasattr(m, "variance_epsilon")
-        and not m.weight.requires_grad
-    ]
-    mlps = [
-        m
-        for m in model.modules()
-        if all(hasattr(m, n) for n in ("gate_proj", "up_proj", "down_proj"))
-        and isinstance(getattr(m, "act_fn", None), (nn.SiLU, SiLUActivation))
-    ]
+    "Replace the forward of RMS norms and SwiGLU MLPs of the Llama family (Qwen3 too); other layers stay as they are"
+    norms = [m for m in model.modules() if _is_frozen_norm(m)]
+    mlps = [m for m in model.modules() if _is_swiglu(m)]
     for m in norms:
         m.forward = MethodType(_norm_forward, m)
     for m in mlps:
         m.forward = MethodType(_mlp_forward, m)
     return len(norms), len(mlps)
+
+
+def _is_frozen_norm(m: nn.Module) -> bool:
+    is_norm = type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon")
+    return is_norm and not m.weight.requires_grad
+
+
+def _is_swiglu(m: nn.Module) -> bool:
+    from transformers.activations import SiLUActivation
+
+    has_layers = all(hasattr(m, n) for n in ("gate_proj", "up_proj", "down_proj"))
+    return has_layers and isinstance(getattr(m, "act_fn", None), (nn.SiLU, SiLUActivation))

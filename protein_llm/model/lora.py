@@ -12,18 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../../nbs/api/model/04_lora.ipynb #f297d54e
+# %% ../../nbs/api/model/04_lora.ipynb #5e3a6e0f
 def _dropped(x, p, seed):
     "Dropout whose mask follows from a seed: it can be drawn again, so nobody has to keep it"
     if not p:
         return x
-    mask = torch.empty_like(x).bernoulli_(
-        1 - p,
-        generator=torch.Generator(x.device).manual_seed(seed) if x.device.type != "meta" else None,
-    )
+    drawn = None if x.device.type == "meta" else torch.Generator(x.device).manual_seed(seed)
+    mask = torch.empty_like(x).bernoulli_(1 - p, generator=drawn)
     return mask.mul_(x).div_(1 - p)
 
-
+# %% ../../nbs/api/model/04_lora.ipynb #5e0c442a
 class _LoRALinear(torch.autograd.Function):
     "y = x W^T + b + scale drop(x) A^T B^T; gradients for x, A and B"
 
@@ -47,27 +45,19 @@ def lora_forward(ctx, x, weight, bias, a, b, scale, p, seed):
     y = F.linear(flat, weight, bias).addmm_(low, b.T, alpha=scale)  # [T, D_out]
     return y.view(*x.shape[:-1], -1), low
 
-# %% ../../nbs/api/model/04_lora.ipynb #5fb591b2
+# %% ../../nbs/api/model/04_lora.ipynb #07cc47f8
 def lora_backward(ctx, grad, x, weight, a, b, low):
     "Gradients of x, nothing, nothing, A, B, nothing, nothing, nothing"
     g, flat = grad.flatten(0, -2), x.flatten(0, -2)
-    d_low = (b.T @ g.T).mul_(
-        ctx.scale
-    )  # [r, T]: a few long rows, which CPUs multiply faster than many short ones
+    # [r, T]: a few long rows, which CPUs multiply faster than many short ones
+    d_low = (b.T @ g.T).mul_(ctx.scale)
     if ctx.p:
         d_x = (g @ weight).add_(_dropped(d_low.T @ a, ctx.p, ctx.seed))
     else:
         d_x = (g @ weight).addmm_(d_low.T, a)
-    return (
-        d_x.view_as(x),
-        None,
-        None,
-        d_low @ _dropped(flat, ctx.p, ctx.seed),
-        (low.T @ g).mul_(ctx.scale).T,
-        None,
-        None,
-        None,
-    )
+    d_a = d_low @ _dropped(flat, ctx.p, ctx.seed)
+    d_b = (low.T @ g).mul_(ctx.scale).T
+    return d_x.view_as(x), None, None, d_a, d_b, None, None, None
 
 # %% ../../nbs/api/model/04_lora.ipynb #f52cff1f
 def as_computed(
@@ -80,19 +70,20 @@ def as_computed(
         kind = torch.get_autocast_dtype(device)
     return [None if t is None else t.to(kind) for t in tensors]
 
-# %% ../../nbs/api/model/04_lora.ipynb #817ec213
+# %% ../../nbs/api/model/04_lora.ipynb #691379c5
 @torch.compiler.disable  # torch.compile (2.11) does not take these functions; their products are kernels already
 def apply_lora(
     function,  # `_LoRALinear`, or another that ends with scale, rate and seed
     tensors: list,  # Its tensors
     scale: float,  # alpha / r
-    dropout: nn.Module,  # `nn.Dropout` or `nn.Identity`
+    dropout: nn.Module | None,  # `nn.Dropout`, or anything else for none
 ) -> Tensor:  # What `function` gives
     "Call a fused function; its dropout follows from a seed of torch's random state"
-    p = dropout.p if dropout.training and isinstance(dropout, nn.Dropout) else 0.0
-    return function.apply(*tensors, scale, p, int(torch.randint(2**62, ())) if p else 0)
+    p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+    seed = int(torch.randint(2**62, ())) if p else 0
+    return function.apply(*tensors, scale, p, seed)
 
-# %% ../../nbs/api/model/04_lora.ipynb #4369fb08
+# %% ../../nbs/api/model/04_lora.ipynb #3b4714dd
 def lora_linear(
     x: Tensor,  # [.., D_in]
     weight: Tensor,  # Frozen [D_out, D_in]
@@ -100,52 +91,46 @@ def lora_linear(
     a: Tensor,  # Trained [r, D_in]
     b: Tensor,  # Trained [D_out, r]
     scale: float,  # alpha / r
-    dropout: nn.Module = nn.Identity(),  # `nn.Dropout` on what `a` sees, or none
+    dropout: nn.Module | None = None,  # `nn.Dropout` on what `a` sees
 ) -> Tensor:  # [.., D_out]
     "A frozen linear map with a trained one of low rank added (Hu et al. 2021, eq. 3)"
     return apply_lora(_LoRALinear, as_computed(weight, x, weight, bias, a, b), scale, dropout)
 
-# %% ../../nbs/api/model/04_lora.ipynb #084638c1
+# %% ../../nbs/api/model/04_lora.ipynb #768225b1
 def adapter_of(
     layer: nn.Module,  # A linear layer, perhaps one of PEFT's with an adapter
-) -> (
-    tuple | None
-):  # Weight, bias, A, B, scale and dropout, as `lora_linear` takes them; None where no adapter is, or it is switched off or merged
-    "What an adapter adds to a linear layer"
+) -> tuple | None:  # Weight, bias, A, B, scale and dropout, as `lora_linear` takes them
+    "What an adapter adds to a linear layer; None where no adapter is, or it is switched off or merged"
     if not hasattr(layer, "lora_A") or layer.disable_adapters or layer.merged:
         return None
     base, (name,) = layer.base_layer, layer.active_adapters
-    return (
-        base.weight,
-        base.bias,
-        layer.lora_A[name].weight,
-        layer.lora_B[name].weight,
-        layer.scaling[name],
-        layer.lora_dropout[name],
-    )
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return base.weight, base.bias, a, b, layer.scaling[name], layer.lora_dropout[name]
 
 
 def _forward(self, x):
     added = adapter_of(self)
     return self.base_layer(x) if added is None else lora_linear(x, *added)
 
-# %% ../../nbs/api/model/04_lora.ipynb #d47f9149
+# %% ../../nbs/api/model/04_lora.ipynb #8417b437
 def fuse_lora(
     model: nn.Module,  # A `PeftModel` with one LoRA adapter on linear layers
 ) -> int:  # Layers that compute their adapter in one step from now on
-    "Let PEFT's LoRA layers use `lora_linear`. Raises `ValueError` on a variant that it does not compute (DoRA, a bias in B, another kind of layer)"
-    from peft.tuners.lora import Linear, LoraLayer
+    "Let PEFT's LoRA layers use `lora_linear`. Raises `ValueError` on what it does not compute, such as DoRA"
+    from peft.tuners.lora import LoraLayer
 
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
     for name, m in layers.items():
-        odd = (
-            type(m) is not Linear
-            or type(m.base_layer) is not nn.Linear
-            or len(m.lora_A) != 1
-            or m.lora_variant
-            or any(m.lora_bias.values())
-        )
-        if odd:
+        if not _is_plain(m):
             raise ValueError(f"{name}: only plain LoRA with one adapter on nn.Linear is supported")
         m.forward = MethodType(_forward, m)
     return len(layers)
+
+
+def _is_plain(layer) -> bool:
+    "Whether a layer of PEFT has one adapter, without a variant and without a bias in B, on `nn.Linear`"
+    from peft.tuners.lora import Linear
+
+    linear = type(layer) is Linear and type(layer.base_layer) is nn.Linear
+    extras = layer.lora_variant or any(layer.lora_bias.values())
+    return linear and len(layer.lora_A) == 1 and not extras

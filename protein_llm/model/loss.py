@@ -10,77 +10,82 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../../nbs/api/model/03_loss.ipynb #93989919
+# %% ../../nbs/api/model/03_loss.ipynb #e4b2da12
 def answer_positions(
     labels: Tensor,  # Token id at answer tokens, -100 elsewhere [B, T]
     segment_ids: Tensor,  # Record of each token, -1 at padding [B, T]
-) -> tuple[
-    Tensor, Tensor
-]:  # Row and column of the position that predicts each answer token, both [A], in reading order
-    "Where the answer tokens are predicted. Raises `ValueError` for an answer token that opens its record: nothing precedes it"
+) -> tuple[Tensor, Tensor]:  # Row and column that predict each answer token, both [A]
+    "Where answer tokens are predicted, in reading order. Raises `ValueError` for one that opens its record"
     rows, cols = (labels != -100).nonzero(as_tuple=True)
-    same = segment_ids[rows, cols] == segment_ids[rows, (cols - 1).clamp(min=0)]
-    if not bool((same & (cols > 0) & (segment_ids[rows, cols] >= 0)).all()):
+    record, before = segment_ids[rows, cols], segment_ids[rows, (cols - 1).clamp(min=0)]
+    if not bool(((record == before) & (cols > 0) & (record >= 0)).all()):
         raise ValueError(
             "a labelled token is padding or the first of its record: every answer needs a prompt before it"
         )
     return rows, cols - 1
 
-# %% ../../nbs/api/model/03_loss.ipynb #18272649
+# %% ../../nbs/api/model/03_loss.ipynb #83abc3e1
 def _blocks(hidden, weight, targets, max_logits):
-    "Yield each block of the vocabulary: its slice, the logits of all tokens [A, v] in float32, the place of each target in it and whether it is there [A, 1]"
+    "Yield of each block its slice, all logits [A, v] in float32, and of each target place in it and presence [A, 1]"
     step = max(1, max_logits // max(1, len(targets)))
     for at in range(0, len(weight), step):
-        s, place = slice(at, at + step), targets[:, None] - at
-        logits = F.linear(hidden.to(weight.dtype), weight[s]).float()
-        yield (
-            s,
-            logits,
-            place.clamp(0, logits.shape[1] - 1),
-            (place >= 0) & (place < logits.shape[1]),
-        )
+        block, place = slice(at, at + step), targets[:, None] - at
+        logits = F.linear(hidden.to(weight.dtype), weight[block]).float()
+        v = logits.shape[1]
+        yield block, logits, place.clamp(0, v - 1), (place >= 0) & (place < v)
 
-# %% ../../nbs/api/model/03_loss.ipynb #355d0e60
+# %% ../../nbs/api/model/03_loss.ipynb #95acf653
+def _nll_and_gradient(hidden, weight, targets, max_logits, want_grad):
+    "Logit of each target and log of the sum of exponentials, both [A, 1], and the gradient [A, D] or None"
+    total = torch.zeros(len(hidden), 1, device=hidden.device)  # of exp(logit - top)
+    top, target, grad = total - torch.inf, total, None
+    if want_grad:
+        grad = torch.zeros_like(hidden, dtype=torch.float32)
+    for block, logits, place, here in _blocks(hidden, weight, targets, max_logits):
+        target = torch.where(here, logits.gather(1, place), target)
+        old, top = top, torch.maximum(top, logits.amax(1, keepdim=True))
+        shrink = (old - top).exp_()
+        e = logits.sub_(top).exp_()
+        total = total * shrink + e.sum(1, keepdim=True)
+        if want_grad:
+            grad = grad * shrink + e.to(weight.dtype) @ weight[block]
+    if want_grad:
+        grad = (grad / total - weight[targets]).to(hidden.dtype)
+    return target, top + total.log(), grad
+
+# %% ../../nbs/api/model/03_loss.ipynb #ad9e06a5
+def _gradient_of_head(hidden, weight, targets, lse, scale, max_logits):
+    "Gradient of a trained head [V, D], a block at a time"
+    out = torch.empty_like(weight)
+    for block, logits, place, here in _blocks(hidden, weight, targets, max_logits):
+        softmax = logits.sub_(lse).exp_()
+        error = softmax.scatter_add_(1, place, -here.float())  # minus one at the target
+        out[block] = (error * scale[:, None]).to(weight.dtype).T @ hidden.to(weight.dtype)
+    return out
+
+# %% ../../nbs/api/model/03_loss.ipynb #a653a10d
 class _TokenNLL(torch.autograd.Function):
     "NLL [A] of targets; keeps the gradient of the hidden states [A, D] instead of the logits [A, V]"
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, max_logits, want_grad):
-        total = torch.zeros(len(hidden), 1, device=hidden.device)  # of exp(logit - top)
-        top, target, grad = (
-            total - torch.inf,
-            total,
-            torch.zeros_like(hidden, dtype=torch.float32) if want_grad else None,
-        )
-        for s, logits, place, here in _blocks(hidden, weight, targets, max_logits):
-            target = torch.where(here, logits.gather(1, place), target)
-            old, top = top, torch.maximum(top, logits.amax(1, keepdim=True))
-            e, shrink = logits.sub_(top).exp_(), (old - top).exp_()
-            total = total * shrink + e.sum(1, keepdim=True)
-            if want_grad:
-                grad = grad * shrink + e.to(weight.dtype) @ weight[s]
-        lse = top + total.log()
-        if want_grad:
-            grad = (grad / total - weight[targets]).to(hidden.dtype)
-        ctx.save_for_backward(grad, hidden, weight, targets, lse)
+        inputs = (hidden, weight, targets)
+        target, lse, grad = _nll_and_gradient(*inputs, max_logits, want_grad)
+        ctx.save_for_backward(grad, *inputs, lse)
         ctx.max_logits = max_logits
         return (lse - target)[:, 0]
 
     @staticmethod
     def backward(ctx, scale):
         grad, hidden, weight, targets, lse = ctx.saved_tensors
-        d_hidden = grad * scale[:, None].to(grad.dtype) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return d_hidden, None, None, None, None
-        d_weight = torch.empty_like(weight)
-        for s, logits, place, here in _blocks(hidden, weight, targets, ctx.max_logits):
-            error = (
-                logits.sub_(lse).exp_().scatter_add_(1, place, -here.float())
-            )  # softmax minus one-hot
-            d_weight[s] = (error * scale[:, None]).to(weight.dtype).T @ hidden.to(weight.dtype)
+        d_hidden = d_weight = None
+        if ctx.needs_input_grad[0]:
+            d_hidden = grad * scale[:, None].to(grad.dtype)
+        if ctx.needs_input_grad[1]:
+            d_weight = _gradient_of_head(hidden, weight, targets, lse, scale, ctx.max_logits)
         return d_hidden, d_weight, None, None, None
 
-# %% ../../nbs/api/model/03_loss.ipynb #4b5a62ff
+# %% ../../nbs/api/model/03_loss.ipynb #4734b2bd
 def token_nll(
     hidden: Tensor,  # Hidden states that predict [A, D]
     weight: Tensor,  # Output head [V, D]
@@ -88,11 +93,10 @@ def token_nll(
     max_logits: int = 2**21,  # Most logits held at a time
 ) -> Tensor:  # Negative log-likelihood of each target [A], float32
     "NLL of each token, in blocks of `max_logits` logits; a frozen head gets no gradient"
-    return _TokenNLL.apply(
-        hidden, weight, targets, max_logits, torch.is_grad_enabled() and hidden.requires_grad
-    )
+    want_grad = torch.is_grad_enabled() and hidden.requires_grad
+    return _TokenNLL.apply(hidden, weight, targets, max_logits, want_grad)
 
-# %% ../../nbs/api/model/03_loss.ipynb #65f9e46b
+# %% ../../nbs/api/model/03_loss.ipynb #89347e44
 def answer_nll(
     hidden: Tensor,  # Hidden states after the last norm [B, T, D]
     weight: Tensor,  # Output head [V, D]
@@ -102,9 +106,8 @@ def answer_nll(
 ) -> tuple[Tensor, Tensor]:  # NLL of each answer token [A], and the record that it belongs to [A]
     "NLL of the answer tokens of a batch, in reading order"
     rows, cols = answer_positions(labels, segment_ids)
-    return token_nll(hidden[rows, cols], weight, labels[rows, cols + 1], max_logits), segment_ids[
-        rows, cols
-    ]
+    targets, record = labels[rows, cols + 1], segment_ids[rows, cols]
+    return token_nll(hidden[rows, cols], weight, targets, max_logits), record
 
 # %% ../../nbs/api/model/03_loss.ipynb #04c10151
 def record_sums(

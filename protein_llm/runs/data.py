@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from ..config import RunConfig
 from ..data.corpus import Corpus, build_corpus, reserved_proteins
-from ..model.pretrained import ProteinProcessor
+from ..model import ProteinProcessor
 from ..proteins.encoder import Encoder, load_encoder
 from protein_llm.proteins.features import (
     FeatureStore,

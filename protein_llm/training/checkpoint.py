@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['training_state', 'checkpoints', 'save_checkpoint', 'load_checkpoint']
 
-# %% ../../nbs/api/training/02_checkpoint.ipynb #69ad6045
+# %% ../../nbs/api/training/02_checkpoint.ipynb #c2a69f14
 import os
 import shutil
 import warnings
@@ -15,41 +15,46 @@ import torch
 from torch import nn
 
 from ..core import read_json, sha256_file, write_json
-from ..model.protein_llm import require_finite, trained_parameters
+from ..model.parts import require_finite, trained_parameters
+from .parallel import local
 
-# %% ../../nbs/api/training/02_checkpoint.ipynb #2a996610
-def _give_back(model: nn.Module):
-    "Put gathered parameters back into slices (FSDP2): after a validation they may be whole, and other objects than the optimizer's"
+# %% ../../nbs/api/training/02_checkpoint.ipynb #05374792
+def _reshard(model: nn.Module):
+    "Cut gathered parameters into slices again (FSDP2): whole ones are other objects than the optimizer's"
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
-# %% ../../nbs/api/training/02_checkpoint.ipynb #746e2e30
-def training_state(
-    model: nn.Module,  # A `ProteinLLM`, sharded or not
-    opt: torch.optim.Optimizer,  # AdamW over its trained parts
-) -> dict:  # Tensors by `kind/parameter`: the live ones, so that whoever reads into them changes model and optimizer
-    "All that training changes; what AdamW has not made yet is made, as it would make it. Raises `RuntimeError` on a parameter that the optimizer does not have"
-    _give_back(model)
-    named = trained_parameters(model)
+
+def _require_known(named: dict, opt: torch.optim.Optimizer):
+    "Raise `RuntimeError` on a parameter that the optimizer does not have"
     held = {id(p) for group in opt.param_groups for p in group["params"]}
-    lost = [n for n, p in named.items() if id(p) not in held]
+    lost = [name for name, p in named.items() if id(p) not in held]
     if lost:
         raise RuntimeError(
             f"the optimizer does not have {lost[0]} ({len(lost)} such): its moments would be lost"
         )
-    for p in named.values():
-        if not opt.state[p]:
-            opt.state[p] = dict(
-                step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
-            )
-    return {f"weight/{n}": p.detach() for n, p in named.items()} | {
-        f"{kind}/{n}": t for n, p in named.items() for kind, t in opt.state[p].items()
-    }
 
-# %% ../../nbs/api/training/02_checkpoint.ipynb #d27b831e
+# %% ../../nbs/api/training/02_checkpoint.ipynb #90127b9f
+def training_state(
+    model: nn.Module,  # A `ProteinLLM`, sharded or not
+    opt: torch.optim.Optimizer,  # AdamW over its trained parts
+) -> dict:  # Tensors by `kind/parameter`: the live ones, so that reading into them changes model and optimizer
+    "All that training changes; what AdamW has not made yet is made, as it would make it. Raises `RuntimeError`"
+    _reshard(model)
+    named = trained_parameters(model)
+    _require_known(named, opt)
+    state = {f"weight/{name}": p.detach() for name, p in named.items()}
+    for name, p in named.items():
+        if not opt.state[p]:
+            moments = dict(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+            opt.state[p] = dict(step=torch.zeros(())) | moments
+        state |= {f"{kind}/{name}": tensor for kind, tensor in opt.state[p].items()}
+    return state
+
+# %% ../../nbs/api/training/02_checkpoint.ipynb #328a9f1e
 def checkpoints(
     folder: Path | str,  # Holds the checkpoints of a run
 ) -> list:  # Their folders, the newest last
@@ -57,34 +62,67 @@ def checkpoints(
     return sorted(p for p in Path(folder).glob("step-*") if (p / "checkpoint.json").exists())
 
 
-def _prune(folder, keep):
+def _prune(folder: Path, keep: int):
     "Delete all but the newest `keep` and the best"
     saved = checkpoints(folder)
-    losses = {p: read_json(p / "checkpoint.json")["loss"] for p in saved}
-    best = min((p for p in saved if losses[p] is not None), key=losses.get, default=None)
-    for p in saved[:-keep]:
-        if p != best:
-            shutil.rmtree(p)
+    losses = {path: read_json(path / "checkpoint.json")["loss"] for path in saved}
+    measured = [path for path in saved if losses[path] is not None]
+    best = min(measured, key=losses.get, default=None)
+    for path in saved[:-keep]:
+        if path != best:
+            shutil.rmtree(path)
 
-# %% ../../nbs/api/training/02_checkpoint.ipynb #cb872326
+# %% ../../nbs/api/training/02_checkpoint.ipynb #b0935035
 def _require_finite(state: dict, where: str, mend: str):
     "Raise `ValueError` when a value that this rank holds is not finite"
-    require_finite(
-        {name: t.to_local() if hasattr(t, "to_local") else t for name, t in state.items()},
-        where,
-        mend,
-    )
+    require_finite({name: local(tensor) for name, tensor in state.items()}, where, mend)
 
 
 def _save(state: dict, folder: Path, alone: bool):
-    "Write a state; that one process alone saves is meant, and no warning"
+    "Write a state; that one process alone saves is meant, and no warning. Raises `OSError` where that fails"
     import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp.save(state, checkpoint_id=folder, no_dist=alone)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.save(state, checkpoint_id=folder, no_dist=alone)
+    except (
+        OSError,
+        RuntimeError,
+        CheckpointException,
+    ) as e:  # torch does not say that a disk is full
+        shutil.rmtree(folder, ignore_errors=True)
+        raise OSError(
+            f"the checkpoint {folder.name.removesuffix('.part').removeprefix('.')} could not be written to "
+            f"{folder.parent}: is the disk full? Earlier checkpoints are as they were"
+        ) from e
 
-# %% ../../nbs/api/training/02_checkpoint.ipynb #edada067
+# %% ../../nbs/api/training/02_checkpoint.ipynb #5d999bf1
+def _complete(part: Path, path: Path, about: dict):
+    "Hash the files of a written checkpoint and give it its name"
+    files = {
+        p.name: dict(bytes=p.stat().st_size, sha256=sha256_file(p)) for p in sorted(part.iterdir())
+    }
+    write_json(part / "checkpoint.json", about | dict(files=files))
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(part, path)
+
+
+_NOT_SAVED = "it was not saved; start again with a lower lr or lr_bridge to go on from the checkpoint before it"
+
+
+def _remove_parts(folder: Path):
+    "Delete what a run that was killed while it wrote has left"
+    for part in folder.glob(".step-*.part"):
+        shutil.rmtree(part)
+
+
+def _shapes(state: dict) -> dict:
+    return {name: list(tensor.shape) for name, tensor in state.items()}
+
+# %% ../../nbs/api/training/02_checkpoint.ipynb #e616bef1
 def save_checkpoint(
     folder: Path | str,  # Holds the checkpoints of the run
     step: int,  # Steps done
@@ -93,46 +131,25 @@ def save_checkpoint(
     seconds: float = 0.0,  # Training time so far
     loss: float | None = None,  # Validation loss at this step, if it was measured
     keep: int = 2,  # How many of the newest stay
-    run: dict = {},  # What the run is: values that a start must share to go on from here
+    run: dict | None = None,  # What a start must share to go on from here
 ) -> Path:  # The checkpoint
     "Write a checkpoint, whole or not at all; those before survive a full disk. Raises `OSError`, `ValueError` on NaN"
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    mend = "it was not saved; start again with a lower lr or lr_bridge to go on from the checkpoint before it"
-    _require_finite(state, f"step {step}", mend)
-    path, part = Path(folder) / f"step-{step:08d}", Path(folder) / f".step-{step:08d}.part"
+    _require_finite(state, f"step {step}", _NOT_SAVED)
+    path = Path(folder) / f"step-{step:08d}"
+    part = path.with_name(f".{path.name}.part")
     if acc.is_main_process:
-        for old in Path(folder).glob(".step-*.part"):
-            shutil.rmtree(old)  # of a run that was killed while it wrote
+        _remove_parts(path.parent)
     acc.wait_for_everyone()
-    try:
-        _save(state, part, acc.num_processes == 1)
-    except (
-        OSError,
-        RuntimeError,
-        CheckpointException,
-    ) as e:  # torch does not say that a disk is full
-        shutil.rmtree(part, ignore_errors=True)
-        raise OSError(
-            f"the checkpoint of step {step} could not be written to {folder}: is the disk full? Earlier checkpoints are as they were"
-        ) from e
+    _save(state, part, acc.num_processes == 1)
     acc.wait_for_everyone()
     if acc.is_main_process:
-        files = {
-            p.name: dict(bytes=p.stat().st_size, sha256=sha256_file(p))
-            for p in sorted(part.iterdir())
-        }
-        shapes = {n: list(t.shape) for n, t in state.items()}
-        about = dict(step=step, seconds=seconds, loss=loss, ranks=acc.num_processes, run=run)
-        write_json(part / "checkpoint.json", about | dict(tensors=shapes, files=files))
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(part, path)
-        _prune(folder, keep)
+        about = dict(step=step, seconds=seconds, loss=loss, ranks=acc.num_processes, run=run or {})
+        _complete(part, path, about | dict(tensors=_shapes(state)))
+        _prune(path.parent, keep)
     acc.wait_for_everyone()
     return path
 
-# %% ../../nbs/api/training/02_checkpoint.ipynb #3c5f82b2
+# %% ../../nbs/api/training/02_checkpoint.ipynb #110140e0
 def _check_files(path: Path, about: dict):
     "Raise `ValueError` when a file is damaged, missing or one too many"
     mend = f"delete the folder {path.name} to go on from the checkpoint before it"
@@ -142,48 +159,38 @@ def _check_files(path: Path, about: dict):
         raise ValueError(
             f"{path / extra[0]} was not written with the checkpoint: move it away, or {mend}"
         )
-    for name, said in about["files"].items():
+    for name, written in about["files"].items():
         file = path / name
-        whole = (
-            name in found
-            and file.stat().st_size == said["bytes"]
-            and sha256_file(file) == said["sha256"]
-        )
-        if not whole:
-            raise ValueError(f"{path / name} is not what was written: {mend}")
+        is_whole = name in found and file.stat().st_size == written["bytes"]
+        if not is_whole or sha256_file(file) != written["sha256"]:
+            raise ValueError(f"{file} is not what was written: {mend}")
 
-# %% ../../nbs/api/training/02_checkpoint.ipynb #cda8de53
-def _check(path: Path, state: dict, run: dict) -> dict:
-    "What a checkpoint says of itself. Raises `ValueError` on a damaged file, another model or another run"
-    about = read_json(path / "checkpoint.json")
-    missing = sorted({"step", "seconds", "tensors", "files"} - about.keys())
-    if missing:
-        raise ValueError(
-            f"{path}/checkpoint.json is not of this version (it has no {missing[0]}): delete the "
-            f"folder {path.name}"
-        )
-    _check_files(path, about)
-    here = {n: list(t.shape) for n, t in state.items()}
-    for n in sorted(here.keys() | about["tensors"].keys()):
-        there = about["tensors"].get(n, "absent")
-        if here.get(n, "absent") != there:
-            raise ValueError(
-                f"{path} is of another model: {n} is {there} there, {here.get(n, 'absent')} here"
-            )
+# %% ../../nbs/api/training/02_checkpoint.ipynb #d21dffd1
+def _check_model(path: Path, about: dict, state: dict):
+    "Raise `ValueError` when a checkpoint is of another model"
+    here, saved = _shapes(state), about["tensors"]
+    for name in sorted(here.keys() | saved.keys()):
+        there, now = saved.get(name, "absent"), here.get(name, "absent")
+        if now != there:
+            raise ValueError(f"{path} is of another model: {name} is {there} there, {now} here")
+
+
+def _check_run(path: Path, about: dict, run: dict):
+    "Raise `ValueError` when a checkpoint is of another run"
     saved = about.get("run", {})
     differ = [name for name in saved if name in run and run[name] != saved[name]]
     if differ:
+        there, now = saved[differ[0]], run[differ[0]]
         raise ValueError(
-            f"{path} is of another run: {differ[0]} is {saved[differ[0]]} there, {run[differ[0]]} "
-            "here: give each run a folder of its own"
+            f"{path} is of another run: {differ[0]} is {there} there, {now} here: "
+            "give each run a folder of its own"
         )
-    return about
 
-# %% ../../nbs/api/training/02_checkpoint.ipynb #2d128d24
+# %% ../../nbs/api/training/02_checkpoint.ipynb #7b0116e6
 def load_checkpoint(
     folder: Path | str,  # Holds the checkpoints of the run
     state: dict,  # From `training_state`; its tensors are overwritten
-    run: dict = {},  # What the run is, as in `save_checkpoint`
+    run: dict | None = None,  # What the run is, as in `save_checkpoint`
 ) -> tuple[int, float]:  # Steps done and seconds so far; zeros when there is no checkpoint
     "Read the newest checkpoint. Raises `ValueError` that names the damaged file, or what differs"
     import torch.distributed.checkpoint as dcp
@@ -191,11 +198,16 @@ def load_checkpoint(
     saved = checkpoints(folder)
     if not saved:
         return 0, 0.0
-    about = _check(saved[-1], state, run)
-    dcp.load(state, checkpoint_id=saved[-1], no_dist=not torch.distributed.is_initialized())
-    _require_finite(
-        state,
-        str(saved[-1]),
-        f"delete the folder {saved[-1].name} to go on from the checkpoint before it",
-    )
+    path, about = saved[-1], read_json(saved[-1] / "checkpoint.json")
+    mend = f"delete the folder {path.name}"
+    missing = sorted({"step", "seconds", "tensors", "files"} - about.keys())
+    if missing:
+        raise ValueError(
+            f"{path}/checkpoint.json is not of this version (it has no {missing[0]}): {mend}"
+        )
+    _check_files(path, about)
+    _check_model(path, about, state)
+    _check_run(path, about, run or {})
+    dcp.load(state, checkpoint_id=path, no_dist=not torch.distributed.is_initialized())
+    _require_finite(state, str(path), f"{mend} to go on from the checkpoint before it")
     return about["step"], about["seconds"]
