@@ -491,7 +491,7 @@ def fig_overlap(
     fig.suptitle(title, fontsize=9.5, x=0.02, ha="left")
     return fig
 
-# %% ../../nbs/api/reporting/01_figures.ipynb #1c7ce49d
+# %% ../../nbs/api/reporting/01_figures.ipynb #89f9edac
 LEDGER_KINDS = dict(
     sequence="same sequence",
     fragment="fragment",

@@ -89,7 +89,7 @@ def folded(
     "Parts of a page that are there for those who ask"
     return "folded", dict(title=title, parts=list(parts))
 
-# %% ../../nbs/api/reporting/02_page.ipynb #5fd3b44b
+# %% ../../nbs/api/reporting/02_page.ipynb #bfa3deab
 SIGNS = {
     "right": "\N{CHECK MARK}",
     "partly right": "\N{ALMOST EQUAL TO}",
@@ -177,20 +177,17 @@ td.long { white-space: normal; min-width: 14rem }
 td.number, th.number { text-align: right }
 td:last-child, th:last-child { padding-right: 0 }
 td small { display: block; font-size: .75rem; color: var(--soft) }
+@media (max-width: 40rem) { th, td { padding-right: .6rem } }
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #0267e012
-_CELL = """
+# %% ../../nbs/api/reporting/02_page.ipynb #ddfb854a
+_TABLE = """
 {%- macro cell(text, numeric) %}
 {%- set lines = text.split("\n") %}
 {%- set kind = "number" if numeric else "long" if lines[0]|length > 40 else "" %}
 <td{% if kind %} class="{{ kind }}"{% endif %}>{{ lines[0] }}
 {%- for line in lines[1:] %}<small>{{ line }}</small>{% endfor %}</td>
 {%- endmacro %}
-"""
-
-# %% ../../nbs/api/reporting/02_page.ipynb #146bbb2b
-_TABLE = """
 {%- macro table(t) %}
 <p class="caption">{{ t.caption }}</p>
 <div class="wide" tabindex="0" role="region" aria-label="{{ t.caption }}"><table><thead><tr>
@@ -202,7 +199,7 @@ _TABLE = """
 {%- endmacro %}
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #8f244928
+# %% ../../nbs/api/reporting/02_page.ipynb #90e6c878
 _ANSWERS = """
 {%- macro answers(a) %}
 <div class="asked"><p class="about">{{ a.about }}</p><p><strong>{{ a.question }}</strong></p>
@@ -212,7 +209,7 @@ _ANSWERS = """
 {%- endmacro %}
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #a3bf1bf1
+# %% ../../nbs/api/reporting/02_page.ipynb #b999df37
 _PARTS = """
 {%- macro part(kind, item) %}
 {% if kind == "p" %}<p>{{ item }}</p>
@@ -239,9 +236,7 @@ _PAGE = """
 {% endfor %}</main></body></html>
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #eaa443cb
-_HTML = (_CELL, _TABLE, _ANSWERS, _PARTS, _PAGE)
-_CSS = _COLOURS + _PROSE + _FIGURES + _TABLES
+# %% ../../nbs/api/reporting/02_page.ipynb #9cb267cf
 _KINDS = ("p", "list", "code", "figure", "table", "folded", "answers")
 
 
@@ -255,7 +250,7 @@ def _texts(text: str | list) -> list:
     "One text or several, without empty ones"
     return [t for t in ([text] if isinstance(text, str) else text) if t]
 
-# %% ../../nbs/api/reporting/02_page.ipynb #87407801
+# %% ../../nbs/api/reporting/02_page.ipynb #0825d3ee
 def html_page(
     title: str,  # Of the page
     lede: str | list,  # What the page says: a sentence below its title, or several
@@ -268,7 +263,7 @@ def html_page(
 
     for section, parts in sections:
         _check_parts(section, parts)
-    page = Environment(autoescape=True).from_string("".join(_HTML))
+    page = Environment(autoescape=True).from_string(_TABLE + _ANSWERS + _PARTS + _PAGE)
     words = dict(title=title, lede=_texts(lede), warnings=_texts(warning), notes=_texts(note))
     css = _COLOURS + _PROSE + _FIGURES + _SCROLLING + _TABLES
     return page.render(words, css=css, sections=sections).lstrip()
