@@ -205,7 +205,8 @@ def _bars(ax, table: pd.DataFrame, sign: str = ""):
         r = table[table.system == system].iloc[0]
         _interval(ax, r, y, COLOURS[system])
         place = dict(xytext=(0, 6), textcoords="offset points", ha="center", fontsize=9)
-        ax.annotate(_written(r.value, digits, sign), (r.value, y), **place)
+        behind = dict(facecolor="white", edgecolor="none", pad=0.5)  # no line runs through a number
+        ax.annotate(_written(r.value, digits, sign), (r.value, y), bbox=behind, **place)
     _rows(ax, [label(s) for s in order])
     ax.margins(x=0.1)
 
@@ -274,7 +275,7 @@ def fig_by_group(
     fig, (ax,) = _axes(1.0 + 0.13 * len(groups) * (len(systems) + 1.5))
     _dodged(ax, table, groups, systems)
     n = table.groupby("group").n.max()
-    _rows(ax, [f"{label(g)}\n{n[g]:,} records" for g in groups])
+    _rows(ax, [f"{label(g)}\n{int(n[g]):,} records" for g in groups])
     ax.axvline(0, color=_INK, linewidth=1, zorder=1)
     ax.set(xlabel=f"{label(metric)} minus that of {label(against)} ({_direction(metric)})")
     _top_legend(ax, 5)
@@ -490,7 +491,7 @@ def fig_overlap(
     fig.suptitle(title, fontsize=9.5, x=0.02, ha="left")
     return fig
 
-# %% ../../nbs/api/reporting/01_figures.ipynb #1c7ce49d
+# %% ../../nbs/api/reporting/01_figures.ipynb #89f9edac
 LEDGER_KINDS = dict(
     sequence="same sequence",
     fragment="fragment",
@@ -532,11 +533,12 @@ def _ledger_title(ax, text: str, y: int):
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #7ba73ae0
 def _ledger_lines(table: pd.DataFrame) -> list:
-    "The rows of each pair of sets below a title, kinds in their order; what is known stands in rows of its own already"
+    "The rows of each pair of sets below a title, those of test first, kinds in their order; what is known is left out"
     shown = table[table.verdict != "known"]
     order = {kind: i for i, kind in enumerate(LEDGER_KINDS)}
     lines = []
-    for pair, rows in shown.groupby(["held", "against"], sort=False):
+    pairs = shown.groupby(["held", "against"], sort=False)
+    for pair, rows in sorted(pairs, key=lambda pair: pair[0][0] != "test"):
         rows = rows.sort_values("kind", key=lambda kinds: kinds.map(order), kind="stable")
         lines += [f"{pair[0]} against {pair[1]}", *rows.itertuples()]
     return lines

@@ -89,7 +89,7 @@ def folded(
     "Parts of a page that are there for those who ask"
     return "folded", dict(title=title, parts=list(parts))
 
-# %% ../../nbs/api/reporting/02_page.ipynb #5fd3b44b
+# %% ../../nbs/api/reporting/02_page.ipynb #bfa3deab
 SIGNS = {
     "right": "\N{CHECK MARK}",
     "partly right": "\N{ALMOST EQUAL TO}",
@@ -155,13 +155,17 @@ summary { cursor: pointer; padding: .5rem 0; font-weight: 600 }
 .right { color: var(--right) } .partly { color: var(--partly) } .wrong { color: var(--wrong) }
 """.replace("FACE", _FACE)
 
-# %% ../../nbs/api/reporting/02_page.ipynb #744bc6c3
-_TABLES = """
+# %% ../../nbs/api/reporting/02_page.ipynb #9f29cf34
+_SCROLLING = """
 .wide { overflow-x: auto; margin: 0 0 1.2rem; background-repeat: no-repeat; background-color: var(--paper);
   background-size: 2.5rem 100%, 2.5rem 100%, .8rem 100%, .8rem 100%; background-position: 0 0, 100% 0, 0 0, 100% 0;
   background-attachment: local, local, scroll, scroll; background-image:
     linear-gradient(to right, var(--paper) 30%, transparent), linear-gradient(to left, var(--paper) 30%, transparent),
     linear-gradient(to right, var(--shade), transparent), linear-gradient(to left, var(--shade), transparent) }
+"""
+
+# %% ../../nbs/api/reporting/02_page.ipynb #ca88a586
+_TABLES = """
 table { border-collapse: collapse; font-size: .88rem; line-height: 1.4; min-width: 100% }
 table { font-variant-numeric: tabular-nums }
 .caption { margin: 1.2rem 0 .2rem }
@@ -173,20 +177,17 @@ td.long { white-space: normal; min-width: 14rem }
 td.number, th.number { text-align: right }
 td:last-child, th:last-child { padding-right: 0 }
 td small { display: block; font-size: .75rem; color: var(--soft) }
+@media (max-width: 40rem) { th, td { padding-right: .6rem } }
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #0267e012
-_CELL = """
+# %% ../../nbs/api/reporting/02_page.ipynb #ddfb854a
+_TABLE = """
 {%- macro cell(text, numeric) %}
 {%- set lines = text.split("\n") %}
 {%- set kind = "number" if numeric else "long" if lines[0]|length > 40 else "" %}
 <td{% if kind %} class="{{ kind }}"{% endif %}>{{ lines[0] }}
 {%- for line in lines[1:] %}<small>{{ line }}</small>{% endfor %}</td>
 {%- endmacro %}
-"""
-
-# %% ../../nbs/api/reporting/02_page.ipynb #146bbb2b
-_TABLE = """
 {%- macro table(t) %}
 <p class="caption">{{ t.caption }}</p>
 <div class="wide" tabindex="0" role="region" aria-label="{{ t.caption }}"><table><thead><tr>
@@ -198,7 +199,7 @@ _TABLE = """
 {%- endmacro %}
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #8f244928
+# %% ../../nbs/api/reporting/02_page.ipynb #90e6c878
 _ANSWERS = """
 {%- macro answers(a) %}
 <div class="asked"><p class="about">{{ a.about }}</p><p><strong>{{ a.question }}</strong></p>
@@ -208,7 +209,7 @@ _ANSWERS = """
 {%- endmacro %}
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #a3bf1bf1
+# %% ../../nbs/api/reporting/02_page.ipynb #b999df37
 _PARTS = """
 {%- macro part(kind, item) %}
 {% if kind == "p" %}<p>{{ item }}</p>
@@ -222,7 +223,7 @@ _PARTS = """
 {%- endif %}{% endmacro %}
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #285edb6a
+# %% ../../nbs/api/reporting/02_page.ipynb #7b9d821e
 _PAGE = """
 <!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
@@ -235,9 +236,7 @@ _PAGE = """
 {% endfor %}</main></body></html>
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #eaa443cb
-_HTML = (_CELL, _TABLE, _ANSWERS, _PARTS, _PAGE)
-_CSS = _COLOURS + _PROSE + _FIGURES + _TABLES
+# %% ../../nbs/api/reporting/02_page.ipynb #9cb267cf
 _KINDS = ("p", "list", "code", "figure", "table", "folded", "answers")
 
 
@@ -251,19 +250,20 @@ def _texts(text: str | list) -> list:
     "One text or several, without empty ones"
     return [t for t in ([text] if isinstance(text, str) else text) if t]
 
-# %% ../../nbs/api/reporting/02_page.ipynb #87407801
+# %% ../../nbs/api/reporting/02_page.ipynb #0825d3ee
 def html_page(
     title: str,  # Of the page
     lede: str | list,  # What the page says: a sentence below its title, or several
     sections: list,  # Title and parts of each
     warning: str | list = "",  # What must be read first, a text or several
-    note: str | list = "",  # Small, below the lead
+    note: str | list = "",  # Small, below the lead, as what its terms mean; a text or several
 ) -> str:  # HTML, everything in it
     "A page without scripts and links. Raises `ValueError` on an unknown part"
     from jinja2 import Environment
 
     for section, parts in sections:
         _check_parts(section, parts)
-    page = Environment(autoescape=True).from_string("".join(_HTML))
+    page = Environment(autoescape=True).from_string(_TABLE + _ANSWERS + _PARTS + _PAGE)
     words = dict(title=title, lede=_texts(lede), warnings=_texts(warning), notes=_texts(note))
-    return page.render(words, css=_CSS, sections=sections).lstrip()
+    css = _COLOURS + _PROSE + _FIGURES + _SCROLLING + _TABLES
+    return page.render(words, css=css, sections=sections).lstrip()
