@@ -241,7 +241,16 @@ def _no_baselines(samples: "pd.DataFrame", train: "ProteinSet", sequences: dict,
     left_out = {system: _left_out(system) for system in BASELINES}
     return BaselineAnswers(pd.DataFrame(columns=columns), bins, {}, left_out)
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #f7f5ead3
+# %% ../../nbs/api/reporting/05_audit.ipynb #06e264e9
+def _with_tasks(known: "pd.DataFrame", samples: "pd.DataFrame", n_silent: int) -> tuple:
+    "Train and test records with tasks that fit, and sentences on them"
+    test = samples.assign(protein_id=_split_ids("test", samples.protein_id))
+    notes = _train_notes(known, n_silent)
+    if not _of_one_task(known, test):
+        return known, test, notes
+    return known.assign(task="all"), test.assign(task="all"), [*notes, _ONE_TASK]
+
+# %% ../../nbs/api/reporting/05_audit.ipynb #eb5eaba0
 def _of_test(baselines: "BaselineAnswers", test: "pd.DataFrame") -> "BaselineAnswers":
     "Answers and bins of the test records alone, with ids as they stood in the files"
     answers = baselines.answers[baselines.answers.record_id.isin(test.record_id)]
@@ -258,25 +267,22 @@ def _all_sequences(samples: "pd.DataFrame", train: "ProteinSet", valid) -> dict:
     sequences = _sequences(train, "train") | dict(zip(test_ids, samples.sequence, strict=True))
     return sequences if valid is None else sequences | _sequences(valid, "valid")
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #ca5c6b55
+# %% ../../nbs/api/reporting/05_audit.ipynb #b1495809
 def foreign_baselines(
     samples: "pd.DataFrame",  # From `read_predictions`
     train: "ProteinSet",  # What was trained on, with or without answers
-    valid: "ProteinSet | None" = None,  # Where the best is chosen; the test records when None
+    valid: "ProteinSet | None" = None,  # Where the best is chosen, else on test
     threads: int = 2,  # Threads of MMseqs2
-) -> tuple:  # `BaselineAnswers`; `BestBaseline`, or None where train has no answers; notes
-    "Baselines from train only, and the one to beat. Raises `ValueError` on a task or valid without answers"
+) -> tuple:  # `BaselineAnswers`; the best one, or None; notes
+    "Baselines from train only. Raises `ValueError` on a task or valid without answers"
     from protein_llm.evaluation.baselines import answer_by_baselines, choose_baseline
 
-    sequences, (known, n_silent) = _all_sequences(samples, train, valid), _answered(train, "train")
+    sequences = _all_sequences(samples, train, valid)
+    known, n_silent = _answered(train, "train")
     if not len(known):
         note = f"The training set has no answers: {n_silent:,} records, and no baseline."
         return _no_baselines(samples, train, sequences, threads), None, [note]
-    test = samples.assign(protein_id=_split_ids("test", samples.protein_id))
-    notes = _train_notes(known, n_silent)
-    if _of_one_task(known, test):
-        known, test = known.assign(task="all"), test.assign(task="all")
-        notes.append(_ONE_TASK)
+    known, test, notes = _with_tasks(known, samples, n_silent)
     chosen = None if valid is None else _valid_records(valid, known)
     baselines = answer_by_baselines(known, chosen, test, sequences, threads=threads)
     best = choose_baseline(baselines.answers, test if chosen is None else chosen)
@@ -382,7 +388,15 @@ def _shared_sequences(samples: "pd.DataFrame") -> list:
     several = f"{len(shared):,} sequences stand under several ids, {shared.sum():,} in all"
     return [f"{several}: each is scored, and all are in one cluster."]
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #cb5a3784
+# %% ../../nbs/api/reporting/05_audit.ipynb #b102f709
+def _known(samples: "pd.DataFrame") -> dict:
+    "All that the answers say about each protein"
+    from protein_llm.scoring.entities import frozen_dictionary, known_entities
+
+    answers, proteins = samples.answer.tolist(), samples.protein_id.tolist()
+    return known_entities(answers, proteins, frozen_dictionary())
+
+
 def _with_blind(card: dict, differences: "pd.DataFrame") -> dict:
     "A card with what the protein adds in front"
     from protein_llm.scoring.table import claims
@@ -395,29 +409,31 @@ def _with_blind(card: dict, differences: "pd.DataFrame") -> dict:
 def _audit_card(name: str, inputs: _Inputs, ledger: "Ledger", draws: int) -> tuple:
     "The card, and the statistics of its records"
     from protein_llm.reporting.card import make_card
-    from protein_llm.scoring.entities import frozen_dictionary, known_entities
 
-    samples = inputs.samples
-    answers, proteins = samples.answer.tolist(), samples.protein_id.tolist()
-    known = known_entities(answers, proteins, frozen_dictionary())
+    samples, known = inputs.samples, _known(inputs.samples)
     baselines, best, notes = foreign_baselines(samples, inputs.train, inputs.valid)
-    beside = (baselines, best, ledger, known, "foreign predictions")
     chosen_on = "validation records" if inputs.valid else "the test records, which favours it"
-    settings = dict(allow_leak=True, draws=draws, notes=notes + _shared_sequences(samples))
-    records = samples.drop(columns="sequence")
-    card, statistics = make_card(name, records, *beside, chosen_on, **settings)
+    card, statistics = make_card(
+        name,
+        samples.drop(columns="sequence"),
+        *(baselines, best, ledger, known),
+        label="foreign predictions",
+        chosen_on=chosen_on,
+        allow_leak=True,
+        draws=draws,
+        notes=notes + _shared_sequences(samples),
+    )
     if inputs.blind is not None:
-        difference = blind_differences(name, samples, inputs.blind, known, draws)
-        card = _with_blind(card, difference)
+        card = _with_blind(card, blind_differences(name, samples, inputs.blind, known, draws))
     return card, statistics
 
 # %% ../../nbs/api/reporting/05_audit.ipynb #927c50a2
 def audit(
     predictions: Path | str,  # JSON lines, CSV or TSV with `FIELDS`
-    train: Path | str,  # What was trained on: sequences, and for baselines answers (and tasks)
-    folder: Path | str,  # Where the card goes: a new folder, or an empty one
-    valid: Path | str | None = None,  # Likewise, with answers: the best baseline is chosen there
-    test: Path | str | None = None,  # Declared test set: exactly the proteins of the predictions
+    train: Path | str,  # Sequences, and for baselines answers (and tasks)
+    folder: Path | str,  # Of the card: new, or empty
+    valid: Path | str | None = None,  # With answers: the best baseline is chosen there
+    test: Path | str | None = None,  # Declared test set: the same proteins
     blind: Path | str | None = None,  # The same records answered without the protein
     name: str = "",  # The system's name; the file's when empty
     draws: int = 1_000,  # Bootstrap draws
@@ -430,7 +446,7 @@ def audit(
 
     return write_card(folder, _audit_card(name, inputs, _audit_ledger(inputs), draws))
 
-
+# %% ../../nbs/api/reporting/05_audit.ipynb #4349ebff
 def audit_text(
     card: dict,  # From `card.json`
 ) -> str:  # Lines
