@@ -241,7 +241,7 @@ def _no_baselines(samples: "pd.DataFrame", train: "ProteinSet", sequences: dict,
     left_out = {system: _left_out(system) for system in BASELINES}
     return BaselineAnswers(pd.DataFrame(columns=columns), bins, {}, left_out)
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #06e264e9
+# %% ../../nbs/api/reporting/05_audit.ipynb #3975b79a
 def _with_tasks(known: "pd.DataFrame", samples: "pd.DataFrame", n_silent: int) -> tuple:
     "Train and test records with tasks that fit, and sentences on them"
     test = samples.assign(protein_id=_split_ids("test", samples.protein_id))
@@ -250,7 +250,7 @@ def _with_tasks(known: "pd.DataFrame", samples: "pd.DataFrame", n_silent: int) -
         return known, test, notes
     return known.assign(task="all"), test.assign(task="all"), [*notes, _ONE_TASK]
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #eb5eaba0
+# %% ../../nbs/api/reporting/05_audit.ipynb #2d9f9161
 def _of_test(baselines: "BaselineAnswers", test: "pd.DataFrame") -> "BaselineAnswers":
     "Answers and bins of the test records alone, with ids as they stood in the files"
     answers = baselines.answers[baselines.answers.record_id.isin(test.record_id)]
@@ -267,7 +267,7 @@ def _all_sequences(samples: "pd.DataFrame", train: "ProteinSet", valid) -> dict:
     sequences = _sequences(train, "train") | dict(zip(test_ids, samples.sequence, strict=True))
     return sequences if valid is None else sequences | _sequences(valid, "valid")
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #b1495809
+# %% ../../nbs/api/reporting/05_audit.ipynb #b64fe44a
 def foreign_baselines(
     samples: "pd.DataFrame",  # From `read_predictions`
     train: "ProteinSet",  # What was trained on, with or without answers
@@ -288,7 +288,7 @@ def foreign_baselines(
     best = choose_baseline(baselines.answers, test if chosen is None else chosen)
     return _of_test(baselines, test), best, notes
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #2a4b8414
+# %% ../../nbs/api/reporting/05_audit.ipynb #8373e6ec
 def _require_there(records: "pd.DataFrame", others: "pd.DataFrame", where: str):
     "Raise `ValueError` that names the first record that is in one of two files alone"
     lost = records[~records.record_id.isin(others.record_id)]
@@ -312,7 +312,7 @@ def _require_same(samples: "pd.DataFrame", blind: "pd.DataFrame"):
             f"line {line} of the blind file: {protein} has another sequence in the predictions"
         )
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #8f05e9c2
+# %% ../../nbs/api/reporting/05_audit.ipynb #ac6e58b9
 _BLIND = "its answers without the protein"
 
 
@@ -333,7 +333,7 @@ def blind_differences(
     headline = metrics_of("answers", headline=True)
     return difference_table(name, _BLIND, shown, hidden, samples.cluster, headline, draws=draws)
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #b3826bc3
+# %% ../../nbs/api/reporting/05_audit.ipynb #562f981d
 class _Inputs(NamedTuple):
     "What the files of an audit hold"
 
@@ -343,7 +343,7 @@ class _Inputs(NamedTuple):
     valid: "ProteinSet | None"
     blind: "pd.DataFrame | None"  # The predictions without the protein
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #5767340a
+# %% ../../nbs/api/reporting/05_audit.ipynb #a0bfe291
 def _read_inputs(predictions, train, valid=None, test=None, blind=None) -> _Inputs:
     "Raises `ValueError` on a file that cannot be used, or does not fit the predictions"
     import polars as pl
@@ -361,7 +361,7 @@ def _read_inputs(predictions, train, valid=None, test=None, blind=None) -> _Inpu
         _require_same(samples, unseen)
     return _Inputs(samples, proteins, trained, validated, unseen)
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #cd2cafbd
+# %% ../../nbs/api/reporting/05_audit.ipynb #19ad840c
 def _with_clusters(inputs: _Inputs) -> _Inputs:
     "Equal and similar sequences are in one cluster"
     from protein_llm.data.ledger import sequence_clusters
@@ -370,7 +370,7 @@ def _with_clusters(inputs: _Inputs) -> _Inputs:
     cluster = inputs.samples.sequence.map(dict(clusters.iter_rows()))
     return inputs._replace(samples=inputs.samples.assign(cluster=cluster))
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #0d81d7cb
+# %% ../../nbs/api/reporting/05_audit.ipynb #0036d4d1
 def _audit_ledger(inputs: _Inputs) -> "Ledger":
     "What the test set shares with train (and with valid)"
     from protein_llm.data.ledger import leak_ledger
@@ -388,7 +388,7 @@ def _shared_sequences(samples: "pd.DataFrame") -> list:
     several = f"{len(shared):,} sequences stand under several ids, {shared.sum():,} in all"
     return [f"{several}: each is scored, and all are in one cluster."]
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #b102f709
+# %% ../../nbs/api/reporting/05_audit.ipynb #4f66854a
 def _known(samples: "pd.DataFrame") -> dict:
     "All that the answers say about each protein"
     from protein_llm.scoring.entities import frozen_dictionary, known_entities
@@ -405,7 +405,7 @@ def _with_blind(card: dict, differences: "pd.DataFrame") -> dict:
     rows = [*card["differences"], *differences.to_dict("records")]
     return card | dict(differences=rows, claims=first + card["claims"])
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #4ac70c3f
+# %% ../../nbs/api/reporting/05_audit.ipynb #dfdea28c
 def _audit_card(name: str, inputs: _Inputs, ledger: "Ledger", draws: int) -> tuple:
     "The card, and the statistics of its records"
     from protein_llm.reporting.card import make_card
@@ -427,7 +427,7 @@ def _audit_card(name: str, inputs: _Inputs, ledger: "Ledger", draws: int) -> tup
         card = _with_blind(card, blind_differences(name, samples, inputs.blind, known, draws))
     return card, statistics
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #927c50a2
+# %% ../../nbs/api/reporting/05_audit.ipynb #356b0158
 def audit(
     predictions: Path | str,  # JSON lines, CSV or TSV with `FIELDS`
     train: Path | str,  # Sequences, and for baselines answers (and tasks)
@@ -446,7 +446,7 @@ def audit(
 
     return write_card(folder, _audit_card(name, inputs, _audit_ledger(inputs), draws))
 
-# %% ../../nbs/api/reporting/05_audit.ipynb #4349ebff
+# %% ../../nbs/api/reporting/05_audit.ipynb #a75a3b50
 def audit_text(
     card: dict,  # From `card.json`
 ) -> str:  # Lines
