@@ -1,4 +1,4 @@
-"""Looks at HTML pages in Chromium as on a screen and on a telephone: `python .ci/pages.py PAGE... [--to FOLDER]`.
+"""Looks at HTML pages in Chromium as on a screen and on a telephone: `python .ci/pages.py [PAGE...] [--to FOLDER]`.
 Ends with code 1 where a page is wider than its window or shows letters of less than 9 pixels; screenshots go to the
 folder. Where there is no Chromium nothing is checked, and that is said. Chromium is told what to do through a pipe,
 in the words of the DevTools protocol."""
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+SMOKE = Path(__file__).resolve().parent.parent / "runs" / "smoke" / "report" / "report.html"
 WIDTHS = (1280, 390)  # of a window, CSS pixels
 LEAST = 9  # pixels that letters have at least
 HEIGHT = 900
@@ -179,11 +180,21 @@ def main():
     parser = argparse.ArgumentParser(
         description="Look at HTML pages in Chromium: nothing sticks out, no letters below 9 pixels."
     )
-    parser.add_argument("pages", nargs="+", type=Path, help="HTML files")
+    parser.add_argument(
+        "pages",
+        nargs="*",
+        type=Path,
+        default=[SMOKE],
+        help="HTML files; the smoke run's report without any",
+    )
     parser.add_argument(
         "--to", type=Path, help="folder of the screenshots; none are made without it"
     )
     args = parser.parse_args()
+    absent = [page for page in args.pages if not page.is_file()]
+    if absent:
+        print(f"no page: {absent[0]}", file=sys.stderr)
+        return 1
     program = find_chromium()
     if program is None:
         print("not checked: no Chromium found")

@@ -490,7 +490,7 @@ def fig_overlap(
     fig.suptitle(title, fontsize=9.5, x=0.02, ha="left")
     return fig
 
-# %% ../../nbs/api/reporting/01_figures.ipynb #89f9edac
+# %% ../../nbs/api/reporting/01_figures.ipynb #1c7ce49d
 LEDGER_KINDS = dict(
     sequence="same sequence",
     fragment="fragment",
@@ -511,7 +511,7 @@ def _ledger_text(r) -> str:
     if not r.n_held:
         return "none to compare"
     ending = dict(leak=": LEAK", clean=", clean").get(r.verdict, "")
-    return f"{r.n_overlap:,} of {r.n_held:,}{ending}"
+    return f"{int(r.n_overlap):,} of {int(r.n_held):,}{ending}"
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #d03c9c60
 def _ledger_row(ax, r, y: int):

@@ -89,7 +89,7 @@ def folded(
     "Parts of a page that are there for those who ask"
     return "folded", dict(title=title, parts=list(parts))
 
-# %% ../../nbs/api/reporting/02_page.ipynb #bfa3deab
+# %% ../../nbs/api/reporting/02_page.ipynb #5fd3b44b
 SIGNS = {
     "right": "\N{CHECK MARK}",
     "partly right": "\N{ALMOST EQUAL TO}",
@@ -101,7 +101,7 @@ def page_answers(
     question: str,  # As it was asked
     about: str,  # Of which protein and task
     reference: str,  # The right answer
-    answers: list,  # (system or systems, what they answered, verdict: one of `SIGNS`)
+    answers: list,  # (systems, what they answered, verdict: one of `SIGNS`)
 ) -> tuple:  # `answers` and its content
     "A question with what each system answered, marked. Raises `ValueError` on an unknown verdict"
     unknown = [v for _, _, v in answers if v not in SIGNS]
@@ -155,7 +155,7 @@ summary { cursor: pointer; padding: .5rem 0; font-weight: 600 }
 .right { color: var(--right) } .partly { color: var(--partly) } .wrong { color: var(--wrong) }
 """.replace("FACE", _FACE)
 
-# %% ../../nbs/api/reporting/02_page.ipynb #9f29cf34
+# %% ../../nbs/api/reporting/02_page.ipynb #744bc6c3
 _TABLES = """
 .wide { overflow-x: auto; margin: 0 0 1.2rem; background-repeat: no-repeat; background-color: var(--paper);
   background-size: 2.5rem 100%, 2.5rem 100%, .8rem 100%, .8rem 100%; background-position: 0 0, 100% 0, 0 0, 100% 0;
@@ -173,17 +173,20 @@ td.long { white-space: normal; min-width: 14rem }
 td.number, th.number { text-align: right }
 td:last-child, th:last-child { padding-right: 0 }
 td small { display: block; font-size: .75rem; color: var(--soft) }
-@media (max-width: 40rem) { th, td { padding-right: .6rem } }
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #ddfb854a
-_TABLE = """
+# %% ../../nbs/api/reporting/02_page.ipynb #0267e012
+_CELL = """
 {%- macro cell(text, numeric) %}
 {%- set lines = text.split("\n") %}
 {%- set kind = "number" if numeric else "long" if lines[0]|length > 40 else "" %}
 <td{% if kind %} class="{{ kind }}"{% endif %}>{{ lines[0] }}
 {%- for line in lines[1:] %}<small>{{ line }}</small>{% endfor %}</td>
 {%- endmacro %}
+"""
+
+# %% ../../nbs/api/reporting/02_page.ipynb #146bbb2b
+_TABLE = """
 {%- macro table(t) %}
 <p class="caption">{{ t.caption }}</p>
 <div class="wide" tabindex="0" role="region" aria-label="{{ t.caption }}"><table><thead><tr>
@@ -195,7 +198,7 @@ _TABLE = """
 {%- endmacro %}
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #90e6c878
+# %% ../../nbs/api/reporting/02_page.ipynb #8f244928
 _ANSWERS = """
 {%- macro answers(a) %}
 <div class="asked"><p class="about">{{ a.about }}</p><p><strong>{{ a.question }}</strong></p>
@@ -205,7 +208,7 @@ _ANSWERS = """
 {%- endmacro %}
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #b999df37
+# %% ../../nbs/api/reporting/02_page.ipynb #a3bf1bf1
 _PARTS = """
 {%- macro part(kind, item) %}
 {% if kind == "p" %}<p>{{ item }}</p>
@@ -218,6 +221,8 @@ _PARTS = """
 {%- elif kind == "table" %}{{ table(item) }}
 {%- endif %}{% endmacro %}
 """
+
+# %% ../../nbs/api/reporting/02_page.ipynb #285edb6a
 _PAGE = """
 <!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
@@ -230,7 +235,9 @@ _PAGE = """
 {% endfor %}</main></body></html>
 """
 
-# %% ../../nbs/api/reporting/02_page.ipynb #9cb267cf
+# %% ../../nbs/api/reporting/02_page.ipynb #eaa443cb
+_HTML = (_CELL, _TABLE, _ANSWERS, _PARTS, _PAGE)
+_CSS = _COLOURS + _PROSE + _FIGURES + _TABLES
 _KINDS = ("p", "list", "code", "figure", "table", "folded", "answers")
 
 
@@ -244,21 +251,19 @@ def _texts(text: str | list) -> list:
     "One text or several, without empty ones"
     return [t for t in ([text] if isinstance(text, str) else text) if t]
 
-# %% ../../nbs/api/reporting/02_page.ipynb #0825d3ee
+# %% ../../nbs/api/reporting/02_page.ipynb #87407801
 def html_page(
     title: str,  # Of the page
     lede: str | list,  # What the page says: a sentence below its title, or several
     sections: list,  # Title and parts of each
     warning: str | list = "",  # What must be read first, a text or several
-    note: str
-    | list = "",  # Small, below the lead: what its terms mean, when and from what the page was made
+    note: str | list = "",  # Small, below the lead
 ) -> str:  # HTML, everything in it
     "A page without scripts and links. Raises `ValueError` on an unknown part"
     from jinja2 import Environment
 
     for section, parts in sections:
         _check_parts(section, parts)
-    page = Environment(autoescape=True).from_string(_TABLE + _ANSWERS + _PARTS + _PAGE)
+    page = Environment(autoescape=True).from_string("".join(_HTML))
     words = dict(title=title, lede=_texts(lede), warnings=_texts(warning), notes=_texts(note))
-    css = _COLOURS + _PROSE + _FIGURES + _TABLES
-    return page.render(words, css=css, sections=sections).lstrip()
+    return page.render(words, css=_CSS, sections=sections).lstrip()
