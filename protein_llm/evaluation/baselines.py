@@ -131,7 +131,7 @@ def find_hits(
     sequences,  # Sequence of each protein: a dict or a Series by `protein_id`
     threads: int = 2,  # Threads of MMseqs2
 ) -> pd.DataFrame:  # `query, target, identity, coverage, bits`, the best hit of a query first
-    "Local hits (E-value up to 1e-3), and exact copies with infinite bits. Raises `KeyError` on a protein without sequence"
+    "Local hits (E-value up to 1e-3), and copies with infinite bits. Raises `KeyError` on a protein without sequence"
     test, train = (_with_sequences(ids, sequences) for ids in (test_ids, train_ids))
     copies = (
         test.merge(train, on="sequence")
@@ -149,7 +149,7 @@ def find_hits(
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #0c3b7050
 def _answers_of(train, test, neighbours):
-    "The answer of each record's neighbour to its task, to the same question where the neighbour has it; None without one"
+    "The answer of each record's neighbour to its task, to the same question where it has that; None without one"
     mine = train[train.protein_id.isin({p for p in neighbours if p is not None})]
     same = (
         mine.drop_duplicates(["protein_id", "task", "instruction"])
@@ -266,7 +266,7 @@ def _neighbour_rows(task: str, proteins, similarity: np.ndarray, neighbours) -> 
     columns = dict(
         protein_id=np.repeat(proteins, similarity.shape[1]),
         task=task,
-        neighbour=neighbours.ravel(),
+        neighbour=neighbours,
         similarity=similarity.ravel(),
     )
     return pd.DataFrame(columns)
@@ -276,20 +276,22 @@ def feature_neighbours(
     train: pd.DataFrame,  # Train records
     test: pd.DataFrame,  # Test records; they need no answers
     pooled: pd.DataFrame,  # Mean features by `protein_id` [n, D]
-    k: int = 1,  # Neighbours; fewer where fewer train proteins have the task
+    k: int = 1,  # Neighbours, or fewer where train has fewer
 ) -> pd.DataFrame:  # `protein_id, task, neighbour, similarity` (cosine), the nearest first
-    "Train proteins with the task and the highest cosine, after subtracting train's mean"
+    "Train proteins with the task and the highest cosine, minus train's mean"
     mean = _check_pooled(train, test, pooled)
     asked, seen = pd.Index(test.protein_id.unique()), pd.Index(train.protein_id.unique())
-    x = _unit(np.concatenate([part for _, part in _parts(pooled, asked)]) - mean)
+    of_asked = _unit(np.concatenate([x for _, x in _parts(pooled, asked)]) - mean)
     tasks = _in_task(train, test, asked, seen)
     none = {t: np.empty((len(rows), 0)) for t, (rows, _) in tasks.items()}
-    best = {t: (empty, empty.astype(int)) for t, empty in none.items()}
+    best = {t: (x, x.astype(int)) for t, x in none.items()}
     for start, y in _parts(pooled, seen):
-        cosine = x @ _unit(y - mean).T  # [asked, part]
+        cosine = of_asked @ _unit(y - mean).T
         for t, (rows, has) in tasks.items():
             best[t] = _nearest_so_far(best[t], cosine, rows, start, has, k)
-    tables = [_neighbour_rows(t, asked[tasks[t][0]], s, seen[w]) for t, (s, w) in best.items()]
+    tables = [
+        _neighbour_rows(t, asked[tasks[t][0]], s, seen[w.ravel()]) for t, (s, w) in best.items()
+    ]
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #790a531b
@@ -497,25 +499,28 @@ def _why_left_out(system: str) -> str:
     return "no features of a random encoder" if system.endswith("random") else "no features"
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #6fbfdb06
+def _by_sequence(train, held, sequences, threads: int) -> tuple:  # answers, bins of identity
+    "The nearest protein's answer, and how near it is"
+    hits = find_hits(held.protein_id, train.protein_id, sequences, threads)
+    return nearest_by_sequence(train, held, hits), identity_bins(held.protein_id, hits)
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #6fbfdb06
 def answer_by_baselines(
     train: pd.DataFrame,  # Train records
     valid: pd.DataFrame | None,  # With answers; None only without features
-    test: pd.DataFrame,  # Test records; their answers are not read
-    sequences=None,  # By protein: a dict or a Series; None leaves out what needs them
-    pooled: dict | None = None,  # Mean features by name (`feature`, `random`)
-    threads: int = 2,  # Threads of MMseqs2
+    test: pd.DataFrame,  # Their answers are not read
+    sequences=None,  # By protein
+    pooled: dict | None = None,  # Mean features: `feature`, `random`
+    threads: int = 2,  # Of MMseqs2
 ) -> BaselineAnswers:
     "Answers of all baselines that the data allow. Raises `ValueError`, `KeyError`"
     pooled, settings, bins = pooled or {}, {}, None
     _check_features(pooled, valid)
     _check_answers(train, valid)
-    held = [t[_COLUMNS] for t in (valid, test) if t is not None]
-    held = pd.concat(held, ignore_index=True)
+    held = pd.concat([t[_COLUMNS] for t in (valid, test) if t is not None], ignore_index=True)
     tables = dict(majority=majority_answers(train, held), template=template_answers(train, held))
     if sequences is not None:
-        hits = find_hits(held.protein_id, train.protein_id, sequences, threads)
-        tables["nearest_sequence"] = nearest_by_sequence(train, held, hits)
-        bins = identity_bins(held.protein_id, hits)
+        tables["nearest_sequence"], bins = _by_sequence(train, held, sequences, threads)
     for name, features in pooled.items():
         found, chosen = _with_features(train, valid, held, features, name)
         tables, settings = tables | found, settings | chosen

@@ -39,9 +39,8 @@ def _check_marks(marks: list, record_ids: list, answer_tokens: np.ndarray):
     wrong = np.flatnonzero(answer_tokens != [len(m) for m in marks])
     if len(wrong):
         i = wrong[0]
-        raise ValueError(
-            f"record {record_ids[i]!r} has {len(marks[i])} marks, but another number of answer tokens"
-        )
+        marked = f"record {record_ids[i]!r} has {len(marks[i])} marks"
+        raise ValueError(f"{marked}, but another number of answer tokens")
 
 
 def _sources(data: RunData, tokens, features) -> tuple:

@@ -125,10 +125,10 @@ def probe(
     split: list,  # train, valid or test [n]
     clusters: list,  # Of each protein [n]
     pairs: tuple = (),  # Names whose difference is wanted
-    strengths: tuple = STRENGTHS,  # To choose from on valid
-    draws: int = 1_000,  # Bootstrap draws
+    strengths: tuple = STRENGTHS,  # To choose from
+    draws: int = 1_000,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # Scores, with `strength` and `width` (D); differences
-    "Explained variance on test. Raises `ValueError` on invalid input, `TooFew` without anything to explain"
+    "Explained variance on test. Raises `ValueError`, and `TooFew` without anything to explain"
     split = np.asarray(split)
     _check_probe(x, y, split, clusters)
     statistics, strength = _statistics(x, y, split, strengths)

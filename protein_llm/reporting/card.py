@@ -292,9 +292,9 @@ def make_card(
     known: dict | None = None,  # `known_entities`
     label: str = "",  # Of the split
     chosen_on: str = "validation records",  # Where `best` was chosen
-    allow_leak: bool = False,  # A leaky set is shown
+    allow_leak: bool = False,
     draws: int = 1_000,
-    repeats: bool = False,  # Allow equal records
+    repeats: bool = False,  # Allow copies
     notes: tuple = (),  # Sentences
     **about,  # Facts
 ) -> tuple:  # The card, and the statistics of its records

@@ -121,33 +121,33 @@ def _charges(
     )
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #200fe052
+def _kind_of(live: pd.DataFrame) -> dict:  # {id: go or location}
+    "Terms of the cellular component are locations"
+    kinds = np.where(live.namespace == "cellular_component", "location", "go")
+    return dict(zip(live.index, kinds.tolist(), strict=True))
+
+
+def _named(names: pd.Series, kind) -> Iterator[tuple]:
+    "(name, kind, id) of names by id; `kind` is one for all, or a dict by id"
+    for i, name in names.items():
+        if name:
+            yield name, kind if isinstance(kind, str) else kind[i], i
+
+# %% ../../nbs/api/scoring/04_entities.ipynb #4d2e67c7
 def _names(terms: Terms, genes: Iterable, scopes: tuple) -> Iterator[tuple]:
     "(name, kind, id) of everything that has a name, the most official first"
-    live, entries, families = (
-        terms.go[~terms.go.obsolete].set_index("id"),
-        terms.interpro.set_index("accession"),
-        terms.pfam.set_index("accession"),
-    )
-    kind = dict(
-        zip(
-            live.index,
-            np.where(live.namespace == "cellular_component", "location", "go").tolist(),
-            strict=False,
-        )
-    )
-
-    def named(series, of):
-        return ((n, of if isinstance(of, str) else of[i], i) for i, n in series.items() if n)
-
+    live = terms.go[~terms.go.obsolete].set_index("id")
+    entries, families = terms.interpro.set_index("accession"), terms.pfam.set_index("accession")
+    kind = _kind_of(live)
     yield from ((g, "gene", g) for g in genes)
-    yield from named(live.name, kind)
-    yield from named(entries.name, "interpro")
+    yield from _named(live.name, kind)
+    yield from _named(entries.name, "interpro")
     for scope in scopes:
-        yield from named(live[scope].str.split("|").explode(), kind)
-    yield from named(_alternatives(live.name, " activity$"), kind)
-    yield from named(_alternatives(entries.name, "(?i) (?:super|sub)?family$"), "interpro")
-    yield from named(families.description, "pfam")
-    yield from named(families.name, "pfam")
+        yield from _named(live[scope].str.split("|").explode(), kind)
+    yield from _named(_alternatives(live.name, " activity$"), kind)
+    yield from _named(_alternatives(entries.name, "(?i) (?:super|sub)?family$"), "interpro")
+    yield from _named(families.description, "pfam")
+    yield from _named(families.name, "pfam")
     yield from _charges(terms, live, kind, scopes)
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #b11b96ed
