@@ -276,7 +276,7 @@ def feature_neighbours(
     train: pd.DataFrame,  # Train records
     test: pd.DataFrame,  # Test records; they need no answers
     pooled: pd.DataFrame,  # Mean features by `protein_id` [n, D]
-    k: int = 1,  # Neighbours, or fewer where train has fewer
+    k: int = 1,  # Neighbours, at most
 ) -> pd.DataFrame:  # `protein_id, task, neighbour, similarity` (cosine), the nearest first
     "Train proteins with the task and the highest cosine, minus train's mean"
     mean = _check_pooled(train, test, pooled)
@@ -504,7 +504,7 @@ def _by_sequence(train, held, sequences, threads: int) -> tuple:  # answers, bin
     hits = find_hits(held.protein_id, train.protein_id, sequences, threads)
     return nearest_by_sequence(train, held, hits), identity_bins(held.protein_id, hits)
 
-# %% ../../nbs/api/evaluation/01_baselines.ipynb #6fbfdb06
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #4e1a3f9a
 def answer_by_baselines(
     train: pd.DataFrame,  # Train records
     valid: pd.DataFrame | None,  # With answers; None only without features

@@ -42,7 +42,7 @@ def _check_marks(marks: list, record_ids: list, answer_tokens: np.ndarray):
         marked = f"record {record_ids[i]!r} has {len(marks[i])} marks"
         raise ValueError(f"{marked}, but another number of answer tokens")
 
-
+# %% ../../nbs/api/evaluation/03_losses.ipynb #6646f64e
 def _sources(data: RunData, tokens, features) -> tuple:
     "What is given, else the run's own"
     if features is None and data.reads_features:

@@ -124,7 +124,7 @@ def probe(
     y: np.ndarray,  # What is to be read [n, E]
     split: list,  # train, valid or test [n]
     clusters: list,  # Of each protein [n]
-    pairs: tuple = (),  # Names whose difference is wanted
+    pairs: tuple = (),  # Differences wanted
     strengths: tuple = STRENGTHS,  # To choose from
     draws: int = 1_000,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # Scores, with `strength` and `width` (D); differences
