@@ -18,6 +18,7 @@ LINES, CHARACTERS = 25, 1_200  # of an exported cell
 MODULE_LINES = 50  # of an exported cell that is a torch module
 EXAMPLE_LINES, EXPORTED_IN_A_ROW = 20, 3
 OUTPUT_BYTES = 100_000  # of one cell
+NOTHING_TO_SEE = ("test_", "check_")  # calls that return nothing
 MEDIAN, P90 = 60, 95  # characters of a line within a function
 HOME = r"(?<![\w./:-])/(?:root|home|tmp|Users|private|var)/\w+"  # paths of somebody's machine
 
@@ -97,7 +98,7 @@ def ends_in_value(cell):
         return False
     called = tree.body[-1].value
     name = ast.unparse(called.func) if isinstance(called, ast.Call) else ""
-    return not name.startswith("test_")
+    return not name.startswith(NOTHING_TO_SEE) and not name.endswith(".cleanup")
 
 
 def form(path):
