@@ -74,6 +74,8 @@ TRIES = {
     "make reproduce": Try("make -n reproduce", "20 minutes", "reproduce.py"),
     "make test": Try("make -n test", "it is what runs here", "test.py"),
     "make readme": Try("make -n readme", "it writes into the repository", "readme.py"),
+    "make outputs": Try("make -n outputs", "it writes into the repository", "outputs.py"),
+    "make docs": Try("make -n docs", "it needs a whole run", "docs.py"),
     "make help": Try("make help", "", "make setup"),
     "make lab": Try("make -o setup lab args=--version", "it does not end by itself"),
     'make lab args="--port 8899"': Try(
