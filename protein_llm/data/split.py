@@ -402,9 +402,7 @@ def _stretches_in(short: list, long: list) -> pd.DataFrame:
 def find_stretches(
     first: list,  # Sequences
     second: list,  # Sequences
-) -> (
-    pd.DataFrame
-):  # `query`, `target`: positions in the two lists; `residues` of the longest stretch
+) -> pd.DataFrame:  # `query, target` (places in the lists), `residues` of the longest stretch
     "All pairs that share a stretch that counts (`least_stretch`), copies and fragments among them"
     turned = _stretches_in(second, first).rename(columns=dict(query="target", target="query"))
     return _longest(pd.concat([_stretches_in(first, second), turned]))

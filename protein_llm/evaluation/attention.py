@@ -81,9 +81,7 @@ def enrichment(
     after: pd.DataFrame,  # Likewise, after training
     clusters: pd.Series,  # Cluster of each protein, by its id
     draws: int = 1_000,  # Bootstrap draws over clusters
-) -> (
-    pd.DataFrame
-):  # `value`, `low`, `high`, `established` of `untrained`, `trained` and `difference`
+) -> pd.DataFrame:  # `value, low, high, established`, for the bridge before, after, and the change
     "How much more attention domains get than their length alone would give, with 95 % intervals"
     sums = np.stack([before.attended, after.attended, after.expected], 1)
     clusters, rows = clusters[after.index], []

@@ -72,11 +72,11 @@ def _words(text):
 def _bags(answers):
     "Answers, the commonest first; which of them each record has; their words [answers, V]; how many words each has"
     n = answers.value_counts().sort_index().sort_values(ascending=False, kind="stable")
-    said = [_words(a) for a in n.index]
-    size = np.array([len(s) for s in said])
+    bags = [_words(answer) for answer in n.index]
+    size = np.array([len(bag) for bag in bags])
     who, (word, names) = (
         np.repeat(np.arange(len(n)), size),
-        pd.factorize(np.array([w for s in said for w in s], object)),
+        pd.factorize(np.array([w for bag in bags for w in bag], object)),
     )
     known = np.argsort(-np.bincount(word, n.to_numpy()[who], len(names)), kind="stable")[:MOST]
     column = np.full(len(names), -1)
@@ -150,14 +150,14 @@ def find_hits(
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #0c3b7050
 def _answers_of(train, test, neighbours):
     "The answer of each record's neighbour to its task, to the same question where it has that; None without one"
-    mine = train[train.protein_id.isin({p for p in neighbours if p is not None})]
+    of_neighbours = train[train.protein_id.isin({p for p in neighbours if p is not None})]
     same = (
-        mine.drop_duplicates(["protein_id", "task", "instruction"])
+        of_neighbours.drop_duplicates(["protein_id", "task", "instruction"])
         .set_index(["protein_id", "task", "instruction"])
         .answer.to_dict()
     )
     first = (
-        mine.drop_duplicates(["protein_id", "task"])
+        of_neighbours.drop_duplicates(["protein_id", "task"])
         .set_index(["protein_id", "task"])
         .answer.to_dict()
     )
@@ -554,15 +554,15 @@ def choose_baseline(
         raise ValueError("there are no valid records: the best baseline is chosen there")
     scores = {}
     for system in sorted(answers.system.unique(), key=BASELINES.index):
-        said = (
+        predictions = (
             answers[answers.system == system]
             .set_index("record_id")
             .prediction.reindex(valid.record_id)
         )
-        if said.isna().any():
+        if predictions.isna().any():
             raise ValueError(
-                f"{system} has no prediction for valid record {said.index[said.isna()][0]!r}"
+                f"{system} has no prediction for valid record {predictions.index[predictions.isna()][0]!r}"
             )
-        scores[system] = float(np.mean(metric(said.tolist(), valid.answer.tolist())))
+        scores[system] = float(np.mean(metric(predictions.tolist(), valid.answer.tolist())))
     best = max(scores, key=scores.get)
     return BestBaseline(best, scores[best], scores)

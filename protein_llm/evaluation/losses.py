@@ -199,9 +199,7 @@ def shuffled_proteins(
 def other_features(
     proteins: pd.DataFrame,  # `protein_id`, `sequence`, not of the corpus
     data: RunData,  # The run's: its encoder, and the scale of its features
-) -> (
-    FeatureStore | None
-):  # None for encoder=disk, which has the features of its own sequences alone
+) -> FeatureStore | None:  # None for encoder=disk: it has its own sequences alone
     "Features of proteins that a run was not trained on, in standard deviations from the run's train mean"
     if data.cfg.encoder.encoder == "disk":
         return None
@@ -287,9 +285,7 @@ def changed_losses(
     data: RunData,  # Tokens and features
     cfg: RunConfig,  # The run
     device="cpu",  # Where the model is
-) -> (
-    pd.DataFrame
-):  # `swapped, shuffled, null` by `record_id`; `attrs`: `swaps`, others shown to each
+) -> pd.DataFrame:  # `swapped, shuffled, null` by `record_id`; `attrs["swaps"]`: how many others
     "Losses with another protein, the own shuffled, and none; NaN where it cannot be measured"
     test, ev = data.corpus.records_of("test"), cfg.evaluation
     lengths = data.corpus.proteins.length.to_dict()

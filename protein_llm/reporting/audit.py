@@ -75,7 +75,7 @@ def read_predictions(
     path: Path | str,  # JSON lines, CSV or TSV
 ) -> (
     "pd.DataFrame"
-):  # `record_id` (the same in every file), `line`, `FIELDS`, `task`, `instruction`
+):  # `record_id`, equal for equal records, `line`, `FIELDS`, `task`, `instruction`
     "Predictions of any model. Raises `ValueError` that names file and line on what cannot be used or occurs twice"
     import polars as pl
 

@@ -87,8 +87,7 @@ def is_saved(
 
 # %% ../../nbs/api/runs/04_arguments.ipynb #a11ef32e
 def config_of_words(
-    preset: str
-    | None,  # Named configuration; None for the first, or where a `config.json` is given
+    preset: str | None,  # Named configuration; None for the first, or with a `config.json`
     arch: str,  # Arm, or `module:Class`
     words: tuple,  # Changes, or a `config.json`
 ) -> RunConfig:

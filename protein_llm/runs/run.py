@@ -132,9 +132,7 @@ def _keep_code(arch: str, folder: Path):
 
 def open_run(
     run: Run,  # The run
-) -> (
-    Path
-):  # Its folder, with `config.json` and, for a bridge of one's own, its files below `bridge_code/`
+) -> Path:  # Its folder: `config.json`, and the files of a bridge of one's own
     "The folder of a run that is about to start; what ended an earlier start is forgotten"
     config, folder = run.folder / "config.json", run.folder
     as_read = json.loads(json.dumps(asdict(run.cfg)))

@@ -261,9 +261,9 @@ def _longest(found: list) -> list:  # `Entity`
     "Of finds (start, end, kind, id) those that do not overlap: longer ones first, of equally long ones the first"
     taken, kept = 0, []  # one bit a character
     for e in sorted(found, key=lambda e: (e[0] - e[1], e[0])):
-        mine = ((1 << e[1] - e[0]) - 1) << e[0]
-        if not taken & mine:
-            taken |= mine
+        span = ((1 << e[1] - e[0]) - 1) << e[0]
+        if not taken & span:
+            taken |= span
             kept.append(Entity(*e))
     return sorted(kept)
 

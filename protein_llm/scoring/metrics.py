@@ -37,10 +37,8 @@ def check_pairs(
 def bleu_statistics(
     predictions: list,  # Generated texts
     references: list,  # The one right text of each
-) -> (
-    np.ndarray
-):  # [n, 10] int64: prediction length, reference length, matching n-grams (4), total n-grams (4)
-    "What BLEU is computed from, per pair"
+) -> np.ndarray:  # [n, 10] int64
+    "Of each pair what BLEU is computed from: two lengths, n-grams that match (4), all n-grams (4)"
     check_pairs(predictions, references)
     scorer = BLEU(
         effective_order=True
@@ -145,12 +143,12 @@ def _by_parts(
     check_pairs(predictions, references)
     stems = _Stems() if stemmer else None
 
-    def sides(k):
+    def parted(k):
         return (
             [_words(t, stems) for t in side[k : k + PART]] for side in (predictions, references)
         )
 
-    return np.concatenate([score(*sides(k)) for k in range(0, len(predictions), PART)])
+    return np.concatenate([score(*parted(k)) for k in range(0, len(predictions), PART)])
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #be72cd49
 def _overlap(a, b, n):
@@ -204,26 +202,26 @@ def rouge_l(
     return _by_parts(predictions, references, _subsequence, stemmer)
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #d2806d3b
-def _align(said, right):
+def _align(predicted, wanted):
     "Pairs of places of equal words, the last with the last, and what is left of both; each holds (place, word)"
     places, matched = {}, []
-    for j, w in right:
+    for j, w in wanted:
         places.setdefault(w, []).append(j)
     left = []
-    for i, w in reversed(said):
+    for i, w in reversed(predicted):
         if places.get(w):
             matched.append((i, places[w].pop()))
         else:
             left.append((i, w))
     kept = {j for js in places.values() for j in js}
-    return matched, left[::-1], [(j, w) for j, w in right if j in kept]
+    return matched, left[::-1], [(j, w) for j, w in wanted if j in kept]
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #08c59a42
 def _meteor(a: list, b: list, stems: dict) -> float:
     "Of two lists of words"
-    matched, said, right = _align(list(enumerate(a)), list(enumerate(b)))
-    if said and right:
-        matched += _align(*([(i, stems[w]) for i, w in side] for side in (said, right)))[0]
+    matched, predicted, wanted = _align(list(enumerate(a)), list(enumerate(b)))
+    if predicted and wanted:
+        matched += _align(*([(i, stems[w]) for i, w in side] for side in (predicted, wanted)))[0]
     if not matched:
         return 0.0
     matched.sort()

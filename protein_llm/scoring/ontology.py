@@ -155,9 +155,7 @@ class Terms:
 # %% ../../nbs/api/scoring/03_ontology.ipynb #c079f107
 def load_terms(
     obo: Path | str | None = None,  # Your own go-basic.obo in place of the shipped terms
-    interpro: Path
-    | str
-    | None = None,  # Your own `entry.list` or .json in place of the shipped entries
+    interpro: Path | str | None = None,  # Your own `entry.list` or .json, likewise
 ) -> Terms:
     "Terms of GO, InterPro and Pfam: shipped, verified against their manifest, or your own"
 

@@ -100,9 +100,7 @@ def validation_curve(
 def matched(
     logs: dict,  # {name of a run: from `validation_curve`}
     by: str = "step",  # `step` or `answer_tokens_seen`
-) -> (
-    pd.DataFrame
-):  # One column a run, its validation loss; one row a point that all runs have, rising
+) -> pd.DataFrame:  # Validation losses, one column a run; one row a point that all runs have
     "Validation losses of several runs; where no point is common to all, the table is empty and a line says so"
     if by not in ("step", "answer_tokens_seen"):
         raise ValueError(f"unknown point {by!r}: choose step or answer_tokens_seen")
