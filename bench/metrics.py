@@ -118,14 +118,8 @@ def compare_rouge(n):
 
 def compare_bootstrap(n, again):
     "Ratio of intervals; asserts that both agree on every draw that is scored anew"
-    from protein_llm.scoring.metrics import (
-        bleu,
-        bleu_from_statistics,
-        bleu_statistics,
-        bootstrap,
-        ratio,
-        rouge_l,
-    )
+    from protein_llm.scoring.metrics import bleu, bleu_from_statistics, bleu_statistics, rouge_l
+    from protein_llm.scoring.table import bootstrap, ratio
 
     (p, r), clusters = draw(n, 1), np.arange(n) * 2 // 5
     names = clusters.max() + 1
@@ -190,19 +184,16 @@ def whole(n):
         nonlocal start
         took[name], start = time.perf_counter() - start, time.perf_counter()
 
+    import pandas as pd
+
     from protein_llm.scoring.entities import (
         ENTITY_COUNTS,
         EntityDictionary,
-        entity_scores,
         entity_statistics,
         known_entities,
     )
-    from protein_llm.scoring.metrics import (
-        BLEU_COLUMNS,
-        bleu_from_statistics,
-        score_table,
-        text_scores,
-    )
+    from protein_llm.scoring.metrics import text_scores
+    from protein_llm.scoring.table import metrics_of, score_table
 
     dictionary = EntityDictionary()
     lap("dictionary")
@@ -212,18 +203,9 @@ def whole(n):
     lap("known")
     table[list(ENTITY_COUNTS)] = entity_statistics(p, r, dictionary, [known[i] for i in proteins])
     lap("entities")
-    scores = (
-        {
-            c: ([c], None)
-            for c in ("exact_match", "rouge_1", "rouge_2", "rouge_l", "meteor_exact_stem")
-        }
-        | dict(bleu=(BLEU_COLUMNS, bleu_from_statistics))
-        | {
-            k: (ENTITY_COUNTS, lambda sums, k=k: entity_scores(sums)[k])
-            for k in ("precision", "recall", "f1", "hallucination_rate")
-        }
-    )
-    out = score_table(table, clusters, scores, by=bins, draws=DRAWS)
+    scores = [m for m in metrics_of("answers") if m not in ("rouge_l_clusters", "invention_rate")]
+    groups = pd.DataFrame(dict(bin=bins))
+    out = score_table("system", table, clusters, tuple(scores), groups, DRAWS)
     lap("intervals")
     assert (
         len(out) == 6 * len(scores)
