@@ -134,7 +134,7 @@ class Experiment:
 
     def depends(self, step):
         "What a step's result depends on, in words, and the digest of each"
-        finished = [self.stamp(name).get("finished") for name in step.after]
+        finished = [self.stamp(name).get("ended") for name in step.after]
         notebook = notebook_digest(self.notebooks / f"{step.notebook}.ipynb")
         return {
             "the package, a manifest or the lock": self.inputs,
@@ -185,6 +185,7 @@ class Experiment:
         )
         stamp = dict(
             finished=time.strftime("%Y-%m-%d %H:%M:%S"),
+            ended=time.time_ns(),  # two that ended within a second are told apart
             seconds=seconds,
             depends=self.depends(step),
             made=self.made(step),
@@ -336,7 +337,8 @@ def run_all(experiment):
                     waiting.remove(step)
                     experiment.now.append(step)
                     running[pool.submit(run_step, experiment, step, todo, jobs)] = step
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            # a signal is answered when the main thread runs: it does so every second
+            done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
             for each in done:
                 if error := each.result():
                     end_children()
