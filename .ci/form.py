@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 LINES, CHARACTERS = 25, 1_200  # of an exported cell
 MODULE_LINES = 50  # of an exported cell that is a torch module
-EXAMPLE_LINES, EXPORTED_IN_A_ROW = 20, 3
 OUTPUT_BYTES = 100_000  # of one cell
 NOTHING_TO_SEE = ("test_", "check_")  # calls that return nothing
 MEDIAN, P90 = 60, 95  # characters of a line within a function

@@ -44,6 +44,13 @@ from protein_llm.scoring.table import (
     why_unclaimed,
 )
 
+# %% ../../nbs/api/reporting/04_report.ipynb #0b1e7a42
+def _only(table: pd.DataFrame, **values) -> pd.DataFrame:
+    "The rows of a long table that have these values; one of several where a list is given"
+    for column, value in values.items():
+        table = table[table[column].isin([value] if isinstance(value, str) else value)]
+    return table
+
 # %% ../../nbs/api/reporting/04_report.ipynb #f1f5a603
 def by_verdict(
     rows: pd.DataFrame,  # A table of differences
@@ -238,8 +245,7 @@ def group_counts(
     by: str = "task",  # Which groups: task, source, style or bin
 ) -> str:  # One sentence; empty where nothing was compared by group
     "In how many groups each system is better, and in how many worse"
-    rows = differences[(differences.by == by) & (differences.metric == metric)]
-    rows = rows[rows.against == against]
+    rows = _only(differences, by=by, metric=metric, against=against)
     parts = []
     for system, of_one in rows.groupby("system", sort=False):
         found = by_verdict(of_one)
@@ -257,8 +263,7 @@ def gain_sentence(
     by: str = "task",  # Which groups: task, source, style or bin
 ) -> str:  # One sentence; empty where nothing was compared by group
     "In which group a system is better by most"
-    rows = differences[(differences.by == by) & (differences.metric == metric)]
-    found = by_verdict(rows[rows.against == against])
+    found = by_verdict(_only(differences, by=by, metric=metric, against=against))
     if not any(found.values()):
         return ""
     if not found["better"]:
@@ -665,13 +670,6 @@ def size_text(
 def _sentences(*texts: str) -> tuple:
     "A paragraph of the sentences that there are"
     return "p", " ".join(filter(None, texts))
-
-
-def _only(table: pd.DataFrame, **values) -> pd.DataFrame:
-    "The rows of a long table that have these values; one of several where a list is given"
-    for column, value in values.items():
-        table = table[table[column].isin([value] if isinstance(value, str) else value)]
-    return table
 
 
 def _if_any(title: str, parts: list) -> list:
