@@ -89,12 +89,20 @@ def sleepers(folder):
     return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
 
 
-def until(happens, what, seconds=120):
-    "Wait for something"
+def until(happens, what, work, seconds=120):
+    "Wait for something that a command does; where it does not come, show the command's processes and its output"
     end = time.time() + seconds
     while not happens():
-        assert time.time() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.05)
+        if work.poll() is None and time.time() < end:
+            time.sleep(0.05)
+            continue
+        below = [] if work.poll() is not None else psutil.Process(work.pid).children(recursive=True)
+        tree = "\n".join(f"{p.pid} {p.status()} {' '.join(p.cmdline())[:200]}" for p in below)
+        work.terminate()
+        out, _ = work.communicate(timeout=60)
+        raise AssertionError(
+            f"{what}: not within {seconds} s, exit code {work.returncode}\n{tree}\n{out}"
+        )
 
 
 def steps_are_passed_over(folder):
@@ -134,7 +142,9 @@ def signals_end_all(folder):
         work = started(folder, quick)
         # without papermill the cell itself is a command that names the sleeper
         want = 2 if quick else 1
-        until(lambda want=want: len(sleepers(folder)) == want, "the second notebook's process")
+        until(
+            lambda want=want: len(sleepers(folder)) == want, "the second notebook's process", work
+        )
         below = psutil.Process(work.pid).children(recursive=True)
         assert len(below) >= (2 if quick else 3), below  # papermill, kernel, sleeper
         if number == signal.SIGTERM:

@@ -5,12 +5,16 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 
 import psutil
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+stopping = (
+    threading.Event()
+)  # set before the first child is ended: what ends afterwards did not finish
 
 
 def adopt_orphans():
@@ -41,6 +45,7 @@ def on_stop(tell):
     def stop(number, frame):
         for each in STOPS:
             signal.signal(each, signal.SIG_IGN)
+        stopping.set()
         count = end_children()
         with suppress(OSError):
             os.write(2, f"\n{tell()}\nNo process is left running ({count} were ended).\n".encode())

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from processes import end_children, on_stop
+from processes import end_children, on_stop, stopping
 
 ROOT = Path(__file__).resolve().parent.parent
 NEED_GB = 3
@@ -274,6 +274,8 @@ def run_step(experiment, step, todo, jobs):
     side_by_side = jobs > 1 and len(ready_beside(experiment, step)) > 0
     threads = max(1, cores() // jobs) if side_by_side else None
     code = experiment.start(step, threads, f"{step.name} | " if side_by_side else "")
+    if stopping.is_set():
+        return ""  # a notebook whose process was ended may still exit with 0
     if code:
         full = shutil.disk_usage(experiment.runs).free < 10**8
         why = "the disk is full: free some" if full else "the reason stands above"
