@@ -19,6 +19,9 @@ MODULE_LINES = 50  # of an exported cell that is a torch module
 OUTPUT_BYTES = 100_000  # of one cell
 NOTHING_TO_SEE = ("test_", "check_")  # calls that return nothing
 MEDIAN, P90 = 60, 95  # characters of a line within a function
+WIDEST = 120  # characters of any line of an exported module
+# nbdev wraps the list of names at 120 and then puts this before its first line
+ALL = "__all__ = "
 HOME = r"(?<![\w./:-])/(?:root|home|tmp|Users|private|var)/\w+"  # paths of somebody's machine
 
 
@@ -157,13 +160,28 @@ def private_imports():
     return "\n".join(wrong)
 
 
+def modules():
+    "Exported modules and their texts; nbdev's own index is none"
+    paths = sorted((ROOT / "protein_llm").rglob("*.py"))
+    return [(p, p.read_text(encoding="utf-8")) for p in paths if p.name != "_modidx.py"]
+
+
+def too_wide():
+    "Lines of exported modules that are too wide, docstrings included: a module's is its notebook's subtitle"
+    wrong = []
+    for path, text in modules():
+        for number, line in enumerate(text.splitlines(), 1):
+            width = len(line.removeprefix(ALL))
+            if width > WIDEST:
+                place = f"{path.relative_to(ROOT)}:{number}"
+                wrong.append(f"{place}: {width} characters, {WIDEST} are allowed: {line[:60]}")
+    return "\n".join(wrong)
+
+
 def widths():
     "Whether lines within functions are as short as promised"
     lengths = []
-    for path in sorted((ROOT / "protein_llm").rglob("*.py")):
-        if path.name == "_modidx.py":
-            continue
-        text = path.read_text(encoding="utf-8")
+    for _, text in modules():
         lines = text.splitlines()
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
@@ -218,7 +236,7 @@ def kernel():
         return out
     specs = json.loads(out[out.index("{") :])["kernelspecs"]
     found = specs.get("python3", {}).get("resource_dir", "none")
-    if Path(found).is_relative_to(ROOT / ".venv"):
+    if Path(found).resolve().is_relative_to((ROOT / ".venv").resolve()):
         return ""
     return f"the kernel python3 is {found}, not the one of .venv"
 
@@ -237,6 +255,7 @@ def checks():
     yield "ruff format", checked(BIN / "ruff", "format", "--check", "--quiet", *code)
     yield "imports go one way", checked(BIN / "lint-imports", "--no-logo", "--no-cache")
     yield "no private name is imported", private_imports()
+    yield "no line of a module is too wide", too_wide()
     yield "short lines", widths()
     yield "the kernel is .venv's", kernel()
 
