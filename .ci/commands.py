@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import psutil
+from calls import ROOT, call
 
-ROOT = Path(__file__).resolve().parent.parent
 WRITES = "from pathlib import Path; Path({path!r}).write_text('done')"
 # a process of a kernel, as a training is; it does not listen to SIGTERM
 SLEEPS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
@@ -69,14 +69,7 @@ def started(folder, quick):
 
 def finished(folder, **how):
     "Exit code and output of the toy experiment"
-    done = subprocess.run(
-        command(folder, **dict(quick=True) | how),
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    return done.returncode, done.stdout
+    return call(command(folder, **dict(quick=True) | how))
 
 
 def sleepers(folder):
@@ -231,15 +224,7 @@ def copy_of(folder):
 
 def make(clone, *words):
     "Exit code and output of a make command"
-    done = subprocess.run(
-        ["make", *words],
-        cwd=clone,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    return done.returncode, done.stdout
+    return call(["make", *words], cwd=clone)
 
 
 def nothing_of_the_users_goes(folder):

@@ -3,16 +3,15 @@ Started by `.ci/test.py`; `python .ci/form.py` runs these checks alone, in secon
 
 import ast
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median, quantiles
 
-ROOT = Path(__file__).resolve().parent.parent
+from calls import ROOT, call
+
 BIN = ROOT / ".venv" / "bin"
 LINES, CHARACTERS = 25, 1_200  # of an exported cell
 MODULE_LINES = 50  # of an exported cell that is a torch module
@@ -23,19 +22,6 @@ WIDEST = 120  # characters of any line of an exported module
 # nbdev wraps the list of names at 120 and then puts this before its first line
 ALL = "__all__ = "
 HOME = r"(?<![\w./:-])/(?:root|home|tmp|Users|private|var)/\w+"  # paths of somebody's machine
-
-
-def call(*command, cwd=ROOT, **env):
-    "Exit code and output of a command"
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | env,
-    )
-    return done.returncode, done.stdout
 
 
 def notebooks(folder="."):
@@ -215,7 +201,7 @@ def differs(command, folders):
         ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         for name in ("nbs", "protein_llm"):
             shutil.copytree(ROOT / name, copy / name, ignore=ignored)
-        code, out = call(BIN / command, cwd=copy, PYTHONPATH=str(copy))
+        code, out = call([BIN / command], cwd=copy, PYTHONPATH=str(copy))
         if code:
             return out
         made, here = files(copy), files(ROOT)
@@ -225,13 +211,13 @@ def differs(command, folders):
 
 def checked(*command):
     "Output of a command that fails; empty where it succeeds"
-    code, out = call(*command)
+    code, out = call(command)
     return out if code else ""
 
 
 def kernel():
     "The kernel that papermill and JupyterLab start must be the one of .venv"
-    code, out = call(BIN / "jupyter", "kernelspec", "list", "--json")
+    code, out = call([BIN / "jupyter", "kernelspec", "list", "--json"])
     if code:
         return out
     specs = json.loads(out[out.index("{") :])["kernelspecs"]

@@ -1,20 +1,20 @@
 """Runs every command of README.md, each at smoke size.
 A command that is not known here fails the check, so that none is ever printed untried. What needs a hub, a GPU, eight
-of them or twenty minutes is tried as far as it goes without. Standard library only; started by `.ci/test.py` after
-the smoke runs."""
+of them or twenty minutes is tried as far as it goes without. Started by `.ci/test.py` after the smoke runs."""
 
 import json
 import random
 import re
 import shlex
-import subprocess
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from calls import ROOT, call
+
 HERE = "runs/smoke/readme"  # where the files of the examples lie, and what the commands write
 LIMIT = 300  # seconds
 SMALL = "n_test_clusters=20 n_valid_clusters=5"
@@ -179,6 +179,8 @@ def fasta(path, proteins):
 def write_files(text):
     "The files that the commands name: made-up proteins, and the manifest that README shows, with its folder put in"
     folder = ROOT / HERE
+    # left by an earlier check; a card that it made would be refused as not new
+    shutil.rmtree(folder, ignore_errors=True)
     (folder / "my_data").mkdir(parents=True)
     rng = random.Random(0)
     proteins = {f"P{i}": protein(rng) for i in range(60)}
@@ -205,28 +207,16 @@ def write_files(text):
 def tried(command, how):
     "What is wrong with a command; empty when it does what it should"
     began = time.time()
-    try:
-        done = subprocess.run(
-            how.run,
-            shell=True,
-            cwd=ROOT,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        return f"{command}\n    {how.run}: not done after {LIMIT} s"
-    right = done.returncode in how.codes and how.words in done.stdout
+    code, out = call(how.run, limit=LIMIT, shell=True)
+    right = code in how.codes and how.words in out
     word = "ok    " if right else "FAILED"
     why = f"  [{how.why}]" if how.why else ""
     print(f"{word} {command}  {time.time() - began:.0f} s{why}", flush=True)
-    last = "\n".join(done.stdout.strip().splitlines()[-25:])
+    last = "\n".join(out.strip().splitlines()[-25:])
     return (
         ""
         if right
-        else f"{command}\n    {how.run}\n    exit code {done.returncode}, not {how.codes} with {how.words!r}:\n{last}"
+        else f"{command}\n    {how.run}\n    exit code {code}, not {how.codes} with {how.words!r}:\n{last}"
     )
 
 

@@ -4,15 +4,14 @@ Started by `make test`."""
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
+from calls import ROOT, call  # noqa: E402
 from form import checks, notebooks, skipped  # noqa: E402
 from processes import on_stop  # noqa: E402
 
@@ -88,31 +87,14 @@ REFUSED = {
 }
 
 
-def run(call, **env):
-    "Exit code and output of a command; the output of one that took too long ends by saying so"
-    env = (
-        os.environ
-        | {
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "JUPYTER_PREFER_ENV_PATH": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
-        | env
-    )
-    try:
-        done = subprocess.run(
-            [str(c) for c in call],
-            cwd=ROOT,
-            env=env,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=LIMIT,
-        )
-    except subprocess.TimeoutExpired as e:
-        return 124, (e.stdout or b"").decode(errors="replace") + f"\nstopped after {LIMIT} s"
-    return done.returncode, done.stdout
+def run(command, **env):
+    "Exit code and output of a command of .venv"
+    known = {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return call(command, limit=LIMIT, **known | env)
 
 
 class Tally:

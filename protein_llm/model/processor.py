@@ -109,7 +109,7 @@ def __call__(
         raise ValueError(f"{given}: give each prompt its own")
     records, known = _as_records(questions, _clean_groups(proteins), answers)
     features = _LiveFeatures(self, device) if self.encoder else None
-    layout = dict(side="right") if answers else dict(side="left", prompt_only=True)
+    layout = dict(padding_side="right" if answers else "left", prompt_only=not answers)
     with TemporaryDirectory() as d:  # the same store as in training
         write_tokens(Path(d), records, known, self.tokenizer, ModelConfig(**self.model))
         rows = [[i] for i in range(len(records))]

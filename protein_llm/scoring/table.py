@@ -239,6 +239,21 @@ def _chosen(statistics: pd.DataFrame, names: tuple) -> tuple:
         )
     return metrics, columns
 
+# %% ../../nbs/api/scoring/05_table.ipynb #0bffa3f6
+_COUNTED = ("count",)  # what every record has some of: an answer is at least its end token
+
+
+def _require_counts(tables: list, columns: list):
+    "Raise `ValueError` on the first record that has none of what every record has"
+    for table in tables:
+        for column in set(_COUNTED).intersection(columns):
+            empty = (table[column] <= 0).to_numpy()
+            if empty.any():
+                row = int(empty.argmax())
+                record = table.record_id.iloc[row] if "record_id" in table else table.index[row]
+                number = table[column].iloc[row]
+                raise ValueError(f"record {record!r} has {column}={number}: it must be above 0")
+
 # %% ../../nbs/api/scoring/05_table.ipynb #61cec506
 def _groups(
     groups: pd.DataFrame | None, n: int
@@ -276,6 +291,7 @@ def score_table(
 ) -> pd.DataFrame:  # `SCORE_COLUMNS`
     "Scores over all records and by group. Raises `ValueError` on what is unknown, empty or mismatched"
     chosen, columns = _chosen(statistics, metrics)
+    _require_counts([statistics], columns)
     values = statistics.assign(records=1.0)[columns].to_numpy(float)
     clusters = np.asarray(clusters)
     rows = []
@@ -407,6 +423,7 @@ def seed_difference_table(
     "Mean difference over seeds, its interval over clusters and seeds. Raises `ValueError` on other records"
     a, b = _same_records(a, b)
     chosen, columns = _chosen(a[0], metrics)
+    _require_counts([*a, *b], columns)
     values, clusters, parts = _side_by_side(a, b, columns), np.asarray(clusters), []
     for by, group, inside in _groups(groups, len(values)):
         part = _differences(values[inside], clusters[inside], chosen, columns, draws)

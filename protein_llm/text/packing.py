@@ -274,19 +274,19 @@ _FAR = 1 << 40  # more than any place or id
 _PADDING = np.array([-_FAR, -100, -_FAR, -1, -1])[:, None, None]  # what padding holds in each row
 
 
-def _run_lengths(cuts, sizes, side):
+def _run_lengths(cuts, sizes, padding_side):
     "Cells of each run: padding, the parts of the record, padding [R, J+2]; and the length of a row"
     counts = np.zeros((len(cuts), cuts.shape[1] + 1), dtype=np.int64)
     counts[:, 1:-1] = cuts[:, 1:] - cuts[:, :-1]
     ends = sizes.cumsum()  # behind the last record of each row
     used = np.add.reduceat(cuts[:, -1] - cuts[:, 0], ends - sizes)
     width = int(used.max())
-    if side == "left":
+    if padding_side == "left":
         counts[ends - sizes, 0] = width - used
-    elif side == "right":
+    elif padding_side == "right":
         counts[ends - 1, -1] = width - used
     else:
-        raise ValueError(f"unknown side {side!r}: choose left or right")
+        raise ValueError(f"unknown padding_side {padding_side!r}: choose left or right")
     return counts, width
 
 # %% ../../nbs/api/text/02_packing.ipynb #ccd4c33a
@@ -345,7 +345,7 @@ def collate(
     rows: list,  # Rows of records, each the position of a record in the store
     store: TokenStore,  # Ids and cuts of the records
     features,  # `FeatureStore`, or None for arms that read no features
-    side: str = "right",  # Where padding stands: left for generation
+    padding_side: str = "right",  # Where padding stands: left for generation
     prompt_only: bool = False,  # Leave the answer out
 ) -> Batch:
     "Tensors of one micro-batch; each record is an island. Raises `ValueError` on a row without records"
@@ -355,7 +355,7 @@ def collate(
     cuts = store.cuts.take(at, axis=0)  # [R, J+1]
     if prompt_only:
         cuts[:, -1] = cuts[:, -2]
-    counts, width = _run_lengths(cuts, sizes, side)
+    counts, width = _run_lengths(cuts, sizes, padding_side)
     proteins, known = _number_proteins(store, at)
     cells = _cells(_run_table(cuts, counts, proteins), counts, store.ids)
     cells = cells.reshape(5, len(rows), width)
