@@ -121,12 +121,12 @@ def _statistics(x: dict, y: np.ndarray, split: np.ndarray, strengths: tuple) -> 
 # %% ../../nbs/api/evaluation/07_probes.ipynb #effa60c1
 def probe(
     x: dict,  # {what is read: vectors [n, D]}
-    y: np.ndarray,  # What is to be read [n, E]
+    y: np.ndarray,  # Targets [n, E]
     split: list,  # train, valid or test [n]
     clusters: list,  # Of each protein [n]
     pairs: tuple = (),  # Differences wanted
     strengths: tuple = STRENGTHS,  # To choose from
-    draws: int = 1_000,
+    draws: int = 1_000,  # Bootstrap
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # Scores, with `strength` and `width` (D); differences
     "Explained variance on test. Raises `ValueError`, and `TooFew` without anything to explain"
     split = np.asarray(split)

@@ -37,7 +37,17 @@ class _LoRALinear(torch.autograd.Function):
         return lora_backward(ctx, grad, x, weight, a, b, low)
 
 # %% ../../nbs/api/model/04_lora.ipynb #f3a01124
-def lora_forward(ctx, x, weight, bias, a, b, scale, p, seed):
+def lora_forward(
+    ctx,  # Of `torch.autograd.Function`
+    x: Tensor,  # Input [.., D_in]
+    weight: Tensor,  # Frozen [D_out, D_in]
+    bias: Tensor | None,  # Frozen [D_out]
+    a: Tensor,  # A [r, D_in]
+    b: Tensor,  # B [D_out, r]
+    scale: float,  # Factor of B(Ax)
+    p: float,  # Share of the input that dropout leaves out
+    seed: int,  # Of dropout
+) -> tuple:  # [.., D_out], and what B is applied to [T, r]
     "The sum, and what B is applied to; `ctx` gets the numbers that the backward pass needs"
     ctx.scale, ctx.p, ctx.seed = scale, p, seed
     flat = x.flatten(0, -2)  # [T, D_in]
@@ -46,7 +56,15 @@ def lora_forward(ctx, x, weight, bias, a, b, scale, p, seed):
     return y.view(*x.shape[:-1], -1), low
 
 # %% ../../nbs/api/model/04_lora.ipynb #07cc47f8
-def lora_backward(ctx, grad, x, weight, a, b, low):
+def lora_backward(
+    ctx,  # From `lora_forward`
+    grad: Tensor,  # Of the sum [.., D_out]
+    x: Tensor,  # Input [.., D_in]
+    weight: Tensor,  # Frozen [D_out, D_in]
+    a: Tensor,  # A [r, D_in]
+    b: Tensor,  # B [D_out, r]
+    low: Tensor,  # What B was applied to [T, r]
+) -> tuple:  # One for each input of the forward pass
     "Gradients of x, nothing, nothing, A, B, nothing, nothing, nothing"
     g, flat = grad.flatten(0, -2), x.flatten(0, -2)
     # [r, T]: a few long rows, which CPUs multiply faster than many short ones

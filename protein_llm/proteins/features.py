@@ -83,7 +83,10 @@ def _append(path, shape, dtype, rows):
     return f
 
 # %% ../../nbs/api/proteins/02_features.ipynb #94d2df87
-def as_half(features, ids):
+def as_half(
+    features: torch.Tensor,  # Of several proteins [B, L, D]
+    ids: list,  # Their ids, for the message [B]
+) -> torch.Tensor:  # float16 [B, L, D]
     "Features as float16. Raises `ValueError` that names the first protein whose values do not fit"
     worst = features.abs().flatten(1).amax(1)  # [B]; NaN stays NaN
     fits = worst <= 65_504

@@ -57,8 +57,8 @@ def forecast_loss(
     log: pd.DataFrame,  # Steps so far: `step`, `loss`, `answer_tokens`
     total: int,  # Steps of the whole run
     skip: int = 0,  # Steps of warm-up, which follow another law
-    draws: int = 200,  # Of the bootstrap
-    seed: int = 0,
+    draws: int = 200,  # Bootstrap draws
+    seed: int = 0,  # Of draws
 ) -> dict:  # `value`, `low`, `high` (95 %) of the mean loss of the last tenth; steps `seen`
     "Forecast the end of a run. Raises `ValueError` when fewer than 20 steps lie behind warm-up"
     past = _behind(log, skip)
