@@ -13,6 +13,7 @@ import re
 from array import array
 from collections import defaultdict
 from functools import lru_cache
+from math import fsum, log2
 from typing import Iterable, Iterator, NamedTuple
 from unicodedata import category, normalize
 
@@ -355,11 +356,18 @@ def _denied(plain: str, names: list) -> list:  # (start, end): what begins there
         parts.append((max((e for e in ends if e < m.start()), default=0), m.start()))
     return parts
 
+# %% ../../nbs/api/scoring/04_entities.ipynb #9b6b9953
+_DENIALS = frozenset(  # words without which nothing is denied
+    "no not neither nor never without cannot lack lacks lacked lacking devoid absence absent lost "
+    "missing non t".split()
+)
+
 
 def _with_denials(plain: str, names: list) -> list:  # `Entity`
     "Mark the names that a text denies"
-    parts = _denied(plain, names) if _DENIAL.search(plain) or _DENIED.search(plain) else []
-    marked = []
+    if _DENIALS.isdisjoint(re.findall(r"\w+", plain.lower())):
+        return names
+    parts, marked = _denied(plain, names), []
     for e in names:
         denied = any(a <= e.start < b for a, b in parts)
         denied = denied or _NON.search(plain, max(0, e.start - 5), e.start)
@@ -424,7 +432,7 @@ def _require_known(names: tuple, known: tuple, what: str):
     if unknown:
         raise ValueError(f"unknown {what} {unknown[0]!r}: choose from {', '.join(known)}")
 
-
+# %% ../../nbs/api/scoring/04_entities.ipynb #574473ab
 class EntityDictionary:
     "Finds what a text names: `find`; knows which identifiers there are: `exists`"
 
@@ -544,25 +552,32 @@ _EMPTY = frozenset(  # words that do not make a name of what they stand before
 )
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #ca9827f3
-def _runs(plain: str) -> Iterator[list]:  # of (word, start, end)
+_ENDS = _BOUNDS | frozenset(".,;:!?")
+
+
+def _lower_words(plain: str) -> list:
+    return [word.lower() for word in _WORD.findall(plain)]
+
+
+def _runs(words: list) -> Iterator[tuple]:  # (first, behind the last)
     "The words between punctuation and words that are part of no name"
-    run = []
-    for m in _WORD.finditer(plain):
-        word = m[0].lower()
-        if word in _BOUNDS or not word[0].isalnum():
-            yield run
-            run = []
-        else:
-            run.append((word, *m.span()))
-    yield run
+    first = 0
+    for n, word in enumerate([*words, "."]):
+        if word in _ENDS:
+            if first < n:
+                yield first, n
+            first = n + 1
 
-
-def _name(run: list) -> list:
-    "The words of a run that make a name: none, or those up to the last that says of what sort it is"
-    last = max((n for n, (word, *_) in enumerate(run) if word in _SORTS), default=-1)
-    first = next((n for n, (word, *_) in enumerate(run) if word not in _EMPTY), 0)
-    name = run[first : last + 1]
-    return name if any(w not in _SORTS and w not in _EMPTY for w, *_ in name) else []
+# %% ../../nbs/api/scoring/04_entities.ipynb #f6df6238
+def _names_in(words: list) -> Iterator[tuple]:  # (first, behind the last)
+    "Of each run the words that make a name, if any: up to the last that says of what sort it is"
+    for first, end in _runs(words):
+        while first < end and words[end - 1] not in _SORTS:
+            end -= 1
+        while first < end and words[first] in _EMPTY:
+            first += 1
+        if any(w not in _SORTS and w not in _EMPTY for w in words[first:end]):
+            yield first, end
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #76eb099d
 # https://www.uniprot.org/help/accession_numbers, and accessions of InterPro's members
@@ -576,18 +591,18 @@ def name_spans(
     text: str,  # In the letters of the tables, as `spelled_out` returns it
 ) -> list:  # (start, end) of each
     "What looks like a name: by its last word, or as an identifier"
-    names = [(name[0][1], name[-1][2]) for name in map(_name, _runs(text)) if name]
+    at = [m.span() for m in _WORD.finditer(text)]
+    names = [(at[i][0], at[j - 1][1]) for i, j in _names_in(_lower_words(text))]
     names += [m.span() for m in _ID.finditer(text) if _identifier(m)]
     return sorted(names + [m.span() for m in _ACCESSION.finditer(text)])
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #a40c8214
 def _endings(plain: str) -> set:
     "Every run of words that ends as names end"
-    held = set()
-    for run in _runs(plain):
-        words = [word for word, *_ in run]
-        for end in [n for n, word in enumerate(words) if word in _SORTS]:
-            held.update(" ".join(words[start : end + 1]) for start in range(end))
+    words, held = _lower_words(plain), set()
+    for first, last in _runs(words):
+        for end in [n for n in range(first + 1, last) if words[n] in _SORTS]:
+            held.update([" ".join(words[n : end + 1]) for n in range(first, end)])
     return held
 
 
@@ -599,7 +614,7 @@ def held_names(
     held = _endings(plain) | {m[0] for m in _ACCESSION.finditer(plain)}
     return held | {e[1] for e in map(_identifier, _ID.finditer(plain)) if e}
 
-
+# %% ../../nbs/api/scoring/04_entities.ipynb #111f8fb3
 @patch(as_prop=True)
 def names_held(self: EntityDictionary) -> set:
     "Name-like runs of words in the names of the dictionary; made when first asked for"
@@ -609,29 +624,30 @@ def names_held(self: EntityDictionary) -> set:
     return self._held
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #8ec65e21
-def _covered(name: list, entities: list) -> bool:
+def _covered(words: list, spans: list, entities: list) -> bool:
     "Whether entities stand behind all words of a name that do not only say of what sort it is"
-    words = [(start, end) for word, start, end in name if word not in _SORTS]
-    return all(any(e.start <= start and end <= e.end for e in entities) for start, end in words)
+    spans = [span for word, span in zip(words, spans, strict=True) if word not in _SORTS]
+    return all(any(e.start <= start and end <= e.end for e in entities) for start, end in spans)
 
-
+# %% ../../nbs/api/scoring/04_entities.ipynb #2f4798b6
 @patch
 def unheld(
     self: EntityDictionary,
     text: str,  # Any text
-) -> tuple:  # How many different names it has; those that the dictionary does not hold, as `held_names` writes them
-    "Name-like spans of a text"
+) -> tuple:  # How many different names it has; which the dictionary does not hold
+    "Name-like spans of a text, as `held_names` writes them"
     plain = text if text.isascii() else spelled_out(text)[0]
-    runs = {
-        " ".join([word for word, *_ in name]): name for name in map(_name, _runs(plain)) if name
-    }
-    free = [key for key in runs if key not in self.names_held]
-    entities = self.find(plain) if free else []
-    free = [key for key in free if not _covered(runs[key], entities)]
+    words = _lower_words(plain)
+    names = {" ".join(words[i:j]): (i, j) for i, j in _names_in(words)}
+    free = [name for name in names if name not in self.names_held]
+    if free:
+        entities, at = self.find(plain), [m.span() for m in _WORD.finditer(plain)]
+        parts = {name: slice(*names[name]) for name in free}
+        free = [n for n, part in parts.items() if not _covered(words[part], at[part], entities)]
     ids = dict.fromkeys(filter(None, map(_identifier, _ID.finditer(plain))))
     accessions = dict.fromkeys(m[0] for m in _ACCESSION.finditer(plain))
     free += [i for kind, i in ids if not self.exists(kind, i)]
-    return len(runs) + len(ids) + len(accessions), (*free, *accessions)
+    return len(names) + len(ids) + len(accessions), (*free, *accessions)
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #97ecf01e
 @patch
@@ -750,7 +766,7 @@ def accretion(
     proteins = set(self.having.get(first, none))
     for parent in more:
         proteins.intersection_update(self.having.get(parent, none))
-    return float(np.log2((len(proteins) + 2) / (len(self.having.get(fact, none)) + 1)))
+    return log2((len(proteins) + 2) / (len(self.having.get(fact, none)) + 1))
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #8d4f0853
 @patch
@@ -759,15 +775,15 @@ def amounts(
     facts: frozenset,  # (kind, id), with all that stands above them
 ) -> np.ndarray:  # Bits of all, then of each of `ASPECTS` [7]
     "How much facts tell"
-    out = [0.0] * (len(ASPECTS) + 1)
+    told = [[] for _ in ASPECTS]
     for fact in facts:
         weight = self.bits.get(fact)
         if weight is None:
             aspect = ASPECTS.index(self.dictionary.aspect(fact))
-            weight = self.bits[fact] = (aspect + 1, self.accretion(fact))
-        out[0] += weight[1]
-        out[weight[0]] += weight[1]
-    return np.array(out)
+            weight = self.bits[fact] = (aspect, self.accretion(fact))
+        told[weight[0]].append(weight[1])
+    sums = list(map(fsum, told))  # exact, so that the order in a set does not matter
+    return np.array([fsum(sums), *sums])
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #f8bc0653
 @patch
@@ -822,15 +838,21 @@ def _pair_names(information: Information, prediction: str, reference: str) -> tu
     return names, len(set(unheld) - held_names(reference)) if unheld else 0
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #103cf295
+def _told(information: Information, texts: list, pairs: list) -> dict:  # {column: values}
+    "`INFORMATION_COLUMNS` and `NAME_COLUMNS`"
+    bits = np.array([_pair_bits(information, pair) for pair in pairs])
+    names = np.array([_pair_names(information, *both) for both in texts])
+    columns = (*INFORMATION_COLUMNS, *NAME_COLUMNS)
+    return dict(zip(columns, (*bits.T, *names.T), strict=True))
+
+# %% ../../nbs/api/scoring/04_entities.ipynb #d8bf56b9
 def entity_statistics(
     predictions: list,  # Generated texts
     references: list,  # The right text of each
     dictionary: EntityDictionary,  # What to look for
     known: list | None = None,  # What else is true of each one's protein, from `known_entities`
-    information: Information | None = None,  # From train
-) -> (
-    pd.DataFrame
-):  # `ENTITY_COUNTS`, with information also `INFORMATION_COLUMNS` and `NAME_COLUMNS`
+    information: Information | None = None,  # From train, for its columns and those of names
+) -> pd.DataFrame:  # `ENTITY_COUNTS`, `INFORMATION_COLUMNS`, `NAME_COLUMNS`
     "What scores of entities sum, one row a pair. Raises `ValueError` as `check_pairs`"
     check_pairs(predictions, references)
     known = [frozenset()] * len(predictions) if known is None else known
@@ -840,12 +862,7 @@ def entity_statistics(
     pairs = [_pair(dictionary, *both) for both in texts]
     counts = [_pair_counts(dictionary, p, k) for p, k in zip(pairs, known, strict=True)]
     table = pd.DataFrame(np.array(counts, np.int64), columns=list(ENTITY_COUNTS))
-    if information is None:
-        return table
-    bits = np.array([_pair_bits(information, p) for p in pairs])
-    names = np.array([_pair_names(information, *both) for both in texts])
-    told = dict(zip(INFORMATION_COLUMNS, bits.T, strict=True))
-    return table.assign(**told, **dict(zip(NAME_COLUMNS, names.T, strict=True)))
+    return table if information is None else table.assign(**_told(information, texts, pairs))
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #24e7ebfa
 def entity_mask(
