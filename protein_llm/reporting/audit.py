@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what takes time is imported where it is used
     from protein_llm.data.ledger import Ledger
     from protein_llm.data.sets import ProteinSet
     from protein_llm.evaluation.baselines import BaselineAnswers
+    from protein_llm.scoring.entities import Information
 
 # %% ../../nbs/api/reporting/05_audit.ipynb #0c511d11
 def _require_files(
@@ -322,15 +323,17 @@ def blind_differences(
     blind: "pd.DataFrame",  # The same records answered without the protein, in any order
     known: dict,  # From `known_entities`
     draws: int = 1_000,  # Bootstrap draws
+    information: "Information | None" = None,  # From train
 ) -> "pd.DataFrame":  # A table of differences
     "The system against itself without the protein. Raises `ValueError` unless both files hold the same records"
-    from protein_llm.scoring.table import answer_statistics, difference_table, metrics_of
+    from protein_llm.scoring.table import answer_statistics, difference_table, measured_metrics
 
     _require_same(samples, blind)
     predictions = blind.set_index("record_id").prediction[samples.record_id]
-    shown = answer_statistics(samples.prediction.tolist(), samples, known)
-    hidden = answer_statistics(predictions.tolist(), samples, known)
-    headline = metrics_of("answers", headline=True)
+    about = (samples, known, None, information)
+    shown = answer_statistics(samples.prediction.tolist(), *about)
+    hidden = answer_statistics(predictions.tolist(), *about)
+    headline = measured_metrics(shown, headline=True)
     return difference_table(name, _BLIND, shown, hidden, samples.cluster, headline, draws=draws)
 
 # %% ../../nbs/api/reporting/05_audit.ipynb #562f981d
@@ -397,6 +400,16 @@ def _known(samples: "pd.DataFrame") -> dict:
     return known_entities(answers, proteins, frozen_dictionary())
 
 
+def _information(train: "ProteinSet") -> "Information | None":
+    "What the train answers say; None where there are none"
+    from protein_llm.scoring.entities import Information, frozen_dictionary
+
+    records, _ = _answered(train, "train")
+    if not len(records):
+        return None
+    return Information(records.answer.tolist(), records.protein_id.tolist(), frozen_dictionary())
+
+
 def _with_blind(card: dict, differences: "pd.DataFrame") -> dict:
     "A card with what the protein adds in front"
     from protein_llm.scoring.table import claims
@@ -411,12 +424,13 @@ def _audit_card(name: str, inputs: _Inputs, ledger: "Ledger", draws: int) -> tup
     from protein_llm.reporting.card import make_card
 
     samples, known = inputs.samples, _known(inputs.samples)
+    information = _information(inputs.train)
     baselines, best, notes = foreign_baselines(samples, inputs.train, inputs.valid)
     chosen_on = "validation records" if inputs.valid else "the test records, which favours it"
     card, statistics = make_card(
         name,
         samples.drop(columns="sequence"),
-        *(baselines, best, ledger, known),
+        *(baselines, best, ledger, known, information),
         label="foreign predictions",
         chosen_on=chosen_on,
         allow_leak=True,
@@ -424,7 +438,8 @@ def _audit_card(name: str, inputs: _Inputs, ledger: "Ledger", draws: int) -> tup
         notes=notes + _shared_sequences(samples),
     )
     if inputs.blind is not None:
-        card = _with_blind(card, blind_differences(name, samples, inputs.blind, known, draws))
+        about = (inputs.blind, known, draws, information)
+        card = _with_blind(card, blind_differences(name, samples, *about))
     return card, statistics
 
 # %% ../../nbs/api/reporting/05_audit.ipynb #356b0158

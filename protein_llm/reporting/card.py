@@ -32,12 +32,12 @@ from protein_llm.evaluation.baselines import (
     BestBaseline,
     several_answers,
 )
-from ..evaluation.compare import loss_differences, loss_scores
+from ..evaluation.compare import loss_differences, loss_scores, train_information
 from ..evaluation.measure import ledger_of, measure, measured_baselines
 from .figures import STYLE, WIDTH, interval_text
 from .page import folded, html_page, page_figure, page_table
 from ..runs.run import Run
-from ..scoring.entities import frozen_dictionary, known_entities
+from ..scoring.entities import Information, frozen_dictionary, known_entities
 from ..scoring.names import record_keys, require_once, require_own_name
 from protein_llm.scoring.table import (
     DIFFERENCE_COLUMNS,
@@ -46,8 +46,10 @@ from protein_llm.scoring.table import (
     claims,
     difference_table,
     label,
+    measured_metrics,
     metrics_of,
     score_table,
+    unmeasured,
 )
 
 # %% ../../nbs/api/reporting/03_card.ipynb #b1c4a77b
@@ -66,7 +68,8 @@ def card_scores(
     draws: int = 1_000,  # Bootstrap draws
 ) -> pd.DataFrame:  # A table of scores
     "Every metric of answers, of every system"
-    groups, metrics = _grouped(samples, GROUPS), metrics_of("answers")
+    groups = _grouped(samples, GROUPS)
+    metrics = measured_metrics(next(iter(statistics.values())))
     tables = [
         score_table(system, table, samples.cluster, metrics, groups, draws)
         for system, table in statistics.items()
@@ -83,7 +86,7 @@ def card_differences(
 ) -> pd.DataFrame:  # A table of differences
     "Paired differences of the headline metrics, over all records, by task and by identity to train"
     pair = (statistics[system], statistics[against], samples.cluster)
-    headline, groups = metrics_of("answers", headline=True), _grouped(samples, COMPARED)
+    headline, groups = measured_metrics(statistics[system], True), _grouped(samples, COMPARED)
     return difference_table(system, against, *pair, headline, groups, draws)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #1adbed8c
@@ -269,6 +272,12 @@ def _rests_on(chosen_on: str, ledger: Ledger) -> str:
     return f"the baseline was chosen on {chosen_on}{leaks}"
 
 
+def _all_statistics(name: str, samples, baselines, known, information) -> dict:
+    "`answer_statistics` of the system and of the baselines"
+    answers = _predictions(name, samples, baselines).items()
+    return {s: answer_statistics(a, samples, known, None, information) for s, a in answers}
+
+
 def _facts_of(name: str, samples, statistics: pd.DataFrame, ledger: Ledger, notes: tuple) -> dict:
     "What a card says of its records"
     return dict(
@@ -279,6 +288,7 @@ def _facts_of(name: str, samples, statistics: pd.DataFrame, ledger: Ledger, note
         found=found_text(ledger, _bin_counts(samples)),
         counted=[*counted_text(name, samples, statistics), *notes],
         computed=statistics.attrs,
+        unmeasured=unmeasured(statistics),
         samples=_to_read(samples, statistics, 20),
     )
 
@@ -290,6 +300,7 @@ def make_card(
     best: BestBaseline | None,  # The one to beat
     ledger: Ledger,  # Of the test set
     known: dict | None = None,  # `known_entities`
+    information: Information | None = None,  # From train
     label: str = "",  # Of the split
     chosen_on: str = "validation records",  # Where `best` was chosen
     allow_leak: bool = False,
@@ -301,8 +312,7 @@ def make_card(
     "All of a card. Raises `ValueError`: see Refused cards"
     _check_card(name, samples, ledger, allow_leak, repeats)
     samples = _with_bins(samples, baselines)
-    answers = _predictions(name, samples, baselines).items()
-    stats = {s: answer_statistics(a, samples, known) for s, a in answers}
+    stats = _all_statistics(name, samples, baselines, known, information)
     card = dict(name=name, label=label) | about
     card |= _facts_of(name, samples, stats[name], ledger, notes)
     card |= _results(name, stats, samples, (baselines, best, chosen_on, ledger), draws)
@@ -376,7 +386,7 @@ def _facts(card: dict) -> pd.DataFrame:
     facts = {k: v for k, v in card.items() if not isinstance(v, dict | list)} | card["counts"]
     facts |= {f"scores: {k}": v for k, v in card["computed"].items()}
     facts[f"best baseline, chosen on {baselines['chosen_on']}"] = baselines["best"]
-    left_out = baselines["left_out"] | card.get("left_out", {})
+    left_out = baselines["left_out"] | card.get("left_out", {}) | card.get("unmeasured", {})
     facts |= {f"left out: {label(k)}": v for k, v in left_out.items()}
     rows = [(k.replace("_", " "), v) for k, v in facts.items() if v is not None]
     return pd.DataFrame(rows, columns=["what", "value"])
@@ -569,7 +579,9 @@ def _pair_table(a: str, b: str, records: dict, draws: int) -> pd.DataFrame:
             f"{a} and {b} have other records in records.parquet: make their cards again"
         )
     pair = (records[a], records[b], records[a].cluster)
-    return difference_table(a, b, *pair, metrics_of("answers", headline=True), draws=draws)
+    in_both = set(measured_metrics(records[b]))
+    headline = tuple(m for m in measured_metrics(records[a], headline=True) if m in in_both)
+    return difference_table(a, b, *pair, headline, draws=draws)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #c63ca835
 def compare_cards(
@@ -621,7 +633,7 @@ def fig_comparison(
     return fig
 
 # %% ../../nbs/api/reporting/03_card.ipynb #d226975b
-VERSION = 4  # raise it when a card holds something else: those of runs are then made again
+VERSION = 5  # raise it when a card holds something else: those of runs are then made again
 
 
 def _answered(measurement) -> pd.DataFrame:
@@ -663,7 +675,8 @@ def _made_for_run(run: Run, measurement, blind: Run | None) -> tuple:
     test = data.corpus.records_of("test", "answer")
     known = known_entities(test.answer.tolist(), test.protein_id.tolist(), frozen_dictionary())
     leaky = bool(data.corpus.manifest["leaky"])
-    of_set = (_answered(measurement), baselines, best, ledger_of(data), known)
+    about = (known, train_information(data.corpus))
+    of_set = (_answered(measurement), baselines, best, ledger_of(data), *about)
     card, statistics = make_card(
         cfg.model.name,
         *of_set,

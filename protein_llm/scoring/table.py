@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'SCORE_COLUMNS', 'FEW', 'FEW_RECORDS', 'FEW_DRAWS', 'DIFFERENCE_COLUMNS', 'Metric', 'ratio', 'bits',
-           'metrics_of', 'label', 'answer_statistics', 'Interval', 'bootstrap', 'score_table', 'is_established',
-           'two_way_bootstrap', 'seed_difference_table', 'difference_table', 'why_unclaimed', 'verdict', 'claim',
-           'claims']
+           'metrics_of', 'label', 'why_unmeasured', 'measured_metrics', 'unmeasured', 'answer_statistics', 'Interval',
+           'bootstrap', 'score_table', 'is_established', 'two_way_bootstrap', 'seed_difference_table',
+           'difference_table', 'why_unclaimed', 'verdict', 'claim', 'claims']
 
 # %% ../../nbs/api/scoring/05_table.ipynb #21690011
 from collections.abc import Callable, Iterator
@@ -18,11 +18,16 @@ import numpy as np
 import pandas as pd
 
 from protein_llm.scoring.entities import (
+    ASPECTS,
     ENTITY_COUNTS,
+    INFORMATION_COLUMNS,
+    NAME_COLUMNS,
     EntityDictionary,
+    Information,
     entity_scores,
     entity_statistics,
     frozen_dictionary,
+    overlap_scores,
 )
 from .metrics import BLEU_COLUMNS, bleu_from_statistics, text_scores
 from .names import BASELINE_LABELS
@@ -106,7 +111,7 @@ def _mean(name: str, label: str, **more) -> Metric:
     "The mean over records of a column of the same name"
     return Metric(name, label, (name, "records"), ratio, **more)
 
-
+# %% ../../nbs/api/scoring/05_table.ipynb #5bcd9522
 def _entity_score(name: str, sums: np.ndarray) -> np.ndarray:
     return entity_scores(sums)[name]
 
@@ -115,6 +120,38 @@ def _entities(name: str, label: str, rests_on: str, **more) -> Metric:
     "A score of `entity_scores`"
     score = partial(_entity_score, name.removeprefix("entity_"))
     return Metric(name, label, ENTITY_COUNTS, score, rests_on=rests_on, **more)
+
+# %% ../../nbs/api/scoring/05_table.ipynb #a6f741fa
+def _rate(sums: np.ndarray) -> np.ndarray:
+    "The first sum over the second; 0 where there is none"
+    return overlap_scores(sums[..., [0, 1, 1]])["precision"]
+
+
+def _overlap(name: str, sums: np.ndarray) -> np.ndarray:
+    "NaN for F1 where neither side names anything"
+    score = overlap_scores(sums)[name]
+    return score if name != "f1" else np.where(sums[..., 1:].sum(-1) > 0, score, np.nan)
+
+
+def _informed(name: str, label: str, of: str = "information", which: str = "f1", **more) -> Metric:
+    "A score of `overlap_scores`, in bits"
+    columns = tuple(f"{of}_{what}" for what in ("matched", "predicted", "referenced"))
+    rests_on = columns[1] if which == "precision" else columns[2]
+    return Metric(name, label, columns, partial(_overlap, which), rests_on=rests_on, **more)
+
+# %% ../../nbs/api/scoring/05_table.ipynb #fa8a3d66
+_NAMES = ("invented", "names")
+_NAMED = (
+    _entities("entity_precision", "entity precision", "predicted"),
+    _entities("entity_recall", "entity recall", "referenced"),
+    _entities("entity_f1", "entity F1", "referenced"),
+    _informed("information_f1", "information F1", headline=True),
+    _informed("information_precision", "information precision", which="precision"),
+    _informed("information_recall", "information recall", which="recall"),
+    *(_informed(f"f1_{a}", f"information F1, {a}", a) for a in ASPECTS if a != "gene"),
+    _entities("hallucination_rate", "hallucination rate", "predicted", better=-1, headline=True),
+    Metric("invention_rate", "invention rate", _NAMES, _rate, better=-1, rests_on="names"),
+)
 
 # %% ../../nbs/api/scoring/05_table.ipynb #22521177
 _ANSWERS = (
@@ -125,11 +162,7 @@ _ANSWERS = (
     _mean("meteor_exact_stem", "METEOR (exact, stem)"),
     Metric("bleu", "BLEU", BLEU_COLUMNS, bleu_from_statistics, headline=True),
     Metric("rouge_l_clusters", "ROUGE-L over clusters", ("rouge_l_share", "share"), ratio),
-    _entities("entity_precision", "entity precision", "predicted"),
-    _entities("entity_recall", "entity recall", "referenced"),
-    _entities("entity_f1", "entity F1", "referenced", headline=True),
-    _entities("hallucination_rate", "hallucination rate", "predicted", better=-1, headline=True),
-    _entities("invention_rate", "invention rate", "predicted", better=-1),
+    *_NAMED,
 )
 _PROBES = (
     Metric("explained_variance", "explained variance", ("explained", "total"), ratio, of="probes"),
@@ -154,24 +187,61 @@ def label(
         return METRICS[name].label
     return BASELINE_LABELS.get(name, name.replace("_", " "))
 
+# %% ../../nbs/api/scoring/05_table.ipynb #1962d187
+_FROM_TRAIN = (*INFORMATION_COLUMNS, *NAME_COLUMNS)
+
+
+def why_unmeasured(
+    statistics: pd.DataFrame,  # From `answer_statistics`
+    name: str,  # A metric
+) -> str:  # Empty for one that can be computed
+    "Why a metric of answers is left out"
+    metric = METRICS[name]
+    if {*_FROM_TRAIN}.intersection(metric.columns) - {*statistics}:
+        return "there are no train answers to learn from what facts tell, and which names there are"
+    if metric.rests_on.endswith("_referenced") and not statistics[metric.rests_on].any():
+        return "the right answers name nothing of it"
+    return ""
+
+# %% ../../nbs/api/scoring/05_table.ipynb #5d44eb3a
+def measured_metrics(
+    statistics: pd.DataFrame,  # From `answer_statistics`
+    headline: bool = False,  # Those of the main tables alone
+) -> tuple:  # Names in `METRICS`, in their order
+    "The metrics of answers that a table has the columns of, and something in the right answers to rest on"
+    return tuple(m for m in metrics_of("answers", headline) if not why_unmeasured(statistics, m))
+
+
+def unmeasured(
+    statistics: pd.DataFrame,  # From `answer_statistics`
+) -> dict:  # {metric: why}
+    "The metrics of answers that are left out, with the reason of each"
+    reasons = {m: why_unmeasured(statistics, m) for m in metrics_of("answers")}
+    return {m: why for m, why in reasons.items() if why}
+
+# %% ../../nbs/api/scoring/05_table.ipynb #25e69458
+def _shares(samples: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
+    "What a record counts where every cluster counts alike"
+    share = 1 / samples.groupby("cluster").record_id.transform("size").to_numpy()
+    return pd.DataFrame(dict(share=share, rouge_l_share=text.rouge_l * share), index=text.index)
+
 # %% ../../nbs/api/scoring/05_table.ipynb #0149bd1f
 def answer_statistics(
     predictions: list,  # Answers of a system
     samples: pd.DataFrame,  # Their records: `record_id, protein_id, cluster, answer`
-    known: dict | None = None,  # What else is true of each protein, from `known_entities`
-    dictionary: EntityDictionary | None = None,  # The shipped one when None
+    known: dict | None = None,  # What else is true of each protein: `known_entities`
+    dictionary: EntityDictionary | None = None,  # By default the shipped one
+    information: Information | None = None,  # From train; else fewer columns
 ) -> pd.DataFrame:  # One row a record, by `record_id`
     "The columns that metrics of answers sum. Raises `ValueError` as `text_scores` does"
     references = samples.answer.tolist()
     facts = None if known is None else [known.get(p, frozenset()) for p in samples.protein_id]
-    text = text_scores(predictions, references)
-    entities = entity_statistics(predictions, references, dictionary or frozen_dictionary(), facts)
-    share = 1 / samples.groupby("cluster").record_id.transform("size").to_numpy()
-    shares = dict(share=share, rouge_l_share=text.rouge_l * share)
-    out = pd.concat([text, entities], axis=1).assign(**shares)
-    for metric in METRICS.values():
-        if metric.measure:
-            out = out.assign(**metric.measure(predictions, references))
+    pairs = (predictions, references)
+    text, about = text_scores(*pairs), (dictionary or frozen_dictionary(), facts, information)
+    entities = entity_statistics(*pairs, *about)
+    out = pd.concat([text, entities, _shares(samples, text)], axis=1)
+    for measure in [m.measure for m in METRICS.values() if m.measure]:
+        out = out.assign(**measure(*pairs))
     out.attrs = text.attrs
     return out.set_index(pd.Index(samples.record_id, name="record_id"))
 
