@@ -8,8 +8,11 @@ alone, no limit of identity or coverage inside the program and as many hits as t
 cut off before it is counted. A hit counts from 30 % identical alignment columns when it spans 80 % of the shorter
 sequence, from the first to the last aligned residue. A protein that is in train itself, or whose sequence is, counts
 whatever the search says (it masks repeats).
-`unmasked` is the same with repeats unmasked, `known` the same against train and the proteins that the language model
-was pretrained on: without a bar.
+`known` is the same against train and the proteins that the language model was pretrained on: without a bar.
+`--verify` judges by the split's rule alone: test against train and against the pretraining, without masking and
+without correction for composition, e-value up to 0.01; no protein may have such a relative. Of a sample of test
+proteins the best hits, whatever their e-value, are aligned once more by Smith and Waterman's algorithm (Biopython).
+`--all` takes all proteins up to 512 residues.
 The others are for comparison, from the same proteins: as many random rows (records) as our test side has, the rest
 being train, so that most test proteins are in train themselves; clusters by `easy-linclust`, and ours by
 `easy-cluster`, dealt out by the same function as ours, with no search afterwards. The program must find the random
@@ -19,6 +22,7 @@ same figures.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -30,6 +34,8 @@ import pandas as pd
 BARS = dict(ours=0.5)  # percent, at most
 QUICK_BARS = dict(ours=0.5)
 IDENTITY, COVERAGE = 0.3, 0.8
+UNMASKED = ("--mask", 0, "--comp-bias-corr", 0)
+SAMPLE, BEST = 100, 5  # test proteins that are aligned once more, and hits of each
 QUICK = dict(n_proteins=1_200, n_test_clusters=200, n_valid_clusters=40)
 
 
@@ -47,12 +53,12 @@ def fasta(sequences, path):
     return path
 
 
-def judge(test, train, *options):
-    "Percent of test proteins with a neighbour in train; both are tables with `protein_id` and `sequence`"
-    test, train = (t.drop_duplicates("protein_id").reset_index(drop=True) for t in (test, train))
+def hits_of(test, train, *options):
+    "Hits as places in two tables with `identity`, `spanned` (share of the shorter one) and `evalue`"
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         columns = ["query", "target", "fident", "qstart", "qend", "tstart", "tend", "qlen", "tlen"]
+        columns.append("evalue")
         mmseqs(
             "easy-search",
             fasta(test.sequence, d / "test.fasta"),
@@ -72,9 +78,68 @@ def judge(test, train, *options):
         h = pd.read_csv(d / "hits.tsv", sep="\t", names=columns)
     on_test, on_train = (h.qend - h.qstart).abs() + 1, (h.tend - h.tstart).abs() + 1
     spanned = (on_test / h.qlen).where(h.qlen <= h.tlen, on_train / h.tlen)
-    near = test.index.isin(h["query"][(h.fident >= IDENTITY) & (spanned >= COVERAGE)])
+    return h.assign(spanned=spanned)
+
+
+def judge(test, train, *options):
+    "Percent of test proteins with a neighbour in train; both are tables with `protein_id` and `sequence`"
+    test, train = (t.drop_duplicates("protein_id").reset_index(drop=True) for t in (test, train))
+    h = hits_of(test, train, *options)
+    near = test.index.isin(h["query"][(h.fident >= IDENTITY) & (h.spanned >= COVERAGE)])
     near |= (test.protein_id.isin(train.protein_id) | test.sequence.isin(train.sequence)).to_numpy()
     return len(test), 100 * near.mean()
+
+
+def smith_waterman(a, b, residues):
+    "Identity, share of the shorter one and e-value of the best local alignment: BLOSUM62, gaps of 11 and 1"
+    from Bio.Align import PairwiseAligner, substitution_matrices
+
+    letters = substitution_matrices.load("BLOSUM62")
+    aligner = PairwiseAligner(mode="local", substitution_matrix=letters)
+    aligner.open_gap_score, aligner.extend_gap_score = -11, -1
+    a, b = (s.translate(str.maketrans("UO", "CK")) for s in (a, b))  # which BLOSUM62 lacks
+    best = aligner.align(a, b)[0]
+    spans = best.coordinates[:, -1] - best.coordinates[:, 0]
+    spanned = spans[0] / len(a) if len(a) <= len(b) else spans[1] / len(b)
+    evalue = 0.041 * len(a) * residues * math.exp(-0.267 * best.score)  # Karlin and Altschul
+    return best.counts().identities / best.length, spanned, evalue
+
+
+def verified(test, seen, name):
+    "Test proteins with a relative by the unmasked search, and by alignments of a sample's best hits"
+    test, seen = (t.drop_duplicates("sequence").reset_index(drop=True) for t in (test, seen))
+    h = hits_of(test, seen, *UNMASKED, "-e", 10)
+    rule = (h.fident >= IDENTITY) & (h.spanned >= COVERAGE) & (h.evalue <= 0.01)
+    any_hit = h["query"][h.evalue <= 1e-3].nunique()
+    sample = test.sample(min(SAMPLE, len(test)), random_state=0).index
+    best = h[h["query"].isin(sample)].sort_values("evalue").groupby("query").head(BEST)
+    residues = seen.sequence.str.len().sum()
+    broken = set()
+    for q, t in zip(best["query"], best.target, strict=True):
+        identity, spanned, evalue = smith_waterman(test.sequence[q], seen.sequence[t], residues)
+        if identity >= IDENTITY and spanned >= COVERAGE and evalue <= 0.01:
+            broken.add(q)
+    print(
+        f"{name}: {h['query'][rule].nunique()} of {len(test)} test proteins have a relative among {len(seen):,} "
+        f"(unmasked), {any_hit} a hit of any span; {len(broken)} of {len(sample)} by Smith-Waterman "
+        f"({len(best)} alignments)",
+        flush=True,
+    )
+    return h["query"][rule].nunique() + len(broken)
+
+
+def verify(data):
+    "The split's rule on a corpus; 1 where it is broken"
+    from protein_llm.data.corpus import reserved_proteins
+
+    proteins = data.corpus.proteins.reset_index(drop=True)
+    test, train = (proteins[proteins.split == s] for s in ("test", "train"))
+    read = pd.DataFrame(dict(sequence=list(reserved_proteins(data.cfg.model.llm).values())))
+    broken = dict(train=verified(test, train, "train"))
+    if len(read):
+        broken["pretraining"] = verified(test, read, "pretraining")
+    print(json.dumps(dict(bench="leakage", verify=broken, ok=not any(broken.values()))))
+    sys.exit(1 if any(broken.values()) else 0)
 
 
 def linclust(proteins):
@@ -138,18 +203,24 @@ def main():
     parser.add_argument(
         "--quick", action="store_true", help="a third of the proteins, the same bar"
     )
+    parser.add_argument("--verify", action="store_true", help="the split's rule alone, unmasked")
+    parser.add_argument("--all", action="store_true", help="all proteins up to 512 residues")
     args = parser.parse_args()
     from protein_llm.config import from_preset
     from protein_llm.runs.data import RunData
 
-    data = RunData(from_preset("tiny", **(QUICK if args.quick else {})))
+    sizes = dict(n_proteins=0, max_residues=512) if args.all else {}
+    data = RunData(from_preset("tiny", **(QUICK if args.quick else sizes)))
+    if args.verify:
+        verify(data)
     corpus, cfg = data.corpus, data.cfg.data
     proteins = corpus.proteins
-    test, train, seen = (proteins[proteins.split == s] for s in ("test", "train", "reserved"))
+    test, train = (proteins[proteins.split == s] for s in ("test", "train"))
+    seen = proteins[proteins["read"] & (proteins.split != "train")]
     pairs = dict(
         ours=(test, train),
         known=(test, pd.concat([train, seen])),
-        unmasked=(test, train, "--mask", 0),
+        unmasked=(test, train, *UNMASKED),
         unchecked=dealt(proteins, proteins.cluster, cfg, data.reserved),
         linclust=dealt(proteins, linclust(proteins), cfg, data.reserved),
         rows=random_rows(corpus, cfg.data_seed),

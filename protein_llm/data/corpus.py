@@ -6,8 +6,8 @@
 __all__ = ['SPLITS', 'VERSION', 'LEFT_OUT', 'reserved_proteins', 'shared_clusters', 'exclude_paths', 'split_annotations',
            'split_rules', 'kept_out', 'held_sizes', 'split_proteins', 'split_by_rows', 'keep_subset', 'corpus_key',
            'record_counts', 'official_tests', 'records_per_protein', 'with_reserved', 'split_records',
-           'unused_proteins', 'left_out_text', 'build_corpus', 'check_corpus', 'Corpus', 'publish_split',
-           'check_published']
+           'unused_proteins', 'left_out_text', 'build_corpus', 'check_corpus', 'Corpus', 'without_any_hit',
+           'publish_split', 'check_published']
 
 # %% ../../nbs/api/data/08_corpus.ipynb #67c64333
 import gzip
@@ -47,9 +47,12 @@ from protein_llm.data.split import (
     clusters_near,
     drop_leaks,
     family_groups,
+    find_hits,
     first_of_each,
+    held_and_seen,
     holdout_candidates,
     in_reserved_clusters,
+    mark_hits,
     nested_subset,
     shuffle_key,
     split_rows,
@@ -219,6 +222,9 @@ def held_sizes(
     return wish, most
 
 # %% ../../nbs/api/data/08_corpus.ipynb #83bc22b6
+_SPARE = 0.6  # share of the wanted groups that are held out besides, at first
+
+
 def _with_spare(wish: dict, cfg: DataConfig, more: float, most: int) -> dict:
     "Groups to hold out so that enough are left when those that leak are dropped"
     chosen = dict(test=cfg.n_test_clusters is None, valid=cfg.n_valid_clusters is None)
@@ -226,7 +232,7 @@ def _with_spare(wish: dict, cfg: DataConfig, more: float, most: int) -> dict:
     if sum(spare.values()) > most / 10:  # in a small set a clean protein is not left unused
         for split in wish:
             if chosen[split]:
-                spare[split] = int((more - 0.4) * wish[split])
+                spare[split] = int((more - _SPARE) * wish[split])
     room = most - sum(wish.values())
     total = sum(spare.values())
     if total > room:
@@ -253,7 +259,8 @@ def _trim(table: pd.DataFrame, groups: pd.Series, wish: dict, cfg: DataConfig) -
             )
         kept = sorted(have, key=lambda group: digest(cfg.data_seed, group))[: wish[name]]
         split[in_split & ~groups.isin(kept).to_numpy()] = "unused"
-    return table.assign(split=split)
+    any_hit = table.any_hit & split.isin(("test", "valid"))
+    return table.assign(split=split, any_hit=any_hit)
 
 # %% ../../nbs/api/data/08_corpus.ipynb #9dd42a91
 def _n_train(wish: dict, cfg: DataConfig) -> int:
@@ -289,13 +296,14 @@ def _hold_out(
     "Proteins with `split`, those that leak marked, and how many these are"
     n_train = _n_train(wish, cfg)
     if cfg.split in LEAKY:
-        return _assigned(table, wish, n_train, rules, reserved, cfg), 0
-    more = 0.4
+        held = _assigned(table, wish, n_train, rules, reserved, cfg)
+        return mark_hits(held, find_hits(*held_and_seen(held, reserved))), 0
+    more = _SPARE
     last = 3 * most // 2  # where half of the groups are not enough
     while True:
         wanted = _with_spare(wish, cfg, more, most)
         held = _assigned(table, wanted, n_train, rules, reserved, cfg)
-        held, n_leaky = drop_leaks(held, cfg.min_seq_id, cfg.coverage)
+        held, n_leaky = drop_leaks(held, cfg.min_seq_id, cfg.coverage, reserved)
         groups = rules["groups"]
         clean = {split: groups[(held.split == split).to_numpy()].nunique() for split in wish}
         enough = all(clean[split] >= n for split, n in _least(wish, cfg).items())
@@ -338,9 +346,9 @@ def _large(groups: pd.Series, cfg: DataConfig) -> frozenset:
     return frozenset(groups.index[size > max(2, _LARGE * len(groups))])
 
 
-def _usable(groups: pd.Series, taken: pd.Series, cfg: DataConfig) -> pd.Series:
-    "Groups of the proteins that may be used. Raises `ValueError` when they are too few"
-    usable = groups[~taken]
+def _usable(groups: pd.Series, unknown: frozenset, cfg: DataConfig) -> pd.Series:
+    "Groups of the proteins with a record. Raises `ValueError` when they are too few"
+    usable = groups[~groups.index.isin(unknown)]
     if (cfg.n_proteins or 0) > len(usable):
         only = f"only {len(usable)} proteins may be used"
         raise ValueError(
@@ -349,19 +357,24 @@ def _usable(groups: pd.Series, taken: pd.Series, cfg: DataConfig) -> pd.Series:
     return usable
 
 # %% ../../nbs/api/data/08_corpus.ipynb #cc366320
-def _with_lists(rules: dict, table: pd.DataFrame, official: frozenset, cfg: DataConfig) -> tuple:
+def _with_lists(
+    rules: dict, table: pd.DataFrame, official: frozenset, unknown: frozenset, cfg: DataConfig
+) -> tuple:
     "Rules with what `kept_out` adds, ids that go to no split by reason, and counts"
     out, nowhere, counts = kept_out(table, cfg, official)
-    reasons = dict(undated=rules["not_train"] & rules["not_held"], excluded=out)
+    undated = rules["not_train"] & rules["not_held"]
+    reasons = dict(reserved=unknown, undated=undated, excluded=out)
     not_held = rules["not_held"] | nowhere
-    not_train = rules["not_train"] | out
+    not_train = rules["not_train"] | out | unknown
     return rules | dict(not_held=not_held, not_train=not_train), reasons, counts
 
 
-def _with_sizes(rules: dict, clusters: pd.Series, reserved: frozenset, cfg: DataConfig) -> tuple:
+def _with_sizes(
+    rules: dict, clusters: pd.Series, reserved: frozenset, unknown: frozenset, cfg: DataConfig
+) -> tuple:
     "Rules with what is too large to be held out, groups to hold out, and the most that there may be"
     groups = rules["groups"]
-    usable = _usable(groups, in_reserved_clusters(clusters, reserved), cfg)
+    usable = _usable(groups, unknown, cfg)
     not_held = rules["not_held"] | _large(usable, cfg)
     order = holdout_candidates(clusters, groups, reserved, not_held, cfg.data_seed)
     return rules | dict(not_held=not_held), *held_sizes(usable, order, cfg)
@@ -369,21 +382,22 @@ def _with_sizes(rules: dict, clusters: pd.Series, reserved: frozenset, cfg: Data
 # %% ../../nbs/api/data/08_corpus.ipynb #90cb941b
 def split_proteins(
     proteins: pd.DataFrame,  # `protein_id`, `sequence`
-    cfg: DataConfig,  # Kind of split, identity, coverage, numbers of clusters, seed
-    reserved: frozenset = frozenset(),  # Proteins that the language model has seen
-    official: frozenset = frozenset(),  # Sequences that a source marks as its own test set
-) -> tuple[pd.DataFrame, dict]:  # Proteins with `cluster`, `split`, `left_out`; what leaked
-    "Cluster, assign, verify by search, drop what leaks. Raises `ValueError` when too few remain"
+    cfg: DataConfig,  # Kind of split and its numbers
+    reserved: frozenset = frozenset(),  # Seen by the language model
+    official: frozenset = frozenset(),  # Of a source's test set
+    unknown: frozenset = frozenset(),  # Seen, without a record
+) -> tuple[pd.DataFrame, dict]:  # With `cluster, split, left_out, any_hit`; counts
+    "Cluster, assign, search, drop what leaks. Raises `ValueError` if too few remain"
     clusters = shared_clusters(proteins, cfg)
     table = proteins.assign(cluster=clusters.to_numpy())
-    rules, reasons, counts = _with_lists(split_rules(clusters, cfg), table, official, cfg)
-    rules, wish, most = _with_sizes(rules, clusters, reserved, cfg)
+    rules = split_rules(clusters, cfg)
+    rules, reasons, counts = _with_lists(rules, table, official, unknown, cfg)
+    rules, wish, most = _with_sizes(rules, clusters, reserved, unknown, cfg)
     groups = rules["groups"]
     if cfg.split == "family":
         table["group"] = groups.to_numpy()
     held, n_leaky = _hold_out(table, rules, wish, most, cfg, reserved)
-    table = _trim(held, groups, wish, cfg)
-    table = _name_reasons(table, reasons)
+    table = _name_reasons(_trim(held, groups, wish, cfg), reasons)
     table["left_out"] = _why_unused(table, held.split, groups, cfg)
     return table, dict(leaky_dropped=n_leaky, excluded=counts)
 
@@ -405,8 +419,8 @@ def split_by_rows(
     proteins: pd.DataFrame,  # `protein_id`, `sequence`
     records: pl.DataFrame,  # `record_id`, `protein_id`, `sources`
     cfg: DataConfig,  # `n_proteins`, `data_seed`
-    reserved: frozenset = frozenset(),  # Seen by the language model
-) -> tuple[pd.DataFrame, pl.DataFrame]:  # Proteins with `split`; `record_id, source, copy, split`
+    reserved: frozenset = frozenset(),  # Seen by the model
+) -> tuple[pd.DataFrame, pl.DataFrame]:  # With `split`; `record_id, source, copy, split`
     "Draw proteins, up-sample their rows and split these at random"
     clusters = shared_clusters(proteins, cfg)
     taken = in_reserved_clusters(clusters, reserved)
@@ -418,8 +432,8 @@ def split_by_rows(
     split = pd.Series("unused", index=clusters.index).mask(taken, "reserved")
     split[found["protein_id"].to_list()] = found["split"].to_list()
     left_out = split.where(~split.isin(SPLITS), "").replace("unused", "n_proteins")
-    table = proteins.assign(cluster=clusters.to_numpy(), split=split.to_numpy())
-    return table.assign(left_out=left_out.to_numpy()), rows
+    told = pd.DataFrame(dict(cluster=clusters, split=split, left_out=left_out))
+    return proteins.assign(**told.reset_index(drop=True)), rows
 
 # %% ../../nbs/api/data/08_corpus.ipynb #c28a1d5d
 def keep_subset(
@@ -438,7 +452,7 @@ def keep_subset(
     return table.assign(split=split, left_out=table.left_out.mask(beyond, "subset"))
 
 # %% ../../nbs/api/data/08_corpus.ipynb #a3899f24
-VERSION = 3  # raise it when the same configuration gives another split or manifest
+VERSION = 4  # raise it when the same configuration gives another split or manifest
 
 
 def corpus_key(
@@ -506,7 +520,9 @@ def _split_all_rows(everyone: pd.DataFrame, records: Path, cfg: DataConfig, rese
     "Proteins and rows for split=rows, where nothing is kept out: that is the recipe"
     stated = pl.read_parquet(records, columns=["record_id", "protein_ids", "sources"])
     stated = stated.with_columns(protein_id=pl.col("protein_ids").list.first())
-    return *split_by_rows(everyone, stated, cfg, reserved), dict(leaky_dropped=0, excluded={})
+    table, rows = split_by_rows(everyone, stated, cfg, reserved)
+    table = mark_hits(table, find_hits(*held_and_seen(table, reserved)))
+    return table, rows, dict(leaky_dropped=0, excluded={})
 
 # %% ../../nbs/api/data/08_corpus.ipynb #698f2447
 def split_records(
@@ -518,11 +534,13 @@ def split_records(
     proteins = pd.read_parquet(cleaned / "proteins.parquet")
     records = cleaned / "records.parquet"
     everyone, reserved = with_reserved(proteins, seen)
+    everyone["read"] = everyone.protein_id.isin(reserved)
     if cfg.split == "rows":
         return _split_all_rows(everyone, records, cfg, reserved)
     official = official_tests(records) if cfg.official == "exclude" else frozenset()
     sequences = frozenset(proteins.sequence[proteins.protein_id.isin(official)])
-    table, facts = split_proteins(everyone, cfg, reserved, sequences)
+    unknown = frozenset(everyone.protein_id[len(proteins) :])
+    table, facts = split_proteins(everyone, cfg, reserved, sequences, unknown)
     return keep_subset(table, records_per_protein(records), cfg), None, facts
 
 # %% ../../nbs/api/data/08_corpus.ipynb #96ec1326
@@ -566,8 +584,11 @@ def _counted(parts, used: Counter, test_ids: list):
 
 # %% ../../nbs/api/data/08_corpus.ipynb #965b043a
 LEFT_OUT = dict(  # why a protein is in no split, and what decides it
-    reserved=("in a cluster that the language model saw in its pretraining", "llm"),
-    leaky=("held out, but with a relative or a shared stretch in train", "min_seq_id, coverage"),
+    reserved=("read by the language model, which leaks where rows are split", "llm, split"),
+    leaky=(
+        "held out, but with a relative or a shared stretch in train or in the pretraining",
+        "min_seq_id, coverage",
+    ),
     excluded=("near an excluded file or an official test set", "exclude, official"),
     undated=("without a usable date", "cut_date"),
     held_cap=("beyond those kept of a held-out cluster", "held_cap"),
@@ -601,6 +622,8 @@ _CHOICES = dict(
     task_off=("of a task that is off", "tasks"),
     too_short=("shorter than {min_residues} residues", "min_residues"),
     too_long=("longer than {max_residues} residues", "max_residues"),
+    no_name=("with a name of filler words and gene symbols alone", "recipe; rejected.parquet"),
+    unbalanced=("beyond the half that one answer of a question may have", "recipe"),
 )
 
 
@@ -683,6 +706,8 @@ def _facts(cfg: DataConfig, about: dict, table: pd.DataFrame, used: Counter, n_r
         tasks=by_task.to_dict("index"),
         leaky=cfg.split in LEAKY,
         clusters=in_split.groupby("split").cluster.nunique().to_dict(),
+        read=in_split[in_split.read].split.value_counts().to_dict(),
+        any_hit=in_split[in_split.any_hit].split.value_counts().to_dict(),
         merged=about["stated"] - about["records"],
     )
 
@@ -814,6 +839,15 @@ def records_of(
             f"{self.folder.name}: protein {lost!r} of a record is missing: build it again"
         )
     return table.assign(cluster=clusters)
+
+# %% ../../nbs/api/data/08_corpus.ipynb #615030f9
+def without_any_hit(
+    corpus: Corpus,  # A corpus
+    split: str = "test",  # valid or test
+) -> list:  # Ids of proteins, sorted
+    "Held-out proteins without any hit among train proteins and what the language model has read"
+    proteins = corpus.proteins
+    return sorted(proteins.protein_id[(proteins.split == split) & ~proteins.any_hit])
 
 # %% ../../nbs/api/data/08_corpus.ipynb #fd9f1498
 def _published(corpus: Corpus) -> dict:

@@ -30,10 +30,14 @@ from .corpus import SPLITS, Corpus, build_corpus, reserved_proteins
 from .sets import ProteinSet, check_set, pfam_families, read_set
 from protein_llm.data.split import (
     DOMAIN_STRETCH,
+    HIT_EVALUE,
     MIN_STRETCH,
+    RELATIVE_EVALUE,
     cluster_proteins,
+    find_hits,
     find_stretches,
-    search_proteins,
+    mmseqs_name,
+    relatives_in,
 )
 
 # %% ../../nbs/api/data/09_ledger.ipynb #1c5deb24
@@ -43,6 +47,7 @@ KINDS = dict(
     stretch="an identical stretch of half of the shorter one, at least 20 residues, or of 80",
     cluster="in one sequence cluster",
     neighbour="similar over most of the shorter one",
+    any_hit="a hit of any identity and span",
     family="a family in common",
     long_answer="the same answer to the same task, 8 words or more",
     answer="the same answer to the same task",
@@ -220,8 +225,10 @@ def _percent(share: float) -> str:
 _SEARCHED = (
     "Searched for: the same sequence; identical stretches of at least {window} residues that cover half of the "
     "shorter protein, or of {domain} (exact, nothing masked); clusters of {identity} identity over {coverage} of both; "
-    "relatives of {identity} identity over {coverage} of the shorter one (MMseqs2, sensitivity 7.5, e-value up to "
-    "0.001, low-complexity regions masked); allowed are {allowed}. "
+    "relatives of {identity} identity over {coverage} of the shorter one, from the first to the last aligned residue "
+    "({program}, easy-search, sensitivity 7.5: once by its defaults, e-value up to {default}, once with repeats not "
+    "masked and scores not corrected for composition, e-value up to {unmasked}); allowed are {allowed}. Hits of any "
+    "identity and span in either search, e-value up to {default}, are counted and allowed. "
     "Not searched for: more distant or shorter similarities"
 )
 
@@ -237,6 +244,9 @@ def searched_text(
         domain=DOMAIN_STRETCH,
         identity=_percent(settings["min_seq_id"]),
         coverage=_percent(settings["coverage"]),
+        program=mmseqs_name(),
+        default=HIT_EVALUE,
+        unmasked=RELATIVE_EVALUE,
         allowed=", ".join(allowed) or "none",
     )
     if not short:
@@ -362,7 +372,7 @@ def _linked(held: pl.DataFrame, seen: pl.DataFrame, pairs: pl.DataFrame) -> pl.D
 
 # %% ../../nbs/api/data/09_ledger.ipynb #7bdf0cb8
 def _partners(
-    held: pl.DataFrame, seen: pl.DataFrame, stretches: pl.DataFrame, hits: pl.DataFrame
+    held: pl.DataFrame, seen: pl.DataFrame, stretches: pl.DataFrame, hits: pl.DataFrame, any_hits
 ) -> dict:
     "Partners in a set that was seen, for each kind that is looked for in sequences"
     whole = stretches.filter("whole").sort("query", "target").select("query", "target")
@@ -375,7 +385,9 @@ def _partners(
     # copies and fragments are neighbours, whatever the search masks
     near = [found["sequence"]["partner"], found["fragment"]["partner"]]
     neighbour = _linked(held, seen, hits).with_columns(pl.coalesce("partner", *near))
-    return found | dict(neighbour=neighbour)
+    near = [neighbour["partner"], found["stretch"]["partner"]]
+    any_hit = _linked(held, seen, any_hits).with_columns(pl.coalesce("partner", *near))
+    return found | dict(neighbour=neighbour, any_hit=any_hit)
 
 # %% ../../nbs/api/data/09_ledger.ipynb #7d2b6289
 def _counted(held: str, seen: str, proteins: dict, words: dict, links: tuple) -> dict:
@@ -463,11 +475,13 @@ def _stretch_pairs(sequences: pl.Series, codes: np.ndarray) -> pl.DataFrame:
 
 # %% ../../nbs/api/data/09_ledger.ipynb #7a92af78
 def _links(sequences: pl.Series, held: pl.Series, min_seq_id: float, coverage: float) -> tuple:
-    "Shared stretches and relatives of some of the sequences, given by code"
+    "Shared stretches, relatives and hits of any span of some of the sequences, given by code"
     ids = np.arange(len(sequences), dtype=np.uint32)
     table = pd.DataFrame(dict(protein_id=ids, sequence=sequences.to_pandas()))
-    hits = search_proteins(table.iloc[held.to_numpy()], table, min_seq_id, coverage)
-    return _stretch_pairs(sequences, held.to_numpy()), pl.from_pandas(hits[["query", "target"]])
+    hits = find_hits(table.iloc[held.to_numpy()], table)
+    near = pl.from_pandas(relatives_in(hits, min_seq_id, coverage))
+    sure = hits.loc[hits.evalue <= HIT_EVALUE, ["query", "target"]].drop_duplicates()
+    return _stretch_pairs(sequences, held.to_numpy()), near, pl.from_pandas(sure)
 
 # %% ../../nbs/api/data/09_ledger.ipynb #7ee97c45
 def _roles(frames: dict, trained: tuple) -> list:
@@ -609,7 +623,7 @@ def leak_ledger(
     return Ledger(about, settings, rows, facts)
 
 # %% ../../nbs/api/data/09_ledger.ipynb #47edad68
-VERSION = 3  # raise it when the meaning of a row changes: kept ledgers are then made again
+VERSION = 4  # raise it when the meaning of a row changes: kept ledgers are then made again
 
 
 def _corpus_clusters(corpus: Corpus) -> pl.DataFrame:
@@ -630,7 +644,9 @@ def corpus_ledger(
     clusters = _corpus_clusters(corpus)
     digests = {name: set_digest(some) for name, some in sets.items()}
     models = (pretraining_of(encoder, "encoder"), pretraining_of(llm, "llm"))
-    key = digest(VERSION, digests, _sum_of_hashes(clusters.iter_slices()), *models, settings)
+    key = digest(
+        VERSION, mmseqs_name(), digests, _sum_of_hashes(clusters.iter_slices()), *models, settings
+    )
 
     def build(folder):
         leak_ledger(sets, encoder=encoder, llm=llm, clusters=clusters, **settings).save(folder)

@@ -498,6 +498,7 @@ LEDGER_KINDS = dict(
     stretch="shared stretch",
     cluster="same cluster",
     neighbour="neighbour",
+    any_hit="hit of any span",
     family="same family",
     long_answer="same long answer",
     answer="same answer",

@@ -64,7 +64,7 @@ class RunData:
 @patch(as_prop=True)
 @made_once
 def reserved(self: RunData) -> frozenset:
-    "Sequences' digests that no split may hold, because the language model has seen them"
+    "Ids of proteins that may not be held out, because the language model has seen them"
     return frozenset(reserved_proteins(self.cfg.model.llm))
 
 
