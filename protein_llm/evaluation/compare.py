@@ -14,10 +14,10 @@ import pandas as pd
 
 from ..core import digest, ensure_stage, read_json, write_json
 from ..data.manifest import identity
-from .baselines import BASELINES
+from .baselines import AT_CHANCE, BASELINES, CLIP
 from .losses import LOSS_COLUMNS
 from .measure import Measurement, baseline_facts, measure, measured_baselines
-from .ranking import ranking_statistics
+from .ranking import RANKING_COLUMNS, TIE, ranking_statistics
 from ..runs.data import RunData
 from ..runs.run import Run
 from ..scoring.entities import frozen_dictionary, known_entities
@@ -148,6 +148,16 @@ def _ranking_about(losses: pd.DataFrame, statistics: pd.DataFrame) -> pd.DataFra
     return losses.set_index("record_id")[["task", "cluster"]].loc[statistics.index]
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #86845d8f
+def _ranking_differences(found: dict, about: pd.DataFrame, metrics: tuple, pairs: list, draws: int):
+    "A table for each pair"
+    tables = []
+    for system, against, by_task in pairs:
+        of_pair = (found[system].loc[about.index], found[against], about.cluster)
+        groups = about[["task"]] if by_task else None
+        tables.append(difference_table(system, against, *of_pair, metrics, groups, draws))
+    return tables
+
+# %% ../../nbs/api/evaluation/06_compare.ipynb #58f92ae6
 def ranking_tables(
     rankings: dict,  # {system: `RANKING_COLUMNS`}, of the same records
     losses: pd.DataFrame,  # `record_id, task, cluster` of them
@@ -164,14 +174,10 @@ def ranking_tables(
         score_table(s, t.loc[about.index], about.cluster, metrics, about[["task"]], draws)
         for s, t in found.items()
     ]
-    differences = []
-    for system, against, by_task in pairs:
-        a, b = found[system].loc[about.index], found[against]
-        groups = about[["task"]] if by_task else None
-        differences.append(
-            difference_table(system, against, a, b, about.cluster, metrics, groups, draws)
-        )
-    return pd.concat(scores, ignore_index=True), pd.concat(differences, ignore_index=True)
+    differences = _ranking_differences(found, about, metrics, pairs, draws)
+    nothing = pd.DataFrame(columns=DIFFERENCE_COLUMNS)
+    together = pd.concat(differences, ignore_index=True) if differences else nothing
+    return pd.concat(scores, ignore_index=True), together
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #35536a8b
 def _require_comparable(measurements: dict):
@@ -199,6 +205,24 @@ def _loss_pairs(arms: list) -> list:  # (arm, against, whether also by task)
     pairs = [(arm, "blind", True) for arm in arms]
     return pairs + [(arm, other, False) for i, arm in enumerate(arms) for other in arms[i + 1 :]]
 
+# %% ../../nbs/api/evaluation/06_compare.ipynb #fe36bdf2
+def _rankings(measurements: dict, ranking: pd.DataFrame) -> dict:  # {system: `RANKING_COLUMNS`}
+    "Rankings of arms and of baselines"
+    rankings = {arch: m.ranking for arch, m in measurements.items()}
+    of_baselines = dict(list(ranking.groupby("system", sort=False)))
+    return rankings | {s: of_baselines[s] for s in BASELINES if s in of_baselines}
+
+
+def _ranked_pairs(arms: list, best: str, rankings: dict) -> list:  # (arm, against, whether by task)
+    "Which rankings are compared: with `blind` is with chance, so with nobody else who is there"
+    known = [s for s in rankings if s not in AT_CHANCE]
+    return [p for p in _compared(arms, best, known) if p[1] in known]
+
+
+def _stacked(tables: list) -> pd.DataFrame:
+    "Those that have rows, one below the other"
+    return pd.concat([t for t in tables if len(t)], ignore_index=True)
+
 # %% ../../nbs/api/evaluation/06_compare.ipynb #5ff7a558
 def _tables(runs: list, measurements: dict) -> tuple:  # scores, differences, facts of the baselines
     "All tables of a comparison"
@@ -212,9 +236,12 @@ def _tables(runs: list, measurements: dict) -> tuple:  # scores, differences, fa
     ]
     samples = _answers(measurements, found.answers)
     answer_scores, lifts = answer_tables(samples, arms, best.system, _known(data), draws)
+    rankings = _rankings(measurements, found.ranking)
+    pairs = _ranked_pairs(arms, best.system, rankings)
+    which, gains = ranking_tables(rankings, losses["blind"], pairs, draws)
     scores = [loss_scores(arch, table, draws) for arch, table in losses.items()]
-    scores = pd.concat([*scores, answer_scores], ignore_index=True)
-    return scores, pd.concat([*of_losses, lifts], ignore_index=True), baseline_facts(found, best)
+    scores = _stacked([which, *scores, answer_scores])
+    return scores, _stacked([gains, *of_losses, lifts]), baseline_facts(found, best)
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #206206e2
 def _facts(measurements: dict, baselines: dict) -> dict:
@@ -240,7 +267,8 @@ def compare_runs(
     measurements = _measured(runs)
     _require_comparable(measurements)
     declared = [(m.name, m.columns, m.headline) for m in METRICS.values()]
-    rules = (LOSS_COLUMNS, declared, BASELINES, FEW, FEW_RECORDS, identity("terms"))
+    columns = (LOSS_COLUMNS, RANKING_COLUMNS, TIE, CLIP)
+    rules = (*columns, declared, BASELINES, FEW, FEW_RECORDS, identity("terms"))
     left_out = [m.left_out for m in measurements.values()]
     key = digest([run.name for run in runs], runs[0].cfg.evaluation, rules, left_out)
     folder = runs[0].folder.parent / f"comparison-{key}" / "tables"
@@ -296,29 +324,52 @@ def _require_one_set(measured: list):
 
 
 def _seed_table(
-    system: str, against: str, statistics: dict, clusters: pd.Series, of: str, draws: int
+    system: str, against: str, statistics: dict, clusters: pd.Series, metrics: tuple, draws: int
 ):
-    "Differences of the headline metrics over seeds; clusters by record id"
+    "Differences over seeds; clusters by record id"
     a, b = statistics[system], statistics[against]
-    metrics = metrics_of(of, headline=True)
     return seed_difference_table(system, against, a, b, clusters[a[0].index], metrics, draws=draws)
+
+# %% ../../nbs/api/evaluation/06_compare.ipynb #f524c8c2
+def _ranked_over_seeds(measured: list, ranking: pd.DataFrame, best: str, clusters, draws) -> list:
+    "Which protein, each arm against blind and the ranked baselines over seeds; a table a pair"
+    of_seeds = [_rankings(m, ranking) for m in measured]
+    found = {
+        s: [ranking_statistics(r[s]).sort_index() for r in of_seeds if len(r[s])]
+        for s in of_seeds[0]
+    }
+    if not found["blind"]:
+        return []
+    metrics = ranking_metrics(found["blind"][0])
+    arms = [a for a in measured[0] if a != "blind"]
+    return [
+        _seed_table(arm, other, found, clusters, metrics, draws)
+        for arm, other, _ in _ranked_pairs(arms, best, found)
+    ]
+
+# %% ../../nbs/api/evaluation/06_compare.ipynb #b61704c3
+def _copied(measured: list, answers: pd.DataFrame, system: str, known: dict) -> list:
+    "Statistics of a baseline's answers, the same for each seed"
+    of_system = answers.loc[answers.system == system, ["record_id", "prediction"]]
+    return [_baseline_statistics(m["blind"], of_system, known) for m in measured]
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #d98c0a85
 def over_seeds(
-    runs: dict,  # {seed: runs, one an arm, `blind` among them}
+    runs: dict,  # {seed: runs, one an arm}
 ) -> pd.DataFrame:  # A table of differences with `by_seed`
-    "Each arm against blind and the best baseline. Raises what `compare_runs` raises"
+    "Arms against others. Raises what `compare_runs` raises"
     first = next(iter(runs.values()))[0]
-    draws, known = first.cfg.evaluation.draws, _known(first.data)
+    known, draws = _known(first.data), first.cfg.evaluation.draws
     measured = [_measured(of_seed) for of_seed in runs.values()]
     _require_one_set(measured)
     losses = {a: [_loss_statistics(m[a]) for m in measured] for a in measured[0]}
     answers = {a: [_answer_statistics(m[a], known) for m in measured] for a in measured[0]}
     found, best = measured_baselines(first.data)
-    copied = found.answers.loc[found.answers.system == best.system, ["record_id", "prediction"]]
-    answers[best.system] = [_baseline_statistics(m["blind"], copied, known) for m in measured]
+    answers[best.system] = _copied(measured, found.answers, best.system, known)
     arms, clusters = [a for a in losses if a != "blind"], losses["blind"][0].cluster
-    tables = [_seed_table(a, "blind", losses, clusters, "losses", draws) for a in arms]
-    for other in ("blind", best.system):
-        tables += [_seed_table(a, other, answers, clusters, "answers", draws) for a in arms]
-    return pd.concat(tables, ignore_index=True)
+    of_losses, of_answers = (metrics_of(of, headline=True) for of in ("losses", "answers"))
+    tables = _ranked_over_seeds(measured, found.ranking, best.system, clusters, draws)
+    tables += [_seed_table(a, "blind", losses, clusters, of_losses, draws) for a in arms]
+    for b in ("blind", best.system):
+        tables += [_seed_table(a, b, answers, clusters, of_answers, draws) for a in arms]
+    return _stacked(tables)

@@ -23,13 +23,18 @@ from ..data.manifest import identity
 from .answers import answer_records
 from protein_llm.evaluation.baselines import (
     BASELINES,
+    CLIP,
+    UNRANKED,
     BaselineAnswers,
     BestBaseline,
     answer_by_baselines,
+    baseline_scores,
     choose_baseline,
+    composition,
+    ranked_settings,
 )
-from .losses import LOSS_COLUMNS, Diagnosis, diagnose
-from .ranking import OTHERS, RANKING_COLUMNS
+from .losses import LOSS_COLUMNS, Diagnosis, diagnose, ranked_of
+from .ranking import OTHERS, RANKING_COLUMNS, ranked_records
 from ..model import Decoding, ProteinLLM, build_model
 from ..runs.data import RunData
 from ..runs.run import Run
@@ -333,14 +338,34 @@ def _answered_untrained(
     best = best._replace(chosen_on="the test records, which favours it")
     return found._replace(left_out=left_out), best
 
+# %% ../../nbs/api/evaluation/05_measure.ipynb #aa5b8922
+_RANKED_VALID = 200  # records of valid on which the settings are chosen
+
+
+def _ranked_by_baselines(data: RunData, train, valid, pooled: dict, settings: dict) -> tuple:
+    "Rankings of the baselines that have a setting, and of those at chance; the settings"
+    ranked, proteins, ev = ranked_of(data), data.corpus.proteins, data.cfg.evaluation
+    lengths = proteins.length.to_dict()
+    of_valid = ranked_records(valid, lengths, ev.swaps, _RANKED_VALID, ev.eval_seed)
+    ids = [*train.protein_id, *valid.protein_id, *ranked.protein_id]
+    spaces = pooled | dict(composition=composition(ids, proteins.sequence))
+    systems = list(settings)
+    if len(of_valid):
+        settings = ranked_settings(train, of_valid, spaces, systems)
+    return baseline_scores(train, ranked, spaces, settings), settings
+
 # %% ../../nbs/api/evaluation/05_measure.ipynb #41d9e641
+def _known_records(data: RunData) -> tuple:
+    "Records of train, and those of valid that are of a task of train"
+    columns = ("task", "instruction", "answer", "protein_ids")
+    train, valid = (data.corpus.records_of(split, *columns) for split in ("train", "valid"))
+    return train, valid[valid.task.isin(train.task)]
+
+# %% ../../nbs/api/evaluation/05_measure.ipynb #ac04458d
 def _write_baselines(data: RunData, out: Path):
-    "Answer by baselines, from train records only"
-    columns = ("task", "instruction", "answer")
-    train = data.corpus.records_of("train", *columns)
-    valid = data.corpus.records_of("valid", *columns)
-    valid = valid[valid.task.isin(train.task)]
-    chosen = asked_records(data, *columns)
+    "Answers and rankings, by train"
+    train, valid = _known_records(data)
+    chosen = asked_records(data, "task", "instruction", "answer")
     pooled = dict(feature=data.features.pooled(), random=data.random_pooled)
     pooled = {name: table for name, table in pooled.items() if table is not None}
     sequences = data.corpus.proteins.sequence
@@ -348,10 +373,12 @@ def _write_baselines(data: RunData, out: Path):
     answers = found.answers[found.answers.record_id.isin(chosen.record_id)]
     answers = pd.concat([answers, bare_answers(data, chosen, out / "bare")], ignore_index=True)
     bins = found.bins[found.bins.protein_id.isin(chosen.protein_id)]
-    answers.to_parquet(out / "answers.parquet", index=False)
-    bins.to_parquet(out / "bins.parquet", index=False)
+    ranking, ranked_by = _ranked_by_baselines(data, train, valid, pooled, found.settings)
+    for name, table in dict(answers=answers, bins=bins, ranking=ranking).items():
+        table.to_parquet(out / f"{name}.parquet", index=False)
     left_out = {s: why for s, why in found.left_out.items() if s != "bare_llm"}
     facts = dict(settings=found.settings, left_out=left_out, best=best._asdict())
+    facts |= dict(ranked_by=ranked_by)
     write_json(out / "facts.json", facts)
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #ab8aebfa
@@ -363,19 +390,23 @@ def measured_baselines(
     "The baselines of a corpus, from train records only, made once"
     ev = data.cfg.evaluation
     of_arm = (data.corpus.manifest["key"], data.features.identity)
-    key = digest(*of_arm, ev.n_generate, ev.random_control, BASELINES, ev.max_new_tokens)
+    asked = (ev.n_generate, ev.random_control, ev.max_new_tokens)
+    asked += (ev.n_swap, ev.swaps, ev.eval_seed)
+    key = digest(*of_arm, *asked, BASELINES, RANKING_COLUMNS, CLIP)
     folder = run_folder("shared") / f"baselines-{key}"
     ensure_stage(folder, partial(_write_baselines, data), last="facts.json")
     facts = read_json(folder / "facts.json")
-    answers, bins = (pd.read_parquet(folder / f"{name}.parquet") for name in ("answers", "bins"))
-    found = BaselineAnswers(answers, bins, facts["settings"], facts["left_out"])
+    tables = {n: pd.read_parquet(folder / f"{n}.parquet") for n in ("answers", "bins", "ranking")}
+    found = BaselineAnswers(
+        **tables, **{n: facts[n] for n in ("settings", "left_out", "ranked_by")}
+    )
     return found, BestBaseline(**facts["best"])
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #da618004
 def baseline_facts(
     found: BaselineAnswers,  # From `measured_baselines`
     best: BestBaseline,  # Likewise
-) -> dict:  # `best`, `chosen_on`, `valid`, `settings`, `left_out`, `identity`, `coverage`
+) -> dict:  # `best`, `chosen_on`, `valid`, settings, what was left out, `identity`, `coverage`
     "Scores on valid, proteins in each bin of identity, the share of records with a sequence neighbour"
     neighbours = found.answers.identity[found.answers.system == "nearest_sequence"]
     return dict(
@@ -383,7 +414,9 @@ def baseline_facts(
         chosen_on=best.chosen_on,
         valid=best.scores,
         settings=found.settings,
+        ranked_by=found.ranked_by,
         left_out=found.left_out,
+        unranked=UNRANKED,
         identity=found.bins.bin.value_counts(sort=False).to_dict(),
         coverage=float(neighbours.notna().mean()),
     )

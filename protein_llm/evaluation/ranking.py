@@ -31,46 +31,57 @@ def swaps_for(
     return int(max(partners, default=0) > 0)
 
 # %% ../../nbs/api/evaluation/03_ranking.ipynb #eae39267
-def _partners(record: pd.Series, of_task: pd.DataFrame) -> pd.Series:
-    "Proteins of the task, each once, of another cluster and without the record's answer"
-    alike = of_task.protein_id[of_task.answer == record.answer]
-    other = (of_task.cluster != record.cluster) & ~of_task.protein_id.isin(alike)
-    return of_task.protein_id[other].drop_duplicates()
+class _Task:
+    "The proteins of one task, each once, as arrays"
 
+    def __init__(self, records: pd.DataFrame, lengths: dict):
+        once = records.drop_duplicates("protein_id")
+        self.protein_ids, self.clusters = once.protein_id.to_numpy(), once.cluster.to_numpy()
+        self.lengths = once.protein_id.map(lengths).to_numpy()
+        place = pd.Index(self.protein_ids).get_indexer(records.protein_id)
+        self.having = pd.Series(place).groupby(records.answer.to_numpy()).agg(list).to_dict()
 
-def _drawn_partners(record: pd.Series, partners: pd.Series, lengths: dict, shown: int, rng) -> list:
-    "Some of the partners that are nearest in length"
-    distance = (partners.map(lengths) - lengths[record.protein_id]).abs()
-    near = partners[distance.nsmallest(4 * shown, keep="first").index]
-    return rng.choice(near.to_numpy(), shown, replace=False).tolist()
+    def partners(self, record: pd.Series) -> np.ndarray:
+        "Places of those of another cluster and without the record's answer"
+        other = self.clusters != record.cluster
+        other[self.having[record.answer]] = False
+        return np.flatnonzero(other)
 
+    def drawn(self, partners: np.ndarray, length: int, shown: int, rng) -> list:
+        "Ids of some of the partners that are nearest in length"
+        distance = np.abs(self.lengths[partners] - length)
+        near = partners[np.argsort(distance, kind="stable")[: 4 * shown]]
+        return self.protein_ids[rng.choice(near, shown, replace=False)].tolist()
 
+# %% ../../nbs/api/evaluation/03_ranking.ipynb #7766250d
 def _under_each(record: pd.Series, others: list) -> list:
     "The record with its own protein, then with each other one"
     own = record.to_dict() | dict(place=0)
     swapped = [dict(place=k, protein_id=p, protein_ids=[p]) for k, p in enumerate(others, 1)]
     return [own, *(own | other for other in swapped)]
 
-# %% ../../nbs/api/evaluation/03_ranking.ipynb #7766250d
+# %% ../../nbs/api/evaluation/03_ranking.ipynb #b8dcf8bf
 OTHERS = 9  # other proteins of a record, where there are as many
 
 
 def ranked_records(
-    test: pd.DataFrame,  # Test records: `record_id, task, answer, protein_id, protein_ids, cluster`
+    test: pd.DataFrame,  # All test records, with `cluster`
     lengths: dict,  # Residues of each protein
     swaps: int = OTHERS,  # Other proteins for each record; fewer by `swaps_for`
-    n: int = 600,  # Records to take; all when there are fewer
-    seed: int = 0,  # Seed of the choice
-) -> pd.DataFrame:  # The columns of test, and `place`: 0 the own protein, from 1 others
-    "Records, each with several proteins; empty where no record has a partner. Those with too few are left out"
-    rng = np.random.default_rng([seed, 1])
-    chosen, tasks = diagnosed_records(test, n, seed), dict(list(test.groupby("task")))
-    partners = [_partners(record, tasks[record.task]) for _, record in chosen.iterrows()]
+    n: int = 600,  # Records to take
+    seed: int = 0,  # Of the choice
+) -> pd.DataFrame:  # Columns of test, and `place`: 0 the own protein, from 1 others
+    "Records, each with several proteins: those that have enough partners, or none"
+    rng, chosen = np.random.default_rng([seed, 1]), diagnosed_records(test, n, seed)
+    tasks = {task: _Task(of_task, lengths) for task, of_task in test.groupby("task")}
+    partners = [tasks[record.task].partners(record) for _, record in chosen.iterrows()]
     shown = swaps_for([len(p) for p in partners], swaps)
     rows = []
     for (_, record), others in zip(chosen.iterrows(), partners, strict=True):
         if shown and len(others) >= shown:
-            rows += _under_each(record, _drawn_partners(record, others, lengths, shown, rng))
+            length = lengths[record.protein_id]
+            drawn = tasks[record.task].drawn(others, length, shown, rng)
+            rows += _under_each(record, drawn)
     return pd.DataFrame(rows, columns=[*test.columns, "place"])
 
 # %% ../../nbs/api/evaluation/03_ranking.ipynb #52b78132
