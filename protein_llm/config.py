@@ -433,8 +433,8 @@ class EvalConfig:
     "What is measured on the frozen test set"
 
     n_generate: int = 50  # Answers to generate for each task
-    n_swap: int = 200  # Test records of the swapped-, shuffled- and null-protein diagnostics
-    swaps: int = 5  # Draws of another protein for each of these
+    n_swap: int = 400  # Test records that are shown other, shuffled and no proteins, and ranked
+    swaps: int = 9  # Other proteins for each of these: with its own it is one of 10
     max_new_tokens: int = 64  # An answer that is longer is cut, and counted as cut
     draws: int = 1_000  # Bootstrap draws over clusters
     random_control: bool = True  # Baselines and probes on features of random weights as well
@@ -545,7 +545,7 @@ def _qwen3(llm: str) -> dict:
         model=dict(llm=llm, llm_dtype="bfloat16", lora_dropout=0.05, heads=8),
         arch=_BIG_ARMS,
         train=_BIG_TRAIN,
-        evaluation=dict(n_generate=500, n_swap=2_000, max_new_tokens=256),
+        evaluation=dict(n_generate=500, n_swap=1_000, max_new_tokens=256),
     )
 
 # %% ../nbs/api/02_config.ipynb #422be99f

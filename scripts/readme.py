@@ -1,4 +1,4 @@
-"""README.md from nbs/index.ipynb, and the table of scores in both from figures/cards.csv.
+"""README.md from nbs/index.ipynb, and the table of scores in both from figures/results.csv.
 With --check nothing is written: exit code 1 says that they differ."""
 
 import csv
@@ -10,9 +10,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 INDEX, README = ROOT / "nbs" / "index.ipynb", ROOT / "README.md"
-START, END = "<!-- from figures/cards.csv, by `make readme` -->", "<!-- end of the table -->"
+START, END = "<!-- from figures/results.csv, by `make readme` -->", "<!-- end of the table -->"
 SHOWN = dict(
-    rouge_l="ROUGE-L", bleu="BLEU", entity_f1="entity F1", hallucination_rate="hallucination"
+    which_protein_pairs="pairs won",
+    which_protein_first="first of 10",
+    loss="loss",
+    rouge_l="ROUGE-L",
+    entity_f1="entity F1",
+    hallucination_rate="hallucination",
 )
 HEAD = "<!-- made from nbs/index.ipynb by `make readme`: edit that -->"
 
@@ -22,14 +27,30 @@ def cell(row):
 
 
 def table():
-    "The arms' and baselines' scores as Markdown: value [95 % interval]"
-    with open(ROOT / "figures" / "cards.csv", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
+    "The arms' and baselines' scores as Markdown: value [95 % interval]; who wins most pairs first"
+    path = ROOT / "figures" / "results.csv"
+    if not path.exists():  # figures of an earlier layout, until `make figures`
+        path = ROOT / "figures" / "cards.csv"
+    with open(path, encoding="utf-8") as f:
+        rows = [r for r in csv.DictReader(f) if r.get("task", "all") == "all"]
     cells = {(r["system"], r["metric"]): cell(r) for r in rows}
-    lines = [["", *SHOWN.values()], ["---"] * (len(SHOWN) + 1)]
-    for system in dict.fromkeys(r["system"] for r in rows):
-        lines.append([system.replace("_", " "), *(cells[system, score] for score in SHOWN)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    shown = {m: name for m, name in SHOWN.items() if any(r["metric"] == m for r in rows)}
+    won = {r["system"]: float(r["value"]) for r in rows if r["metric"] == "which_protein_pairs"}
+    lines = [["", *shown.values()], ["---"] * (len(shown) + 1)]
+    for system in sorted(dict.fromkeys(r["system"] for r in rows), key=lambda s: -won.get(s, -1)):
+        lines.append([system.replace("_", " "), *(cells.get((system, m), "") for m in shown)])
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{text}\n\nRecords: {rests(rows, shown)}."
+
+
+def rests(rows, shown):
+    "How many records and clusters each column rests on"
+    names = {}
+    for metric, name in shown.items():
+        sizes = {(int(r["n"]), int(r["clusters"])) for r in rows if r["metric"] == metric}
+        for size in sizes:
+            names.setdefault(size, []).append(name)
+    return "; ".join(f"{', '.join(of)}: {n:,} of {k:,} clusters" for (n, k), of in names.items())
 
 
 def filled(text):

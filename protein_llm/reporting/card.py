@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GROUPS', 'COMPARED', 'VERSION', 'card_scores', 'card_differences', 'set_hash', 'counted_text', 'found_text',
            'make_card', 'fig_bins', 'card_page', 'write_card', 'read_card', 'compare_cards', 'comparison_table',
-           'fig_comparison', 'run_card']
+           'fig_comparison', 'with_ranking', 'run_card']
 
 # %% ../../nbs/api/reporting/03_card.ipynb #42cae90a
 import io
@@ -32,7 +32,7 @@ from protein_llm.evaluation.baselines import (
     BestBaseline,
     several_answers,
 )
-from ..evaluation.compare import loss_differences, loss_scores, train_information
+from ..evaluation.compare import loss_differences, loss_scores, ranking_tables, train_information
 from ..evaluation.measure import ledger_of, measure, measured_baselines
 from .figures import STYLE, WIDTH, interval_text
 from .page import folded, html_page, page_figure, page_table
@@ -368,13 +368,25 @@ def fig_bins(
     return fig
 
 # %% ../../nbs/api/reporting/03_card.ipynb #1d202a4c
+def _headline() -> tuple:
+    "Which protein, and the headline of answers"
+    return (*metrics_of("ranking", headline=True), *metrics_of("answers", headline=True))
+
+
+def _by_pairs(scores: pd.DataFrame) -> pd.DataFrame:
+    "Who wins most pairs first, then who is not ranked, in their order"
+    rows = scores[(scores.by == "all") & (scores.metric == "which_protein_pairs")]
+    place = scores.system.map(-rows.set_index("system").value).fillna(1)
+    return scores.assign(place=place).sort_values("place", kind="stable").drop(columns="place")
+
+# %% ../../nbs/api/reporting/03_card.ipynb #a4a71827
 def _wide(scores: pd.DataFrame, by: str, metrics: tuple) -> pd.DataFrame:
     "One row a system and group, one column a metric: value [interval]"
     table = scores[(scores.by == by) & scores.metric.isin(metrics)]
     table = table.assign(cell=[interval_text(r) for r in table.itertuples()])
     wide = table.pivot(index=["system", "group"], columns="metric", values="cell")
     order = list(dict.fromkeys(zip(table.system, table.group, strict=True)))
-    wide = wide.loc[order, [m for m in metrics if m in wide]].reset_index()
+    wide = wide.loc[order, [m for m in metrics if m in wide]].fillna("").reset_index()
     wide["system"] = wide.system.map(label)
     wide = wide.drop(columns="group") if by == "all" else wide
     return wide.rename(columns=label).rename_axis(columns=None)
@@ -394,7 +406,7 @@ def _facts(card: dict) -> pd.DataFrame:
 # %% ../../nbs/api/reporting/03_card.ipynb #14204963
 def _score_parts(scores: pd.DataFrame) -> list:
     "The headline for all systems; every other metric folded away"
-    headline = metrics_of("answers", headline=True)
+    scores, headline = _by_pairs(scores), _headline()
     rest = tuple(m for m in metrics_of("answers") if m not in headline)
     caption = "Value [95 % interval over clusters]"
     more = page_table(_wide(scores, "all", rest), caption)
@@ -403,7 +415,7 @@ def _score_parts(scores: pd.DataFrame) -> list:
 # %% ../../nbs/api/reporting/03_card.ipynb #5632cf7a
 def _group_sections(name: str, scores: pd.DataFrame) -> list:
     "The system's headline by each way to group records"
-    own, headline = scores[scores.system == name], metrics_of("answers", headline=True)
+    own, headline = scores[scores.system == name], _headline()
     sections = []
     for by in GROUPS:
         if (own.by == by).any():
@@ -602,7 +614,7 @@ def comparison_table(
     scores: pd.DataFrame,  # From `compare_cards`
 ) -> pd.DataFrame:  # One row a system, the baselines last: value [95 % interval]
     "The table to read"
-    return _wide(scores, "all", metrics_of("answers", headline=True))
+    return _wide(_by_pairs(scores), "all", _headline())
 
 # %% ../../nbs/api/reporting/03_card.ipynb #c07a9b2d
 def _dots(ax, table: pd.DataFrame, systems: list, metric: str):
@@ -667,6 +679,30 @@ def _with_blind(card: dict, to_blind: pd.DataFrame) -> dict:
     rows = [*card["differences"], *to_blind.to_dict("records")]
     return card | dict(differences=rows, claims=first + card["claims"])
 
+
+def with_ranking(
+    card: dict,  # From `make_card`
+    scores: pd.DataFrame,  # From `ranking_tables`: of the system and of baselines
+    differences: pd.DataFrame,  # Likewise
+) -> dict:  # The card
+    "A card with which protein in front"
+    first = claims(differences[differences.by == "all"]) if len(differences) else []
+    return card | dict(
+        scores=[*scores.to_dict("records"), *card["scores"]],
+        differences=[*differences.to_dict("records"), *card["differences"]],
+        claims=[*first, *card["claims"]],
+    )
+
+# %% ../../nbs/api/reporting/03_card.ipynb #22602afc
+def _ranked(run: Run, measurement, baselines: BaselineAnswers, best: str) -> tuple:
+    "Which protein, by a run and by baselines: scores, and differences to the best and to composition"
+    name, draws = run.cfg.model.name, run.cfg.evaluation.draws
+    rankings = {name: measurement.ranking}
+    rankings |= dict(list(baselines.ranking.groupby("system", sort=False)))
+    against = dict.fromkeys((best, "composition"))
+    pairs = [(name, other, False) for other in against if other in rankings]
+    return ranking_tables(rankings, measurement.losses, pairs, draws)
+
 # %% ../../nbs/api/reporting/03_card.ipynb #f6f9b807
 def _made_for_run(run: Run, measurement, blind: Run | None) -> tuple:
     "A run's card and the statistics of its records"
@@ -688,6 +724,7 @@ def _made_for_run(run: Run, measurement, blind: Run | None) -> tuple:
         **_run_facts(run, measurement),
     )
     card["losses"], to_blind = _loss_rows(run, measurement, blind)
+    card = with_ranking(card, *_ranked(run, measurement, baselines, best.system))
     return _with_blind(card, to_blind), statistics
 
 # %% ../../nbs/api/reporting/03_card.ipynb #b6dc93b3

@@ -28,6 +28,7 @@ COLOURS = dict(
     text="#E69F00", mlp="#0072B2", perceiver="#009E73", flamingo="#CC79A7", blind="#4D4D4D"
 )
 _GREYS = (
+    "#525252",
     "#5C5C5C",
     "#6B6B6B",
     "#7A7A7A",

@@ -15,6 +15,7 @@ from ..core import digest
 BASELINE_LABELS = dict(
     majority="majority answer",
     template="template",
+    composition="ridge on composition",
     nearest_sequence="nearest by sequence",
     nearest_feature="nearest by features",
     knn_feature="k nearest by features",

@@ -44,7 +44,9 @@ class Metric:
     unit: str = ""  # Such as nats per token
     better: int = 1  # 1: higher is better; -1: lower is better
     digits: int = 3  # Behind the point
-    of: str = "answers"  # The table of statistics: answers, losses, changed (losses with changed proteins) or probes
+    of: str = (
+        "answers"  # The table of statistics: answers, losses, changed (proteins), ranking, probes
+    )
     rests_on: str = ""  # Column that must be above 0 in a record for it to carry a claim; empty: every record does
     measure: Callable | None = (
         None  # (predictions, references) -> {column: values}, for columns of its own
@@ -160,7 +162,7 @@ _ANSWERS = (
     _mean("rouge_2", "ROUGE-2"),
     _mean("rouge_l", "ROUGE-L", headline=True),
     _mean("meteor_exact_stem", "METEOR (exact, stem)"),
-    Metric("bleu", "BLEU", BLEU_COLUMNS, bleu_from_statistics, headline=True),
+    Metric("bleu", "BLEU", BLEU_COLUMNS, bleu_from_statistics),
     Metric("rouge_l_clusters", "ROUGE-L over clusters", ("rouge_l_share", "share"), ratio),
     *_NAMED,
 )
@@ -168,11 +170,21 @@ _PROBES = (
     Metric("explained_variance", "explained variance", ("explained", "total"), ratio, of="probes"),
 )
 
-METRICS = {metric.name: metric for metric in (*_LOSSES, *_ANSWERS, *_PROBES)}
+# %% ../../nbs/api/scoring/05_table.ipynb #840a5c5d
+def _which_protein(name: str, label: str, columns: tuple) -> Metric:
+    "Whose answer is it? By likelihood, among the own protein and others"
+    return Metric(f"which_protein_{name}", label, columns, ratio, of="ranking", headline=True)
+
+
+_RANKING = (
+    _which_protein("pairs", "pairs won", ("pairs_won", "pairs")),
+    _which_protein("first", "first of 10", ("first", "records")),
+)
+METRICS = {m.name: m for m in (*_RANKING, *_LOSSES, *_ANSWERS, *_PROBES)}
 
 # %% ../../nbs/api/scoring/05_table.ipynb #ae64c395
 def metrics_of(
-    of: str = "answers",  # A table of statistics: answers, losses, changed or probes
+    of: str = "answers",  # A table of statistics: answers, losses, changed, ranking or probes
     headline: bool = False,  # Those of the main tables alone
 ) -> tuple:  # Names in `METRICS`, in their order
     "The metrics that are computed from a table of statistics"
