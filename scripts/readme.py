@@ -16,7 +16,7 @@ SHOWN = dict(
     which_protein_first="first of 10",
     loss="loss",
     rouge_l="ROUGE-L",
-    entity_f1="entity F1",
+    information_f1="information F1",
     hallucination_rate="hallucination",
 )
 HEAD = "<!-- made from nbs/index.ipynb by `make readme`: edit that -->"

@@ -378,18 +378,23 @@ def _copied(measured: list, answers: pd.DataFrame, system: str, about: tuple) ->
     of_system = answers.loc[answers.system == system, ["record_id", "prediction"]]
     return [_baseline_statistics(m["blind"], of_system, *about) for m in measured]
 
+# %% ../../nbs/api/evaluation/06_compare.ipynb #0fa7a3b1
+def _of_arms(measured: list, statistics, *about) -> dict:
+    "What `statistics` makes of each arm's measurement, one a seed"
+    return {arm: [statistics(m[arm], *about) for m in measured] for arm in measured[0]}
+
 # %% ../../nbs/api/evaluation/06_compare.ipynb #d98c0a85
 def over_seeds(
     runs: dict,  # {seed: runs, one an arm}
 ) -> pd.DataFrame:  # A table of differences with `by_seed`
-    "Arms against others. Raises what `compare_runs` raises"
+    "Arms against others. Raises as `compare_runs`"
     first = next(iter(runs.values()))[0]
     draws, data = first.cfg.evaluation.draws, first.data
     about = _known(data), train_information(data.corpus)
     measured = [_measured(of_seed) for of_seed in runs.values()]
     _require_one_set(measured)
-    losses = {a: [_loss_statistics(m[a]) for m in measured] for a in measured[0]}
-    answers = {a: [_answer_statistics(m[a], *about) for m in measured] for a in measured[0]}
+    losses = _of_arms(measured, _loss_statistics)
+    answers = _of_arms(measured, _answer_statistics, *about)
     found, best = measured_baselines(data)
     answers[best.system] = _copied(measured, found.answers, best.system, about)
     arms, clusters = [a for a in losses if a != "blind"], losses["blind"][0].cluster

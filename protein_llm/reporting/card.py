@@ -32,7 +32,12 @@ from protein_llm.evaluation.baselines import (
     BestBaseline,
     several_answers,
 )
-from ..evaluation.compare import loss_differences, loss_scores, ranking_tables, train_information
+from protein_llm.evaluation.compare import (
+    loss_differences,
+    loss_scores,
+    ranking_tables,
+    train_information,
+)
 from ..evaluation.measure import ledger_of, measure, measured_baselines
 from .figures import STYLE, WIDTH, interval_text
 from .page import folded, html_page, page_figure, page_table
@@ -352,7 +357,7 @@ def fig_bins(
     scores: pd.DataFrame,  # A table of scores
     systems: list,  # Which to draw
 ):  # A figure
-    "ROUGE-L and entity F1 by identity of the nearest train protein, with 95 % intervals"
+    "ROUGE-L and information F1 by identity of the nearest train protein, with 95 % intervals"
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
@@ -360,7 +365,7 @@ def fig_bins(
     bins = [b for b in BINS if b in set(table.group)]
     with mpl.rc_context(STYLE):
         fig, axes = plt.subplots(2, figsize=(WIDTH, 1.5 * WIDTH), sharex=True)
-        for ax, metric in zip(axes, ("rouge_l", "entity_f1"), strict=True):
+        for ax, metric in zip(axes, ("rouge_l", "information_f1"), strict=True):
             _bin_panel(ax, table[table.metric == metric], systems, bins)
         axes[0].legend(loc="upper left")
         axes[1].set_xlabel("identity of the nearest train protein, %; below, records")

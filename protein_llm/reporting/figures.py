@@ -310,7 +310,7 @@ def fig_scores(
     scores: pd.DataFrame,  # Long table of scores
     metrics: tuple | list = (
         "rouge_l",
-        "entity_f1",
+        "information_f1",
     ),  # Of `METRICS`; those without a row are left out
     best: str = "",  # The baseline that was chosen on validation records
 ) -> Figure:
