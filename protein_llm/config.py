@@ -433,7 +433,7 @@ class EvalConfig:
     "What is measured on the frozen test set"
 
     n_generate: int = 50  # Answers to generate for each task
-    n_swap: int = 400  # Test records that are shown other, shuffled and no proteins, and ranked
+    n_swap: int = 250  # Test records that are shown other, shuffled and no proteins, and ranked
     swaps: int = 9  # Other proteins for each of these: with its own it is one of 10
     max_new_tokens: int = 64  # An answer that is longer is cut, and counted as cut
     draws: int = 1_000  # Bootstrap draws over clusters
