@@ -357,18 +357,20 @@ def fig_bins(
     scores: pd.DataFrame,  # A table of scores
     systems: list,  # Which to draw
 ):  # A figure
-    "ROUGE-L and information F1 by identity of the nearest train protein, with 95 % intervals"
+    "ROUGE-L, and information F1 where it was measured, by identity of the nearest train protein; 95 % intervals"
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     table = scores[(scores.by == "bin") & scores.system.isin(systems)]
     bins = [b for b in BINS if b in set(table.group)]
+    shown = [m for m in ("rouge_l", "information_f1") if m in set(table.metric)]
     with mpl.rc_context(STYLE):
-        fig, axes = plt.subplots(2, figsize=(WIDTH, 1.5 * WIDTH), sharex=True)
-        for ax, metric in zip(axes, ("rouge_l", "information_f1"), strict=True):
+        size = (WIDTH, 0.75 * WIDTH * len(shown))
+        fig, axes = plt.subplots(len(shown), figsize=size, sharex=True, squeeze=False)
+        for ax, metric in zip(axes[:, 0], shown, strict=True):
             _bin_panel(ax, table[table.metric == metric], systems, bins)
-        axes[0].legend(loc="upper left")
-        axes[1].set_xlabel("identity of the nearest train protein, %; below, records")
+        axes[0, 0].legend(loc="upper left")
+        axes[-1, 0].set_xlabel("identity of the nearest train protein, %; below, records")
         plt.close(fig)
     return fig
 
