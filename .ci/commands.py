@@ -86,16 +86,16 @@ def until(happens, what, work, seconds=120):
     "Wait for something that a command does; where it does not come, show the command's processes and its output"
     end = time.time() + seconds
     while not happens():
-        if work.poll() is None and time.time() < end:
-            time.sleep(0.05)
-            continue
-        below = [] if work.poll() is not None else psutil.Process(work.pid).children(recursive=True)
-        tree = "\n".join(f"{p.pid} {p.status()} {' '.join(p.cmdline())[:200]}" for p in below)
-        work.terminate()
-        out, _ = work.communicate(timeout=60)
-        raise AssertionError(
-            f"{what}: not within {seconds} s, exit code {work.returncode}\n{tree}\n{out}"
-        )
+        ended = work.poll() is not None
+        if ended or time.time() > end:
+            below = [] if ended else psutil.Process(work.pid).children(recursive=True)
+            tree = "\n".join(f"{p.pid} {p.status()} {' '.join(p.cmdline())[:200]}" for p in below)
+            work.terminate()
+            out, _ = work.communicate(timeout=60)
+            raise AssertionError(
+                f"{what}: not within {seconds} s, exit code {work.returncode}\n{tree}\n{out}"
+            )
+        time.sleep(0.05)
 
 
 def steps_are_passed_over(folder):

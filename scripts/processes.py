@@ -12,9 +12,8 @@ import psutil
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-stopping = (
-    threading.Event()
-)  # set before the first child is ended: what ends afterwards did not finish
+# set before the first child is ended: what ends afterwards did not finish
+stopping = threading.Event()
 
 
 def adopt_orphans():
