@@ -317,6 +317,7 @@ class _Bridge:
     d_bridge: int = 192  # Hidden width of the MLP, or width of the resampler
     depth: int = 2  # Layers of the resampler
     heads: int = 6  # Attention heads of pooling and resampler
+    residual_queries: bool = True  # The pooling adds its queries to what they see (mlp)
     ffn: int = 384  # Hidden width of the resampler's feed-forward
 
     def __post_init__(self):
@@ -349,7 +350,7 @@ class ModelConfig(_Bridge):
 class _Optimisation:
     "Steps, batches and learning rates"
 
-    steps: int = 400  # Optimizer steps
+    steps: int = 250  # Optimizer steps
     batch_records: int = 16  # Records of a step, over all ranks: the same records for every arm
     batch_tokens: int = 2_048  # Most tokens of one micro-batch, padding included
     max_tokens: int = 768  # Longest record; a longer one is an error that names it
@@ -359,6 +360,7 @@ class _Optimisation:
     warmup: int = 20  # Steps of linear warm-up; cosine to zero after it
     weight_decay: float = 0.01  # AdamW
     clip: float = 1.0  # Largest gradient norm
+    warm_start: bool = True  # First fit the bridge's tokens to the answers' words, by ridge
     seed: int = 0  # Seed of initialisation and of the order of records
 
 # %% ../nbs/api/02_config.ipynb #10fec381
@@ -366,7 +368,7 @@ class _Optimisation:
 class _Machine(_Optimisation):
     "What is written when, and how the work is shared"
 
-    eval_every: int = 200  # Steps between losses on the validation set
+    eval_every: int = 125  # Steps between losses on the validation set
     save_every: int = 50  # Steps between checkpoints
     processes: int = 1  # Processes on this machine: 1 on a laptop, 8 on an 8-GPU node
     precision: str = "float32"  # Computation: float32 or bfloat16
@@ -489,15 +491,19 @@ def _matched(preset: dict, **sizes) -> dict:
 
 
 _TINY = dict(
+    model=_lora(32),
     arch=dict(
         text={},
         mlp=dict(d_bridge=512, heads=8),
         perceiver={},
         flamingo=dict(lora_r=0),
         blind={},
-    )
+    ),
 )
-_SMOLLM2 = dict(model=dict(llm="smollm2", cross_every=5), train=dict(steps=100, lr=3e-4))
+_SMOLLM2 = dict(
+    model=dict(llm="smollm2", cross_every=5, **_lora(32)),
+    train=dict(steps=100, lr=3e-4, warm_start=False),
+)
 
 # %% ../nbs/api/02_config.ipynb #30509f31
 _FULL_DATA = dict(
@@ -534,6 +540,7 @@ _BIG_TRAIN = dict(
     save_every=250,
     processes=8,
     precision="bfloat16",
+    warm_start=False,  # what it does at this size was never measured
 )
 
 
@@ -554,7 +561,8 @@ _8B = _qwen3("Qwen/Qwen3-8B")
 _TINY_MATCHED = dict(
     text=_lora(58),
     blind=_lora(58),
-    perceiver=dict(d_bridge=160, heads=5, ffn=280),
+    mlp=_lora(8),
+    perceiver=dict(d_bridge=160, heads=5, ffn=280, **_lora(8)),
     flamingo=dict(d_bridge=96, heads=3, ffn=412),
 )
 _4B_MATCHED = dict(

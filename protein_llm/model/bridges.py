@@ -104,6 +104,8 @@ def attend(
     norm: nn.LayerNorm | None = None,  # Its scale and shift act on `x`, which is already normalised
 ) -> Tensor:  # [P, N, D]
     "What `attn(query, norm(x), norm(x), ~mask)` gives, at a fraction of the cost"
+    if x.shape[1] == 1:
+        return _attend_one(attn, x, norm).expand(-1, query.shape[1], -1)
     weights = attention_weights(attn, query, x, mask, norm)  # [P, H, N, L]
     _, _, wv = attn.in_proj_weight.chunk(3)
     _, _, bv = attn.in_proj_bias.chunk(3)
@@ -114,17 +116,30 @@ def attend(
     value = seen @ wv.unflatten(0, (H, -1)).mT + bv.view(H, 1, -1)  # [P, H, N, E]
     return attn.out_proj(value.transpose(1, 2).flatten(2))
 
+
+def _attend_one(attn, x, norm) -> Tensor:
+    "Of a single residue every query sees all: [P, 1, D]"
+    _, _, wv = attn.in_proj_weight.chunk(3)
+    _, _, bv = attn.in_proj_bias.chunk(3)
+    seen = x if norm is None else x * norm.weight + norm.bias
+    return attn.out_proj(F.linear(seen, wv, bv))
+
 # %% ../../nbs/api/model/01_bridges.ipynb #8a77cfe0
 class AttentionPool(nn.Module):
-    "Pool residues into a fixed number of tokens with learned queries (Lee et al. 2019, Set Transformer, eq. 11)"
+    """Pool residues into a fixed number of tokens with learned queries (Lee et al. 2019, Set Transformer, eq. 7, 11)
+
+    A query is added to what it sees, so that the layers behind know which token they make.
+    """
 
     def __init__(
         self,
         d: int,  # Width of the features
         n_tokens: int = 32,  # Tokens to return
         n_heads: int = 8,  # Attention heads; they must divide `d`
+        residual: bool = True,  # Add the queries
     ):
         super().__init__()
+        self.residual = residual
         if d % n_heads:
             raise ValueError(f"heads={n_heads} must divide the encoder's width {d}")
         self.queries = nn.Parameter(torch.randn(n_tokens, d) * d**-0.5)
@@ -136,7 +151,10 @@ class AttentionPool(nn.Module):
         features: Tensor,  # Residue features [P, L, D]
         mask: Tensor,  # True at residues, False at padding [P, L]
     ) -> Tensor:  # Tokens [P, N, D]
-        return self.norm(attend(self.attn, self.queries[None], features, mask))
+        seen = attend(self.attn, self.queries[None], features, mask)
+        if self.residual:
+            seen = seen + self.queries * self.queries.shape[1] ** 0.5  # as large as what they see
+        return self.norm(seen)
 
 # %% ../../nbs/api/model/01_bridges.ipynb #f693ff47
 class PoolMLP(nn.Module):
@@ -149,7 +167,9 @@ class PoolMLP(nn.Module):
         d_lm: int,  # Width of the language model
     ):
         super().__init__()
-        self.pool = AttentionPool(d, cfg.n_tokens, cfg.heads) if cfg.n_tokens else None
+        self.pool = None
+        if cfg.n_tokens:
+            self.pool = AttentionPool(d, cfg.n_tokens, cfg.heads, cfg.residual_queries)
         self.mlp = nn.Sequential(
             nn.Linear(d, cfg.d_bridge), nn.GELU(), nn.Linear(cfg.d_bridge, d_lm)
         )

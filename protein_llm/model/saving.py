@@ -48,7 +48,8 @@ class ProteinLLMConfig(PretrainedConfig):
         trained_weights: str = "",  # `weights_hash` of the trained parts that were saved
         **kwargs,  # Of transformers
     ):
-        self.model = asdict(ModelConfig(**(model or {})))
+        # a folder that does not say so was saved before the pooling added its queries
+        self.model = asdict(ModelConfig(**dict(residual_queries=False) | (model or {})))
         self.d, self.d_lm = d, d_lm
         self.token_ids = list(token_ids)
         self.about = about or {}
