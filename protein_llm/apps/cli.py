@@ -17,8 +17,14 @@ import click
 
 from .. import __version__
 from ..config import ARCHS, PRESETS, SHIPPED, RunConfig, changes_of, smoke_text
-from ..core import read_json, repo_root, require_new_folder
-from ..data.manifest import load_manifest
+from ..core import read_json, repo_root, require_new_folder, write_json
+from protein_llm.data.manifest import (
+    fetched_text,
+    input_text,
+    load_manifest,
+    pinned_text,
+    shipped_names,
+)
 from ..runs.arguments import arch_option, config_of_words, run_options
 from ..runs.run import Run, run_state
 
@@ -292,30 +298,43 @@ def _audit(predictions, train, folder, *more):
     click.echo(f"{audit_text(card)}\n{folder / 'card.html'}")
     sys.exit(3 if card["leaks"] else 0)
 
-
-def _words(given: dict) -> list:
-    "Options as words of a command line; those without a value are left out"
-    words = []
-    for name, value in given.items():
-        for one in value if isinstance(value, tuple) else (value,):
-            if one is not None:
-                words += [f"--{name.replace('_', '-')}", str(one)]
-    return words
-
 # %% ../../nbs/api/apps/01_cli.ipynb #5512f03e
-def _check_sets(given: dict):
-    "Raise `click.UsageError` on a call without two sets, `FileNotFoundError` on a file that is not there"
-    more = [pair.partition("=") for pair in given["set"]]
-    for name, _, path in more:
-        if not (name and path):
-            raise click.UsageError(f"--set {name!r}: write NAME=FILE")
-    files = [given[split] for split in ("train", "valid", "test")] + [path for *_, path in more]
+def _named(pairs: tuple, option: str) -> dict:
+    "Words NAME=VALUE as a dict. Raises `click.UsageError`"
+    values = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if not (name and value):
+            raise click.UsageError(f"{option} {pair!r}: write NAME=VALUE")
+        if name in values:
+            raise click.UsageError(f"{option} {name} is given twice: give it once")
+        values[name] = value
+    return values
+
+
+def _shares(pairs: tuple) -> dict:
+    "Tolerances by kind. Raises `click.UsageError`"
+    shares = {}
+    for kind, text in _named(pairs, "--tolerance").items():
+        try:
+            shares[kind] = float(text)
+        except ValueError as e:
+            raise click.UsageError(f"--tolerance {kind}={text}: write a share from 0 to 1") from e
+    return shares
+
+# %% ../../nbs/api/apps/01_cli.ipynb #bc900957
+def _files_of(given: dict) -> dict:
+    "Name and path of each set. Raises `click.UsageError` on fewer than two sets, or a name that is given twice"
+    files = {split: given[split] for split in ("train", "valid", "test") if given[split]}
+    more = _named(given["set"], "--set")
+    for name in more.keys() & files.keys():
+        raise click.UsageError(f"set {name!r} is given twice: choose another name")
     corpus = given["corpus"]
     if corpus and corpus not in PRESETS:
         raise click.UsageError(f"unknown preset {corpus!r}: choose from {', '.join(PRESETS)}")
-    if not corpus and len([path for path in files if path]) < 2:
+    if not corpus and len(files | more) < 2:
         raise click.UsageError("give --train and --test, or --corpus")
-    _need_files(*files)
+    return files | more
 
 # %% ../../nbs/api/apps/01_cli.ipynb #e3cb66ed
 def _several(name: str, metavar: str, words: str) -> Callable:
@@ -342,6 +361,23 @@ _LEDGER_OPTIONS = (
     _file("json", "Write the ledger here too."),
 )
 
+# %% ../../nbs/api/apps/01_cli.ipynb #eba9942c
+def _ledger(files: dict, rule: dict, n_examples: int, target: str | None):
+    "Print the ledger of some files, and write it; exit code 3 where something leaks"
+    from protein_llm.data import ledger as of_files
+
+    try:
+        of_files.check_ledger_call(list(files), **rule)
+    except ValueError as e:
+        raise click.UsageError(str(e)) from e
+    if target:
+        of_files.require_ledger_target(target)
+    made = of_files.files_ledger(files, n_examples=n_examples, **rule)
+    if target:
+        write_json(target, made)
+    click.echo(of_files.ledger_text(made))
+    sys.exit(made.exit_code)
+
 # %% ../../nbs/api/apps/01_cli.ipynb #c851bac4
 @main.command()
 @_with(_LEDGER_OPTIONS)
@@ -354,37 +390,35 @@ def ledger(**given):
     protein-llm ledger --train train.fasta --test test.fasta
     protein-llm ledger --corpus tiny
     """
-    _check_sets(given)
-    from protein_llm.data.ledger import main as print_ledger
-
-    print_ledger(_words(given))
+    files, rule = _files_of(given), dict(tolerance=_shares(given["tolerance"]))
+    _need_files(*files.values())
+    rule |= {name: given[name] for name in ("corpus", "encoder", "llm", "min_seq_id", "coverage")}
+    rule["trained"] = tuple(dict.fromkeys(("train", *given["trained"])))
+    _ledger(files, rule, given["examples"], given["json"])
 
 # %% ../../nbs/api/apps/01_cli.ipynb #a447aff5
-def _inputs(command: str, names: tuple, *more):
-    from protein_llm.data.manifest import main as run
-
-    run([command, *names, *more])
-
-
 @main.command()
 @click.argument("names", nargs=-1)
 def inputs(names):
-    "List the inputs with their licences."
-    _inputs("list", names)
+    "List the inputs with their licences; all when no name is given."
+    for name in names or shipped_names():
+        click.echo(input_text(name))
 
 
 @main.command()
 @click.argument("names", nargs=-1, required=True)
 def fetch(names):
     "Fetch inputs, by names or paths of manifests."
-    _inputs("fetch", names)
+    for name in names:
+        click.echo(fetched_text(name))
 
 # %% ../../nbs/api/apps/01_cli.ipynb #f8be9fe0
 @main.command()
 @click.argument("names", nargs=-1, required=True)
 def verify(names):
     "Compare fetched inputs with their SHA-256."
-    _inputs("verify", names)
+    for name in names:
+        click.echo(fetched_text(name, again=True))
 
 
 @main.command()
@@ -396,40 +430,66 @@ def verify(names):
 )
 def pin(names, revision):
     "Record what is current in manifests: revision and SHA-256."
-    _inputs("pin", names, *(["--revision", revision] if revision else []))
+    for name in names:
+        click.echo(pinned_text(name, revision))
 
 # %% ../../nbs/api/apps/01_cli.ipynb #84b1ac48
 _COLUMNS = ("run", "arm", "steps", "data", "started", "state", "result")
 
 
-def _results(folder: Path, state: dict) -> str:
-    "Losses, or why it failed"
+def _test_loss(folder: Path) -> float | None:
+    "Loss on test proteins as it was measured last. Raises `ValueError` that names a file without one"
     measured = [p for n in ("measurement", "card") for p in folder.glob(f"evaluation-*/{n}.json")]
     newest = max(measured, key=lambda p: p.stat().st_mtime, default=None)
-    losses = dict(validation=state["loss"], test=read_json(newest)["loss"] if newest else None)
+    if newest is None:
+        return None
+    found = read_json(newest)
+    loss = found.get("loss") if isinstance(found, dict) else None
+    if not isinstance(loss, float):
+        raise ValueError(f"{newest}: it has no loss: move it away and evaluate again")
+    return loss
+
+
+def _results(folder: Path, state: dict) -> str:
+    "Losses, or why it failed"
+    losses = dict(validation=state["loss"], test=_test_loss(folder))
     words = [f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None]
     if state["state"] == "failed":
         words.append(str(state["error"]).splitlines()[0][:80])
     return ", ".join(words)
 
+# %% ../../nbs/api/apps/01_cli.ipynb #44c15548
+def _what(state: dict, cfg: RunConfig) -> dict:
+    "What a run is and how far it came, as words of a table"
+    done = "?" if state["steps_done"] is None else f"{state['steps_done']:,}"
+    return dict(
+        arm=state["arch"],
+        steps=f"{done}/{state['steps']:,}",
+        data=f"{Path(state['manifest']).stem}, {cfg.data.split}",
+        started=f"{datetime.fromtimestamp(state['started']):%Y-%m-%d %H:%M}",
+    )
+
 # %% ../../nbs/api/apps/01_cli.ipynb #60da268f
+def _broken(error: str) -> dict:
+    "The last two columns of a run of which something cannot be read; paths as they are below the root"
+    return dict(state="broken", result=error.replace(f"{repo_root()}/", "").splitlines()[0])
+
+
 def _run_row(folder: Path) -> dict:
     "What `protein-llm runs` says of a folder with a `config.json`"
+    unknown = dict.fromkeys(_COLUMNS, "?") | dict(run=folder.name)
     try:
         state, cfg = run_state(folder), RunConfig.load(folder / "config.json")
-    except ValueError:
-        return dict.fromkeys(_COLUMNS, "?") | dict(run=folder.name, state="of another version")
+        known = unknown | _what(state, cfg)
+    except (ValueError, OSError) as e:
+        return unknown | _broken(str(e))
+    if state["state"] == "broken":
+        return known | _broken(state["error"])
     smoke = " (smoke)" if state["state"] == "trained" and smoke_text(cfg) else ""
-    started = datetime.fromtimestamp(state["started"])
-    return dict(
-        run=state["name"],
-        arm=state["arch"],
-        steps=f"{state['steps_done']:,}/{state['steps']:,}",
-        data=f"{Path(state['manifest']).stem}, {cfg.data.split}",
-        started=f"{started:%Y-%m-%d %H:%M}",
-        state=state["state"] + smoke,
-        result=_results(folder, state),
-    )
+    try:
+        return known | dict(state=state["state"] + smoke, result=_results(folder, state))
+    except (ValueError, OSError) as e:
+        return known | _broken(str(e))
 
 # %% ../../nbs/api/apps/01_cli.ipynb #0d5ac0de
 def _table_text(rows: list) -> list:
