@@ -156,7 +156,8 @@ def private_uses(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and PRIVATE.match(node.attr):
             owner = ast.unparse(node.value)
-            if owner in known and known[owner].rpartition(".")[2].islower():  # no class
+            name = known.get(owner, owner if owner.startswith("protein_llm.") else "")
+            if name.rpartition(".")[2].islower():  # a module, no class
                 taken.append(f"uses {owner}.{node.attr}")
     return taken
 

