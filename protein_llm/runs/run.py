@@ -144,17 +144,38 @@ def open_run(
     return folder
 
 # %% ../../nbs/api/runs/04_run.ipynb #54393bf1
+_LOGGED = dict(eval=("kind", "step", "loss"))  # what a line holds; of another kind: kind and step
+
+
+def _log_line(text: str, place: str) -> dict:
+    "A line of a log. Raises `ValueError` that names the place on what this version does not write"
+    try:
+        line = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{place}: not valid JSON ({e.msg})") from e
+    if not isinstance(line, dict):
+        raise ValueError(f"{place}: not a log of this version ({text.strip()[:40]!r})")
+    for key in _LOGGED.get(line.get("kind"), ("kind", "step")):
+        if key not in line:
+            raise ValueError(f"{place}: not a log of this version (no {key})")
+        if key != "kind" and type(line[key]) not in (int, float):
+            raise ValueError(f"{place}: {key} is {line[key]!r}, not a number")
+    return line
+
+# %% ../../nbs/api/runs/04_run.ipynb #47ae4cf9
 def _log_lines(folder: Path) -> list:
     "The lines of a run's log; one that is being written is left out. Raises `ValueError` on other lines than ours"
     path = folder / "log.jsonl"
     if not path.exists():
         return []
-    whole = [text for text in path.read_text().splitlines(keepends=True) if text.endswith("\n")]
-    lines = [json.loads(text) for text in whole]
-    for number, line in enumerate(lines, 1):
-        if not {"kind", "step"} <= line.keys():
-            raise ValueError(f"{path}, line {number}: not a log of this version (no kind or step)")
-    return lines
+    try:
+        texts = path.read_text().splitlines(keepends=True)
+    except UnicodeDecodeError as e:
+        raise ValueError(
+            f"{path}: not a log of this version (byte {e.start + 1} is no text)"
+        ) from e
+    whole = [text for text in texts if text.endswith("\n")]
+    return [_log_line(text, f"{path}, line {number}") for number, text in enumerate(whole, 1)]
 
 # %% ../../nbs/api/runs/04_run.ipynb #03960fe9
 def read_log(
@@ -192,6 +213,34 @@ def left_text(
         "started again in the same way, it goes on from there"
     )
 
+# %% ../../nbs/api/runs/04_run.ipynb #aab8d8e9
+TRAINED = ("name", "arch", "steps", "features", "seconds", "parameters")  # what `trained.json` says
+_ANEW = "move it away and train again"
+
+
+def _read_object(path: Path) -> dict:
+    "A JSON object. Raises `ValueError` that names the file"
+    try:
+        value = read_json(path)
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: byte {e.start + 1} is no text") from e
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: it is no JSON object")
+    return value
+
+# %% ../../nbs/api/runs/04_run.ipynb #3afd5e75
+def _read_trained(folder: Path) -> dict:
+    "What `trained.json` says. Raises `ValueError` where it, or the model, is not what this version writes"
+    trained = _read_object(folder / "trained.json")
+    for key in TRAINED:
+        if key not in trained:
+            raise ValueError(
+                f"{folder} is of an earlier layout: trained.json has no {key}: {_ANEW}"
+            )
+    if not (folder / "model" / "config.json").is_file():
+        raise ValueError(f"{folder} says that it is trained, and has no model: {_ANEW}")
+    return trained
+
 # %% ../../nbs/api/runs/04_run.ipynb #050137cd
 def _is_locked(path: Path) -> bool:
     "Whether another process holds a lock"
@@ -208,6 +257,7 @@ def _is_locked(path: Path) -> bool:
 def _state_word(folder: Path, has_steps: bool) -> str:
     "One word for what a folder holds; what says most is asked first"
     if (folder / "trained.json").exists():
+        _read_trained(folder)
         return "trained"
     if _is_locked(folder / ".train.lock"):
         return "training"
@@ -215,65 +265,63 @@ def _state_word(folder: Path, has_steps: bool) -> str:
         return "failed"
     return "stopped" if has_steps else "not begun"
 
+# %% ../../nbs/api/runs/04_run.ipynb #daef1154
+_BROKEN = dict(state="broken", steps_done=None, loss=None, corpus=None, test_hash=None)
+
+
+def _state_facts(folder: Path, word: str) -> dict:
+    "Why it failed, and what it was trained on"
+    failed, saved = folder / "failed.json", folder / "model" / "config.json"
+    error = _read_object(failed).get("error") if failed.exists() else None
+    about = _read_object(saved).get("about", {}) if word == "trained" else {}
+    data = about.get("data", {})
+    return dict(error=error, corpus=data.get("corpus"), test_hash=data.get("test_hash"))
+
 # %% ../../nbs/api/runs/04_run.ipynb #0d88c466
+def _progress(folder: Path) -> dict:
+    "What log, `failed.json` and `trained.json` say. Raises `ValueError` on what this version does not write"
+    lines = _log_lines(folder)
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    losses = [line["loss"] for line in lines if line["kind"] == "eval"]
+    word = _state_word(folder, bool(steps))
+    done, loss = (values[-1] if values else None for values in (steps, losses))
+    return dict(state=word, steps_done=done or 0, loss=loss) | _state_facts(folder, word)
+
+# %% ../../nbs/api/runs/04_run.ipynb #1e6f4124
 def run_state(
     folder: Path | str,  # A folder below `runs/`
 ) -> dict | None:  # What is known; None where no run lies
     """What is known of a run, from JSON alone; what is unknown is None
 
-    `state` is trained, training, failed, stopped, or not begun; `started` is in seconds since 1970.
+    `state` is trained, training, failed, stopped, or not begun; or broken, and `error` says which file is, and how.
+    `started` is in seconds since 1970.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    path = folder / "config.json"
+    if not path.is_file():
         return None
-    cfg, lines = RunConfig.load(folder / "config.json"), _log_lines(folder)
-    steps = [line["step"] for line in lines if line["kind"] == "train"]
-    losses = [line["loss"] for line in lines if line["kind"] == "eval"]
-    word = _state_word(folder, bool(steps))
-    what = dict(
-        name=folder.name, arch=cfg.model.arch, preset=cfg.preset, manifest=cfg.data.manifest
-    )
-    started = (folder / "config.json").stat().st_mtime
-    done, loss = (values[-1] if values else None for values in (steps, losses))
-    what |= dict(
-        state=word, started=started, steps_done=done or 0, steps=cfg.train.steps, loss=loss
-    )
-    return what | _state_facts(folder, word == "trained")
+    cfg = RunConfig.load(path)
+    what = dict(name=folder.name, arch=cfg.model.arch, preset=cfg.preset)
+    what |= dict(manifest=cfg.data.manifest, started=path.stat().st_mtime, steps=cfg.train.steps)
+    try:
+        return what | _progress(folder)
+    except (ValueError, OSError) as e:
+        return what | _BROKEN | dict(error=str(e))
 
 # %% ../../nbs/api/runs/04_run.ipynb #2eaaf7a4
-def _state_facts(folder: Path, is_trained: bool) -> dict:
-    "Why it failed, and what it was trained on"
-    failed, saved = folder / "failed.json", folder / "model" / "config.json"
-    error = read_json(failed).get("error") if failed.exists() else None
-    has_model = is_trained and saved.exists()
-    data = read_json(saved)["about"].get("data", {}) if has_model else {}
-    return dict(error=error, corpus=data.get("corpus"), test_hash=data.get("test_hash"))
-
-
 @patch
 def state(self: Run) -> dict | None:  # As of `run_state`
     "What is known of it so far, from JSON alone"
     return run_state(self.folder)
 
 # %% ../../nbs/api/runs/04_run.ipynb #170b8891
-TRAINED = ("name", "arch", "steps", "features", "seconds", "parameters")  # what `trained.json` says
-
-
 def _require_whole(run: Run):
     "Raise `ValueError` where a folder that says it is trained is not what this version writes, or of other inputs"
-    mend = "move it away and train again"
-    trained = read_json(run.folder / "trained.json")
-    missing = [key for key in TRAINED if key not in trained]
-    if missing:
-        raise ValueError(
-            f"{run.folder} is of an earlier layout: trained.json has no {missing[0]}: {mend}"
-        )
-    if not (run.folder / "model" / "config.json").is_file():
-        raise ValueError(f"{run.folder} says that it is trained, and has no model: {mend}")
+    trained = _read_trained(run.folder)
     if trained["name"] != run.name:
         raise ValueError(
             f"{run.folder} was trained as {trained['name']}; with the data, weights and code of now "
-            f"its configuration gives {run.name}: {mend}"
+            f"its configuration gives {run.name}: {_ANEW}"
         )
 
 # %% ../../nbs/api/runs/04_run.ipynb #5f528968

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['GENERIC', 'KINDS', 'PLACES', 'ASPECTS', 'ENTITY_COUNTS', 'INFORMATION_COLUMNS', 'NAME_COLUMNS', 'spelled_out',
-           'entry_of', 'ec_rule', 'Entity', 'EntityDictionary', 'gene_symbols', 'name_spans', 'held_names',
-           'known_entities', 'overlap_scores', 'entity_scores', 'Information', 'entity_statistics', 'entity_mask',
-           'entity_tokens', 'frozen_dictionary']
+           'entry_of', 'ec_rule', 'Entity', 'EntityDictionary', 'held_names', 'known_entities', 'overlap_scores',
+           'entity_scores', 'Information', 'entity_statistics', 'entity_mask', 'entity_tokens', 'frozen_dictionary']
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #b3757fdb
 import re
@@ -524,18 +523,6 @@ def implied(
         out.update(above)
     return frozenset(out)
 
-# %% ../../nbs/api/scoring/04_entities.ipynb #15049aa2
-def gene_symbols(
-    records: pd.DataFrame,  # `task, answer`, such as `Corpus.records_of("train", "task", "answer")`
-) -> list:  # Sorted, each once; those of one letter are left out
-    "Symbols that records of task `gene` state. Raises `ValueError` when there is no such record"
-    answers = records.answer[records.task == "gene"]
-    if not len(answers):
-        tasks = ", ".join(sorted(map(str, records.task.unique())))
-        mend = "keep that task (recipe reference), or give a list of your own"
-        raise ValueError(f"no record of task 'gene' among {tasks}: {mend}")
-    return sorted({w for a in answers for w in re.findall(r"[A-Za-z][\w.-]*[\w]", a)})
-
 # %% ../../nbs/api/scoring/04_entities.ipynb #02ac15ef
 _SORTS = "family superfamily subfamily domain repeat motif complex activity binding"
 _SORTS = frozenset(f"{_SORTS} families superfamilies domains repeats motifs complexes".split())
@@ -585,16 +572,6 @@ _ACCESSION = re.compile(
     r"(?<![\w.-])(?:[OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9](?:[A-Z][A-Z0-9]{2}[0-9]){1,2}|"
     r"SM[0-9]{5}|PS[0-9]{5}|PTHR[0-9]{4,6}|cd[0-9]{5}|TIGR[0-9]{5})(?![\w-])"
 )
-
-
-def name_spans(
-    text: str,  # In the letters of the tables, as `spelled_out` returns it
-) -> list:  # (start, end) of each
-    "What looks like a name: by its last word, or as an identifier"
-    at = [m.span() for m in _WORD.finditer(text)]
-    names = [(at[i][0], at[j - 1][1]) for i, j in _names_in(_lower_words(text))]
-    names += [m.span() for m in _ID.finditer(text) if _identifier(m)]
-    return sorted(names + [m.span() for m in _ACCESSION.finditer(text)])
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #a40c8214
 def _endings(plain: str) -> set:

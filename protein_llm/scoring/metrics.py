@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GREEK', 'PART', 'BLEU_COLUMNS', 'check_pairs', 'bleu_statistics', 'bleu_from_statistics', 'bleu', 'plain_letters',
-           'rouge_n', 'rouge_l', 'meteor_exact_stem', 'text_scores']
+           'rouge_l', 'meteor_exact_stem', 'text_scores']
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #4eddd4bb
 from collections import Counter
@@ -162,18 +162,6 @@ def _overlap(a, b, n):
         if common:
             out[k] = 2 * common / (len(x) + len(y))
     return out
-
-
-def rouge_n(
-    predictions: list,  # Generated texts
-    references: list,  # The right text of each
-    n: int = 1,  # Words in a row: 1 or more
-    stemmer: bool = False,  # Compare Porter stems of words of more than 3 letters, as rouge-score's `use_stemmer`
-) -> np.ndarray:  # ROUGE-N F-measure of each pair, 0 to 1 [n]
-    "ROUGE-N of each pair, equal to rouge-score for ASCII. Raises `ValueError` as `check_pairs`, and on n below 1"
-    if n < 1:
-        raise ValueError(f"n-grams of {n} words: n has to be 1 or more")
-    return _by_parts(predictions, references, lambda a, b: _overlap(a, b, n), stemmer)
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #29605013
 class _Characters(dict):

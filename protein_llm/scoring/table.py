@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METRICS', 'OTHERS', 'SCORE_COLUMNS', 'FEW', 'FEW_RECORDS', 'FEW_DRAWS', 'DIFFERENCE_COLUMNS', 'Metric', 'ratio',
            'bits', 'metrics_of', 'label', 'why_unmeasured', 'measured_metrics', 'unmeasured', 'other_references',
-           'answer_statistics', 'Interval', 'bootstrap', 'score_table', 'is_established', 'two_way_bootstrap',
-           'seed_difference_table', 'difference_table', 'why_unclaimed', 'verdict', 'claim', 'claims']
+           'answer_statistics', 'Interval', 'bootstrap', 'score_table', 'is_established', 'seed_difference_table',
+           'difference_table', 'why_unclaimed', 'verdict', 'claim', 'claims']
 
 # %% ../../nbs/api/scoring/05_table.ipynb #21690011
 from collections.abc import Callable, Iterator
@@ -463,26 +463,6 @@ def is_established(
 def _run_weights(S: int, draws: int, seed: int) -> np.ndarray:  # [draws, S]
     "How much each of S runs counts in each draw"
     return np.random.default_rng([seed, 1]).multinomial(S, np.full(S, 1 / S), size=draws) / S
-
-# %% ../../nbs/api/scoring/05_table.ipynb #5ca6206e
-def two_way_bootstrap(
-    statistics: np.ndarray,  # What the score is computed from, per run and record, the same records in each [S, n, K]
-    clusters: list,  # Cluster of each record [n]
-    score: Callable,  # Summed statistics [.., K] -> score [..]
-    draws: int = 1_000,  # Bootstrap draws
-    seed: int = 0,  # Seed of the draws
-) -> Interval:  # Of the score's mean over runs
-    "`bootstrap` over clusters and over runs of several seeds. Raises `ValueError` as `bootstrap` does"
-    statistics = np.asarray(statistics, float)
-    if statistics.ndim != 3 or not len(statistics):
-        raise ValueError(f"statistics of shape {statistics.shape}: expected [seeds, records, K]")
-    S, _, K = statistics.shape
-    sums = _cluster_sums(
-        np.concatenate(statistics, 1), clusters
-    )  # [C, S*K]: all runs meet the same draw of clusters
-    of_runs = score(_drawn(sums, draws, seed).reshape(-1, S, K))  # [draws, S]
-    low, high = np.percentile((of_runs * _run_weights(S, draws, seed)).sum(1), [2.5, 97.5])
-    return Interval(float(np.mean(score(sums.sum(0).reshape(S, K)))), float(low), float(high))
 
 # %% ../../nbs/api/scoring/05_table.ipynb #f1295170
 DIFFERENCE_COLUMNS = (
