@@ -81,7 +81,7 @@ def ridge_tokens(
     weight: Tensor,  # Its embedding [V, D]
     n_tokens: int,  # Tokens of the bridge
 ) -> Tensor:  # What ridge says of each train protein, by task [P, tasks, D]
-    "Tokens to aim at, in the order of the train proteins' first records. Raises `ValueError` where there is nothing to fit"
+    "Tokens to aim at, in the order of the train proteins' first records"
     names = told_tasks(train.task.unique().tolist(), n_tokens)
     white, axes = word_axes(weight)
     proteins = features.loc[train.protein_id.unique()]
