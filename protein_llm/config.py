@@ -591,7 +591,7 @@ _BIG_TRAIN = dict(
     warm_start=False,  # what it does at this size was never measured
 )
 
-
+# %% ../nbs/api/02_config.ipynb #1fe1b4dc
 def _qwen3(llm: str) -> dict:
     "The published system, for a Qwen3 of the hub"
     return dict(

@@ -116,7 +116,7 @@ def attend(
     value = seen @ wv.unflatten(0, (H, -1)).mT + bv.view(H, 1, -1)  # [P, H, N, E]
     return attn.out_proj(value.transpose(1, 2).flatten(2))
 
-
+# %% ../../nbs/api/model/01_bridges.ipynb #4abc9aaa
 def _attend_one(attn, x, norm) -> Tensor:
     "Of a single residue every query sees all: [P, 1, D]"
     _, _, wv = attn.in_proj_weight.chunk(3)

@@ -112,7 +112,7 @@ def _build_model(self: Training):
     self.identity = _decides(self.run.cfg) | dict(llm_weights=model.config.llm_weights)
     self.model, self.opt = shard_model(model, make_optimizer(model, self.cfg), self.acc)
 
-
+# %% ../../nbs/api/training/08_loop.ipynb #3aaf00fd
 @patch
 def _warm_start(self: Training, model: ProteinLLM):
     "Fit the bridge, unless a checkpoint will be gone on from"
