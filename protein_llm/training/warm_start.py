@@ -77,9 +77,9 @@ def told_tasks(
 def ridge_tokens(
     train: pd.DataFrame,  # Train records: `protein_id`, `task`, `answer`
     features: pd.DataFrame,  # Mean features of all proteins by `protein_id` [n, d]
-    tokenizer,  # Of the language model
-    weight: Tensor,  # Its embedding [V, D]
-    n_tokens: int,  # Tokens of the bridge
+    tokenizer,
+    weight: Tensor,  # The language model's embedding [V, D]
+    n_tokens: int,  # Of the bridge
 ) -> Tensor:  # What ridge says of each train protein, by task [P, tasks, D]
     "Tokens to aim at, in the order of the train proteins' first records"
     names = told_tasks(train.task.unique().tolist(), n_tokens)
