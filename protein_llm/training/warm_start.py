@@ -75,7 +75,7 @@ def told_tasks(
 
 # %% ../../nbs/api/training/07_warm_start.ipynb #bebe7b09
 def ridge_tokens(
-    train: pd.DataFrame,  # Train records: `protein_id`, `task`, `answer`
+    train: pd.DataFrame,  # Train records
     features: pd.DataFrame,  # Mean features of all proteins by `protein_id` [n, d]
     tokenizer,
     weight: Tensor,  # The language model's embedding [V, D]
