@@ -469,7 +469,7 @@ def _ranking_notes(ranking: "pd.DataFrame | None") -> list:
     shown = f"Which protein: {n:,} answers under {others:,} other proteins in all"
     return [f"{shown}; whoever made the predictions chose these and computed the scores."]
 
-
+# %% ../../nbs/api/reporting/05_audit.ipynb #audit5ca
 def _audit_card(name: str, inputs: _Inputs, ledger: "Ledger", draws: int) -> tuple:
     "The card, and the statistics of its records"
     from protein_llm.evaluation.compare import ranking_tables
