@@ -469,11 +469,21 @@ def _ranking_notes(ranking: "pd.DataFrame | None") -> list:
     shown = f"Which protein: {n:,} answers under {others:,} other proteins in all"
     return [f"{shown}; whoever made the predictions chose these and computed the scores."]
 
+
+def _with_scores(card: dict, name: str, inputs: _Inputs, draws: int) -> dict:
+    "A card with which protein in front, where the predictions have scores"
+    from protein_llm.evaluation.compare import ranking_tables
+    from protein_llm.reporting.card import with_ranking
+
+    if inputs.ranking is None:
+        return card
+    rankings = {name: inputs.ranking}
+    return with_ranking(card, *ranking_tables(rankings, inputs.samples, [], draws))
+
 # %% ../../nbs/api/reporting/05_audit.ipynb #audit5ca
 def _audit_card(name: str, inputs: _Inputs, ledger: "Ledger", draws: int) -> tuple:
     "The card, and the statistics of its records"
-    from protein_llm.evaluation.compare import ranking_tables
-    from protein_llm.reporting.card import make_card, with_ranking
+    from protein_llm.reporting.card import make_card
 
     samples, known = inputs.samples, _known(inputs.samples)
     information = _information(inputs.train)
@@ -489,8 +499,7 @@ def _audit_card(name: str, inputs: _Inputs, ledger: "Ledger", draws: int) -> tup
         draws=draws,
         notes=[*notes, *_shared_sequences(samples), *_ranking_notes(inputs.ranking)],
     )
-    if inputs.ranking is not None:
-        card = with_ranking(card, *ranking_tables({name: inputs.ranking}, samples, [], draws))
+    card = _with_scores(card, name, inputs, draws)
     if inputs.blind is not None:
         about = (inputs.blind, known, draws, information)
         card = _with_blind(card, blind_differences(name, samples, *about))
