@@ -1,4 +1,4 @@
-"""Ten numbers and ten claims of a report, computed anew from what the runs wrote, by code that shares nothing with ours.
+"""Ten numbers and ten claims of a report, computed anew from what the runs wrote, by code that shares none with ours.
 
 `python .ci/recompute.py runs/report runs/figures` reads results.csv, the runs that cards.json names, their parquet
 files and cards. Values must agree to 1e-9; the ends of an interval are drawn again with other random numbers, and
