@@ -44,8 +44,7 @@ def config(arch, mode):
 
 def begin(cfg, folder, acc):
     "The first steps of a run, of which a copy is kept; the files of its checkpoint"
-    from protein_llm.runs.run import Run
-    from protein_llm.training.checkpoint import checkpoints
+    from protein_llm.runs.run import Run, checkpoints
     from protein_llm.training.loop import train
 
     train(Run(cfg, folder=folder), BEGUN)

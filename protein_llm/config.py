@@ -462,6 +462,7 @@ def _require_field(name: str):
 
 # %% ../nbs/api/02_config.ipynb #0606344a
 _WORDS = dict(int="a whole number", float="a number", bool="true or false", str="a text")
+_WORDS |= dict(dict="an object", tuple="a list", NoneType="null")
 
 
 def _fits(value, kinds: tuple) -> bool:
@@ -481,6 +482,22 @@ def _check_saved(raw):
         kinds = {f.name: get_args(f.type) or (f.type,) for f in fields(cls)}
         _check_part(raw[part], kinds, f"{part}.")
 
+# %% ../nbs/api/02_config.ipynb #3a139c66
+_WEIGHTS = ("task_weights", "source_weights")  # fields that hold pairs of a name and a number
+
+
+def _is_pair(item) -> bool:
+    return isinstance(item, list) and [type(v) for v in item] in ([str, float], [str, int])
+
+
+def _check_items(place: str, items: list, are_pairs: bool):
+    "Raise `ValueError` that names the first item of a saved list that is of another type"
+    for item in items:
+        if are_pairs and not _is_pair(item):
+            raise ValueError(f"{place} has {item!r}, no pair of a name and a number")
+        if not are_pairs and not isinstance(item, str):
+            raise ValueError(f"{place} has {item!r}, not a text")
+
 # %% ../nbs/api/02_config.ipynb #5bbae5ac
 def _check_part(raw: dict, kinds: dict, place: str):
     "Raise `ValueError` that names the first field that is missing, unknown or of another type"
@@ -492,6 +509,8 @@ def _check_part(raw: dict, kinds: dict, place: str):
         if not _fits(value, kinds[name]):
             words = " or ".join(_WORDS.get(kind.__name__, kind.__name__) for kind in kinds[name])
             raise ValueError(f"{place}{name} is {value!r}, not {words}")
+        if isinstance(value, list):
+            _check_items(f"{place}{name}", value, name in _WEIGHTS)
 
 # %% ../nbs/api/02_config.ipynb #04841b77
 @dataclass(frozen=True)

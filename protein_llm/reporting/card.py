@@ -37,6 +37,7 @@ from protein_llm.evaluation.compare import (
     loss_scores,
     ranking_tables,
     train_information,
+    with_hits,
 )
 from ..evaluation.measure import ledger_of, measure, measured_baselines
 from .figures import STYLE, WIDTH, interval_text
@@ -58,8 +59,8 @@ from protein_llm.scoring.table import (
 )
 
 # %% ../../nbs/api/reporting/03_card.ipynb #b1c4a77b
-GROUPS = ("task", "source", "style", "bin")  # how records are grouped, where they say it
-COMPARED = ("task", "bin")  # how differences are
+GROUPS = ("task", "source", "style", "hits", "bin")  # how records are grouped, where they say it
+COMPARED = ("task", "hits", "bin")  # how differences are
 
 
 def _grouped(samples: pd.DataFrame, columns: tuple) -> pd.DataFrame:
@@ -277,12 +278,6 @@ def _rests_on(chosen_on: str, ledger: Ledger) -> str:
     return f"the baseline was chosen on {chosen_on}{leaks}"
 
 
-def _all_statistics(name: str, samples, baselines, known, information) -> dict:
-    "`answer_statistics` of the system and of the baselines"
-    answers = _predictions(name, samples, baselines).items()
-    return {s: answer_statistics(a, samples, known, None, information) for s, a in answers}
-
-
 def _facts_of(name: str, samples, statistics: pd.DataFrame, ledger: Ledger, notes: tuple) -> dict:
     "What a card says of its records"
     return dict(
@@ -296,6 +291,31 @@ def _facts_of(name: str, samples, statistics: pd.DataFrame, ledger: Ledger, note
         unmeasured=unmeasured(statistics),
         samples=_to_read(samples, statistics, 20),
     )
+
+# %% ../../nbs/api/reporting/03_card.ipynb #85f37cde
+_STATISTICS = {}  # of the baselines, for the records that were asked for last: they stand on every card
+
+
+def _baseline_statistics(system: str, answers: list, samples, known, information) -> pd.DataFrame:
+    "`answer_statistics` of a baseline, computed once for a set of records"
+    facts = {protein: sorted(of) for protein, of in (known or {}).items()}
+    records = samples[[c for c in ("record_id", "task", "cluster", "answer") if c in samples]]
+    own = [name for name, metric in METRICS.items() if metric.measure]
+    key = digest(records.to_dict("list"), facts, own)
+    if _STATISTICS.get("records") != (key, information):
+        _STATISTICS.clear()
+        _STATISTICS["records"] = key, information
+    kept = system, digest(answers)
+    if kept not in _STATISTICS:
+        _STATISTICS[kept] = answer_statistics(answers, samples, known, None, information)
+    return _STATISTICS[kept]
+
+
+def _all_statistics(name: str, samples, baselines, known, information) -> dict:
+    "`answer_statistics` of the system and of the baselines"
+    answers, about = _predictions(name, samples, baselines), (samples, known, information)
+    own = answer_statistics(answers.pop(name), samples, known, None, information)
+    return {name: own} | {s: _baseline_statistics(s, a, *about) for s, a in answers.items()}
 
 # %% ../../nbs/api/reporting/03_card.ipynb #a0f24a33
 def make_card(
@@ -652,13 +672,14 @@ def fig_comparison(
     return fig
 
 # %% ../../nbs/api/reporting/03_card.ipynb #d226975b
-VERSION = 5  # raise it when a card holds something else: those of runs are then made again
+VERSION = 6  # raise it when a card holds something else: those of runs are then made again
 
 
-def _answered(measurement) -> pd.DataFrame:
-    "A measurement's answers, with source and style of their records"
+def _answered(run: Run, measurement) -> pd.DataFrame:
+    "A measurement's answers, with source and style of their records, and whether their protein has a hit"
     about = measurement.losses[["record_id", "source", "style"]]
-    return measurement.samples.merge(about, on="record_id", validate="1:1")
+    samples = measurement.samples.merge(about, on="record_id", validate="1:1")
+    return with_hits(samples, run.data.corpus)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #11183e3d
 def _run_facts(run: Run, measurement) -> dict:
@@ -671,8 +692,8 @@ def _run_facts(run: Run, measurement) -> dict:
 
 def _loss_rows(run: Run, measurement, blind: Run | None) -> tuple:
     "Rows of scores, and of differences to blind"
-    draws, losses = run.cfg.evaluation.draws, measurement.losses
-    name = run.cfg.model.name
+    draws, name = run.cfg.evaluation.draws, run.cfg.model.name
+    losses = with_hits(measurement.losses, run.data.corpus)
     scores = loss_scores(name, losses, draws)
     if blind is None or blind.name == run.name:
         return scores.to_dict("records"), pd.DataFrame(columns=list(DIFFERENCE_COLUMNS))
@@ -708,7 +729,7 @@ def _ranked(run: Run, measurement, baselines: BaselineAnswers, best: str) -> tup
     rankings |= dict(list(baselines.ranking.groupby("system", sort=False)))
     against = dict.fromkeys((best, "composition"))
     pairs = [(name, other, False) for other in against if other in rankings]
-    return ranking_tables(rankings, measurement.losses, pairs, draws)
+    return ranking_tables(rankings, with_hits(measurement.losses, run.data.corpus), pairs, draws)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #f6f9b807
 def _made_for_run(run: Run, measurement, blind: Run | None) -> tuple:
@@ -719,7 +740,7 @@ def _made_for_run(run: Run, measurement, blind: Run | None) -> tuple:
     known = known_entities(test.answer.tolist(), test.protein_id.tolist(), frozen_dictionary())
     leaky = bool(data.corpus.manifest["leaky"])
     about = (known, train_information(data.corpus))
-    of_set = (_answered(measurement), baselines, best, ledger_of(data), *about)
+    of_set = (_answered(run, measurement), baselines, best, ledger_of(data), *about)
     card, statistics = make_card(
         cfg.model.name,
         *of_set,

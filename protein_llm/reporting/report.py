@@ -6,10 +6,10 @@
 __all__ = ['MAIN', 'DOMAINS', 'TERMS', 'RULE', 'DONE', 'QUESTIONS', 'USE', 'CORPUS', 'TRAINING', 'LEAKS', 'LIMITS',
            'PUBLISHED_LOSS', 'PUBLISHED_TEXT', 'FIGURES', 'TITLE', 'by_verdict', 'over_all', 'listed', 'read_sentence',
            'pays_sentence', 'which_sentence', 'share_sentence', 'bridge_sentence', 'group_counts', 'gain_sentence',
-           'difference_cells', 'score_cells', 'main_table', 'rests_text', 'results_table', 'choose_questions',
-           'answer_verdict', 'shown_systems', 'question_parts', 'protein_use', 'use_sentences', 'domain_sentence',
-           'count_tables', 'best_sentence', 'again_command', 'made_now', 'Findings', 'size_text', 'lead', 'warnings',
-           'summary_text', 'require_report_folder', 'report_sections', 'write_report']
+           'difference_cells', 'score_cells', 'main_table', 'rests_text', 'results_table', 'without_hits',
+           'choose_questions', 'answer_verdict', 'shown_systems', 'question_parts', 'protein_use', 'use_sentences',
+           'domain_sentence', 'count_tables', 'best_sentence', 'again_command', 'made_now', 'Findings', 'size_text',
+           'lead', 'warnings', 'summary_text', 'require_report_folder', 'report_sections', 'write_report']
 
 # %% ../../nbs/api/reporting/04_report.ipynb #d2d60f6d
 import math
@@ -23,6 +23,7 @@ import pandas as pd
 
 from ..config import ARCHS
 from ..core import repo_root, require_new_folder, write_atomic
+from ..data.corpus import HITS
 from ..evaluation.baselines import BASELINES
 from protein_llm.reporting.page import (
     folded,
@@ -379,6 +380,13 @@ def results_table(
     columns = ["value", "low", "high", "n", "clusters"]
     return rows.rename(columns=dict(group="task"))[["system", "metric", "task", "split", *columns]]
 
+# %% ../../nbs/api/reporting/04_report.ipynb #c2e11ab8
+def without_hits(
+    scores: pd.DataFrame,  # Long table of scores
+) -> pd.DataFrame:  # Those of records whose protein has no hit of any span, as if they were all
+    "What is left when no test protein resembles one that was trained on"
+    return _only(scores, by="hits", group=HITS[0]).assign(by="all", group="all")
+
 # %% ../../nbs/api/reporting/04_report.ipynb #080883a9
 def choose_questions(
     asked: pd.DataFrame,  # The questions that were answered: `record_id`, `task`
@@ -521,7 +529,8 @@ TERMS = (
 RULE = (
     "How numbers are judged: an *interval* holds 95 % of the values that come out when *clusters*, groups of proteins "
     "of similar sequence, are drawn anew. A difference is *established* when its interval leaves out zero and it rests "
-    f"on {FEW} clusters and {FEW_RECORDS} records or more; only then does this page say better or worse."
+    f"on {FEW} clusters and {FEW_RECORDS} records or more; only then does this page say better or worse. "
+    "Differences on single tasks must hold after a correction for the number of tasks (Holm)."
 )
 DONE = (
     "A frozen protein encoder is bridged to a frozen language model, and the model is asked about the protein. All "
@@ -805,12 +814,26 @@ def _pay_section(f: Findings, figures: Path) -> list:
         _published(),
     ]
 
+# %% ../../nbs/api/reporting/04_report.ipynb #32c5d0bd
+def _without_hits(f: Findings) -> list:
+    "The main numbers on test proteins without a hit of any span; nothing where none was searched for"
+    scores = without_hits(f.scores)
+    if not len(scores):
+        return []
+    table = main_table(scores, f.baselines["best"])
+    sentence = (
+        f"The same on the test proteins that have no hit of any span. {which_sentence(scores)}"
+    )
+    caption = f"Without any hit, with 95 % intervals: {rests_text(scores)}"
+    return [_sentences(sentence), page_table(table, caption)]
+
 # %% ../../nbs/api/reporting/04_report.ipynb #7c4c45c3
 def _fair_section(f: Findings, figures: Path) -> list:
     "Was the test fair?"
     first = ("p", LEAKS if f.leaky else marked(CORPUS))
     made = [_figure("funnel", figures), _figure("overlap", figures), *count_tables(f.counts)]
-    return [first, _figure("ledger", figures), folded("How the corpus was made", *made)]
+    figure = _figure("ledger", figures)
+    return [first, figure, *_without_hits(f), folded("How the corpus was made", *made)]
 
 
 def _look_section(f: Findings, figures: Path) -> list:

@@ -122,14 +122,14 @@ class _Stems(dict):
 _KEPT = bytes(c if chr(c).isalnum() and c < 128 else 32 for c in range(256))
 
 
-def _words(text: str, stems: dict | None = None) -> list:
-    "Words of a text; with `stems`, those of words of more than 3 letters"
-    if text.isascii():
-        words = (
-            text.lower().encode().translate(_KEPT).decode().split()
-        )  # faster than a regular expression
-    else:
-        words = plain_letters(text).split()
+def _ascii_words(text: str) -> list:
+    "Words as rouge-score has them: bytes of other letters part them"
+    return text.lower().encode("utf-8", "replace").translate(_KEPT).decode().split()
+
+
+def _words(text: str, stems: dict | None = None, official: bool = False) -> list:
+    "Words of a text, or those of rouge-score; with `stems`, those of words of more than 3 letters"
+    words = _ascii_words(text) if official or text.isascii() else plain_letters(text).split()
     return words if stems is None else [stems[w] if len(w) > 3 else w for w in words]
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #2cf70f10
@@ -253,6 +253,15 @@ def _exact(predictions, references) -> np.ndarray:
         float,
     )
 
+# %% ../../nbs/api/scoring/01_metrics.ipynb #aa0f47c1
+def _official(predictions: list, references: list, words: tuple, stems) -> np.ndarray:
+    "ROUGE-L of rouge-score, which drops letters beyond ASCII: with other words than ours where a text has any"
+    a, b = map(list, words)
+    for k, texts in enumerate(zip(predictions, references, strict=True)):
+        if not "".join(texts).isascii():
+            a[k], b[k] = (_words(text, stems, official=True) for text in texts)
+    return _subsequence(a, b)
+
 # %% ../../nbs/api/scoring/01_metrics.ipynb #d2ba8dfd
 def _part_scores(predictions: list, references: list, stems, stemmer: bool) -> pd.DataFrame:
     "Every score of some pairs"
@@ -266,6 +275,9 @@ def _part_scores(predictions: list, references: list, stems, stemmer: bool) -> p
         f"rouge_1{end}": _overlap(a, b, 1),
         f"rouge_2{end}": _overlap(a, b, 2),
         f"rouge_l{end}": _subsequence(a, b),
+        f"rouge_l_official{end}": _official(
+            predictions, references, (a, b), stems if stemmer else None
+        ),
         "meteor_exact_stem": np.array([_meteor(x, y, stems) for x, y in zip(*plain, strict=True)]),
     }
     counts = bleu_statistics(predictions, references).T

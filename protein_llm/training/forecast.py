@@ -27,8 +27,13 @@ def _fit(steps, loss, weight, start) -> np.ndarray:
     def residuals(p):
         return (_curve(p, steps) - loss) * np.sqrt(weight)
 
+    def slopes(p):
+        falling = _curve(p, steps) - p[0]
+        by_exponent = -falling * np.log(steps) * np.exp(p[2])
+        return np.stack([np.ones_like(steps), falling, by_exponent], 1) * np.sqrt(weight)[:, None]
+
     bounds = ([0, -5, -4], [np.inf, 5, 1])
-    return least_squares(residuals, start, loss="soft_l1", bounds=bounds).x
+    return least_squares(residuals, start, slopes, loss="soft_l1", bounds=bounds).x
 
 # %% ../../nbs/api/training/03_forecast.ipynb #05d9bf62
 def _blocks(residuals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -57,7 +62,7 @@ def forecast_loss(
     log: pd.DataFrame,  # Steps so far: `step`, `loss`, `answer_tokens`
     total: int,  # Steps of the whole run
     skip: int = 0,  # Steps of warm-up, which follow another law
-    draws: int = 200,  # Bootstrap draws
+    draws: int = 100,  # Bootstrap draws
     seed: int = 0,  # Of draws
 ) -> dict:  # `value`, `low`, `high` (95 %) of the mean loss of the last tenth; steps `seen`
     "Forecast the end of a run. Raises `ValueError` when fewer than 20 steps lie behind warm-up"

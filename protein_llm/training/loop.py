@@ -30,7 +30,7 @@ from ..model.parts import trained_counts
 from ..model.saving import llm_licence
 from ..progress import progress, say_stage
 from ..runs.data import RunData
-from ..runs.run import Run
+from ..runs.run import Run, checkpoints
 from ..text.packing import record_weights, step_records
 from .checkpoint import load_checkpoint, save_checkpoint, training_state
 from .forecast import forecast_loss, score_forecast
@@ -116,7 +116,7 @@ def _build_model(self: Training):
 @patch
 def _warm_start(self: Training, model: ProteinLLM):
     "Fit the bridge, unless a checkpoint will be gone on from"
-    if any(self.run.folder.glob("checkpoints/step-*/checkpoint.json")):
+    if checkpoints(self.run.folder / "checkpoints"):
         return
     share = warm_start(model, self.data, self.acc)
     self.tell(f"bridge: {share:.0%} of what ridge says of the answers' words")

@@ -38,7 +38,7 @@ def make_optimizer(
             f"arch={model.cfg.arch} with lora_r=0 has nothing to train, because {model.cfg.llm} "
             "knows the protein tokens already: raise lora_r"
         )
-    return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=cfg.weight_decay)
+    return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=cfg.weight_decay, fused=True)
 
 # %% ../../nbs/api/training/06_step.ipynb #9bbe5477
 def _batch(rows: list, records: np.ndarray, data: RunData, device) -> Batch:
