@@ -288,8 +288,9 @@ def audit(
     """The result card of any model's predictions.
 
     PREDICTIONS are JSON lines with protein_id, sequence, answer (the reference) and prediction; task and
-    instruction where there are any. The card says what the test proteins share with the training set, sets
-    the scores beside baselines that were never trained, and claims only what the intervals support. No GPU, no weights.
+    instruction where there are any, and scores: log-likelihoods of the answer under its own protein and others.
+    The card says what the test proteins share with the training set, sets the scores beside baselines that were
+    never trained, and claims only what the intervals support. No GPU, no weights.
 
     \b
     protein-llm audit predictions.jsonl --train train.csv --out my_card

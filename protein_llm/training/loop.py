@@ -116,7 +116,7 @@ def _build_model(self: Training):
 @patch
 def _warm_start(self: Training, model: ProteinLLM):
     "Fit the bridge, unless a checkpoint will be gone on from"
-    if any((self.run.folder / "checkpoints").glob("step-*")):
+    if any(self.run.folder.glob("checkpoints/step-*/checkpoint.json")):
         return
     share = warm_start(model, self.data, self.acc)
     self.tell(f"bridge: {share:.0%} of what ridge says of the answers' words")

@@ -134,12 +134,7 @@ def warm_start(
     data: RunData,  # Train records and features
     acc: Accelerator,  # The main process fits; the others get the result
 ) -> float:  # Share of the aims' variance that the tokens hold; 0 on the other processes
-    "Fit a model's bridge. Raises `ValueError` where features are not in a store"
-    if data.cfg.train.features != "store":
-        raise ValueError(
-            f"warm_start needs all features before training, got features={data.cfg.train.features}: "
-            "add warm_start=False, or features=store"
-        )
+    "Fit a model's bridge to the mean features, which are known however residues are kept"
     share = _fitted(model, data) if acc.is_main_process else 0.0
     for p in model.bridge.parameters():
         p.data = broadcast(p.data)
