@@ -1,4 +1,4 @@
-"""README.md from nbs/index.ipynb, and the table of scores in both from figures/results.csv.
+"""README.md from nbs/index.ipynb; in both, sentences and scores from figures/summary.txt and figures/results.csv.
 With --check nothing is written: exit code 1 says that they differ."""
 
 import csv
@@ -10,7 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 INDEX, README = ROOT / "nbs" / "index.ipynb", ROOT / "README.md"
-START, END = "<!-- from figures/results.csv, by `make readme` -->", "<!-- end of the table -->"
+START = "<!-- from figures/summary.txt and figures/results.csv, by `make readme` -->"
+END = "<!-- end of the table -->"
 SHOWN = dict(
     which_protein_pairs="pairs won",
     which_protein_first="first of 10",
@@ -28,10 +29,7 @@ def cell(row):
 
 def table():
     "The arms' and baselines' scores as Markdown: value [95 % interval]; who wins most pairs first"
-    path = ROOT / "figures" / "results.csv"
-    if not path.exists():  # figures of an earlier layout, until `make figures`
-        path = ROOT / "figures" / "cards.csv"
-    with open(path, encoding="utf-8") as f:
+    with open(ROOT / "figures" / "results.csv", encoding="utf-8") as f:
         rows = [r for r in csv.DictReader(f) if r.get("task", "all") == "all"]
     cells = {(r["system"], r["metric"]): cell(r) for r in rows}
     shown = {m: name for m, name in SHOWN.items() if any(r["metric"] == m for r in rows)}
@@ -41,6 +39,12 @@ def table():
         lines.append([system.replace("_", " "), *(cells.get((system, m), "") for m in shown)])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"{text}\n\nRecords: {rests(rows, shown)}."
+
+
+def sentences():
+    "What the report's lead says, a list in Markdown"
+    lead, _, _ = (ROOT / "figures" / "summary.txt").read_text(encoding="utf-8").partition("\n\n")
+    return "\n".join(f"{n}. {line}" for n, line in enumerate(lead.splitlines(), 1))
 
 
 def rests(rows, shown):
@@ -54,12 +58,12 @@ def rests(rows, shown):
 
 
 def filled(text):
-    "A text with the table between its two marks"
+    "A text with sentences and table between their two marks"
     before, _, rest = text.partition(START)
     _, found, after = rest.partition(END)
     if not found:
         sys.exit(f"{INDEX.name} lacks the lines {START} and {END}, between which the table belongs")
-    return f"{before}{START}\n{table()}\n{END}{after}"
+    return f"{before}{START}\n{sentences()}\n\n{table()}\n{END}{after}"
 
 
 def index():
