@@ -43,16 +43,16 @@ LARGE = dict(steps=1_000, folder="runs/experiments/figures", report="runs/experi
 def train_step(arch):
     "The training of one arm"
     makes = (f"tiny-{arch}-*/trained.json", f"tiny-{arch}-*/model/**/*")
-    return Step(f"03_train-{arch}", "03_train", 105, makes, ("02_encode",), dict(arch=arch))
+    return Step(f"03_train-{arch}", "03_train", 194, makes, ("02_encode",), dict(arch=arch))
 
 
 STEPS = dict(
     reproduce=[
-        Step("01_data", "01_data", 60, ("shared/corpus-*/*",)),
-        Step("02_encode", "02_encode", 60, ("shared/features-*/*",), ("01_data",)),
+        Step("01_data", "01_data", 128, ("shared/corpus-*/*",)),
+        Step("02_encode", "02_encode", 208, ("shared/features-*/*",), ("01_data",)),
         *[train_step(arch) for arch in ARCHS],
-        Step("04_evaluate", "04_evaluate", 300, SCORES, TRAINED),
-        Step("05_figures", "05_figures", 75, ("figures/*", "report/*"), ("04_evaluate",), FIGURES),
+        Step("04_evaluate", "04_evaluate", 602, SCORES, TRAINED),
+        Step("05_figures", "05_figures", 62, ("figures/*", "report/*"), ("04_evaluate",), FIGURES),
     ],
     experiments=[
         Step("experiments", "05_figures", 2_100, ("experiments/*/*",), (), LARGE),
@@ -67,7 +67,7 @@ STEPS = dict(
         ),
     ],
     figures=[
-        Step("figures", "05_figures", 75, (), (), dict(folder="figures", report="runs/report"))
+        Step("figures", "05_figures", 62, (), (), dict(folder="figures", report="runs/report"))
     ],
 )
 

@@ -118,7 +118,7 @@ def _answers(measurements: dict, answers: pd.DataFrame, corpus: Corpus) -> dict:
         samples[system] = asked.merge(table, on="record_id", validate="1:1")
     return samples
 
-
+# %% ../../nbs/api/evaluation/06_compare.ipynb #4f0150b8
 def _known(data: RunData) -> dict:
     "What is true of each test protein, by any of its answers"
     test = data.corpus.records_of("test", "answer")

@@ -9,6 +9,8 @@ __all__ = ['MOST_AT_ONCE', 'generation_set', 'trained_tasks', 'asked_records', '
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #8ccce438
 import os
+import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +24,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 
 from ..config import EvalConfig, RunConfig
-from ..core import digest, ensure_stage, read_json, run_folder, write_json
+from ..core import digest, ensure_stage, read_json, repo_root, run_folder, write_json
 from ..data.ledger import Ledger, corpus_ledger, require_clean
 from ..data.manifest import identity
 from .answers import answer_records
@@ -406,7 +408,7 @@ def baselines_folder(
         / f"baselines-{digest(*of_arm, *asked, BASELINES, RANKING_COLUMNS, CLIP)}"
     )
 
-
+# %% ../../nbs/api/evaluation/05_measure.ipynb #2fd63f33
 def measured_baselines(
     data: RunData,  # Corpus and features
 ) -> tuple[
@@ -453,18 +455,22 @@ def workers_for(
     "How many processes share the work"
     return max(1, min(jobs, gpus or min(threads, MOST_AT_ONCE)))
 
-
-def _in_worker(cfg: RunConfig, folder: Path | None, place: int, workers: int, launcher: int):
-    "Measure a run, or without its folder the baselines of its corpus, with a share of the machine"
+# %% ../../nbs/api/evaluation/05_measure.ipynb #68a01068
+def _in_worker(cfg: RunConfig, folder: Path | None, place: int, threads: int, launcher: int) -> str:
+    "Measure a run, or without its folder the baselines of its corpus, with a share of the machine; a line on it"
     os.environ |= {LAUNCHER: str(launcher)}
     end_with_launcher()
     gpus = torch.cuda.device_count()
     if gpus:
         torch.cuda.set_device(place % gpus)
     else:
-        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+        torch.set_num_threads(threads)
     run = Run(cfg, folder=folder)
-    measure(run) if folder else measured_baselines(run.data)
+    what = run.name if folder else "baselines"
+    log = (folder or run_folder("shared")) / "measure.log"  # the lines of several would mix
+    with open(log, "a") as f, redirect_stderr(f), redirect_stdout(f):
+        measure(run) if folder else measured_baselines(run.data)
+    return f"measured {what}; its lines are in {os.path.relpath(log, repo_root())}"
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #987c43c7
 def _unmeasured(
@@ -477,7 +483,7 @@ def _unmeasured(
         jobs.insert(1, (runs[0].cfg, None))
     return jobs
 
-
+# %% ../../nbs/api/evaluation/05_measure.ipynb #4190a263
 def measure_all(
     runs: list,  # Trained runs of one corpus
 ) -> list:  # A `Measurement` each
@@ -487,7 +493,10 @@ def measure_all(
     jobs = _unmeasured(runs)
     workers = workers_for(len(jobs), torch.cuda.device_count(), torch.get_num_threads())
     if workers > 1:
-        work = [delayed(_in_worker)(*job, k, workers, os.getpid()) for k, job in enumerate(jobs)]
-        Parallel(workers, backend="loky", batch_size=1, pre_dispatch=workers)(work)
+        share = (max(1, torch.get_num_threads() // workers), os.getpid())
+        work = [delayed(_in_worker)(*job, k, *share) for k, job in enumerate(jobs)]
+        how = dict(backend="loky", batch_size=1, pre_dispatch=workers)
+        for line in Parallel(workers, return_as="generator_unordered", **how)(work):
+            print(line, file=sys.stderr, flush=True)
         get_reusable_executor().shutdown()
     return [measure(run) for run in runs]

@@ -40,7 +40,7 @@ def record_runs(
     lengths = torch.unique_consecutive(apart.flatten(), return_counts=True)[1].tolist()
     return Runs(lengths, _places(lengths, segment_ids.device))
 
-
+# %% ../../nbs/api/model/06_attention.ipynb #34c16c35
 def _is_causal(segment_ids: Tensor) -> bool:
     "Whether each row is one record with padding behind it at most"
     opens = segment_ids[:, 0] >= 0
@@ -74,7 +74,7 @@ def _attend_in_runs(query, key, value, runs, scaling, dropout):
         out.append(F.scaled_dot_product_attention(q, k, v, **settings)[0].transpose(0, 1))
     return torch.cat(out).unflatten(0, (B, T))
 
-
+# %% ../../nbs/api/model/06_attention.ipynb #745df31b
 def _attend_side_by_side(query, key, value, runs, scaling, dropout):
     "The same in one call, for short runs: [B, H, T, E] -> [B, T, H, E]"
     B, _, T, _ = query.shape
@@ -90,7 +90,7 @@ def _attend_side_by_side(query, key, value, runs, scaling, dropout):
     flat = out.transpose(1, 2).flatten(0, 1)  # [R*L, H, E]
     return flat.index_select(0, runs.places).unflatten(0, (B, T))
 
-
+# %% ../../nbs/api/model/06_attention.ipynb #388c69c0
 def _attend_one_token(query, key, value, mask, scaling):
     "Attention of one new token a row: [B, H, 1, E] -> [B, 1, H, E]"
     grouped = query.unflatten(1, (key.shape[1], -1))[:, :, :, 0]  # [B, H_kv, G, E]
@@ -119,7 +119,7 @@ def record_attention(
     settings = dict(scaling=scaling, dropout=dropout, **kwargs)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
 
-
+# %% ../../nbs/api/model/06_attention.ipynb #729ff787
 ATTENTION = "records"  # its name for transformers
 AttentionInterface.register(ATTENTION, record_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)

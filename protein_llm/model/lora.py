@@ -34,7 +34,7 @@ class _LoRALinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight, a, b, low = ctx.saved_tensors
-        return lora_backward(ctx, grad, x, weight, a, b, low)
+        return lora_backward(ctx, grad, x, weight, a, b, low, want_x=ctx.needs_input_grad[0])
 
 # %% ../../nbs/api/model/04_lora.ipynb #f3a01124
 def lora_forward(
@@ -55,6 +55,12 @@ def lora_forward(
     y = F.linear(flat, weight, bias).addmm_(low, b.T, alpha=scale)  # [T, D_out]
     return y.view(*x.shape[:-1], -1), low
 
+# %% ../../nbs/api/model/04_lora.ipynb #c99611bd
+def _gradient_of_input(ctx, g, weight, a, d_low) -> Tensor:  # [T, D_in]
+    if ctx.p:
+        return (g @ weight).add_(_dropped(d_low.T @ a, ctx.p, ctx.seed))
+    return (g @ weight).addmm_(d_low.T, a)
+
 # %% ../../nbs/api/model/04_lora.ipynb #07cc47f8
 def lora_backward(
     ctx,  # From `lora_forward`
@@ -64,18 +70,16 @@ def lora_backward(
     a: Tensor,  # A [r, D_in]
     b: Tensor,  # B [D_out, r]
     low: Tensor,  # What B was applied to [T, r]
+    want_x: bool = True,  # Whether anything before `x` is trained: nothing is before the first layer of text
 ) -> tuple:  # One for each input of the forward pass
     "Gradients of x, nothing, nothing, A, B, nothing, nothing, nothing"
     g, flat = grad.flatten(0, -2), x.flatten(0, -2)
     # [r, T]: a few long rows, which CPUs multiply faster than many short ones
     d_low = (b.T @ g.T).mul_(ctx.scale)
-    if ctx.p:
-        d_x = (g @ weight).add_(_dropped(d_low.T @ a, ctx.p, ctx.seed))
-    else:
-        d_x = (g @ weight).addmm_(d_low.T, a)
+    d_x = _gradient_of_input(ctx, g, weight, a, d_low).view_as(x) if want_x else None
     d_a = d_low @ _dropped(flat, ctx.p, ctx.seed)
     d_b = (low.T @ g).mul_(ctx.scale).T
-    return d_x.view_as(x), None, None, d_a, d_b, None, None, None
+    return d_x, None, None, d_a, d_b, None, None, None
 
 # %% ../../nbs/api/model/04_lora.ipynb #f52cff1f
 def as_computed(

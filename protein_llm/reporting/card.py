@@ -310,7 +310,7 @@ def _baseline_statistics(system: str, answers: list, samples, known, information
         _STATISTICS[kept] = answer_statistics(answers, samples, known, None, information)
     return _STATISTICS[kept]
 
-
+# %% ../../nbs/api/reporting/03_card.ipynb #4362a274
 def _all_statistics(name: str, samples, baselines, known, information) -> dict:
     "`answer_statistics` of the system and of the baselines"
     answers, about = _predictions(name, samples, baselines), (samples, known, information)

@@ -532,6 +532,8 @@ RULE = (
     f"on {FEW} clusters and {FEW_RECORDS} records or more; only then does this page say better or worse. "
     "Differences on single tasks must hold after a correction for the number of tasks (Holm)."
 )
+
+# %% ../../nbs/api/reporting/04_report.ipynb #2e407e59
 DONE = (
     "A frozen protein encoder is bridged to a frozen language model, and the model is asked about the protein. All "
     "arms are trained on the same records in the same order. What blind can do needs no protein, so it is what the "

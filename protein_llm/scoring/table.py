@@ -333,7 +333,7 @@ class Interval(NamedTuple):
     low: float  # 2.5 % percentile of the draws
     high: float  # 97.5 % percentile of the draws
 
-
+# %% ../../nbs/api/scoring/05_table.ipynb #39f24a58
 def _cluster_sums(statistics: np.ndarray, clusters: list) -> np.ndarray:  # [clusters, K]
     "Sums over each cluster. Raises `ValueError` on empty or mismatched input, and on values that are not finite"
     statistics = np.asarray(statistics, float)
@@ -371,7 +371,7 @@ def _drawn(sums: np.ndarray, draws: int, seed: int, most: int = 2**21) -> np.nda
         out.append(_weights(rng, n, min(part, draws - start)) @ sums)
     return np.concatenate(out)
 
-
+# %% ../../nbs/api/scoring/05_table.ipynb #e7960ee5
 def bootstrap(
     statistics: np.ndarray,  # What the score is computed from, per record [n, K]
     clusters: list,  # Cluster of each record [n]
@@ -440,6 +440,14 @@ def _interval(
     low, high = np.percentile(scores[1:], [2.5, 97.5])
     return Interval(scores[0], low, high)
 
+# %% ../../nbs/api/scoring/05_table.ipynb #bcbe9447
+def _scores_of(drawn: np.ndarray, metrics: list, columns: list) -> Iterator[tuple]:
+    "Name and interval of each metric that applies; the first row holds the sums over all records, others the draws'"
+    for m in metrics:
+        of_metric = drawn[:, [columns.index(c) for c in m.columns]]
+        if m.applies is None or m.applies(of_metric[0]):
+            yield m.name, _interval(m.score(of_metric))
+
 # %% ../../nbs/api/scoring/05_table.ipynb #e46df804
 def score_table(
     system: str,  # Its name
@@ -458,12 +466,8 @@ def score_table(
     for by, group, inside in _groups(groups, len(values)):
         sums = _cluster_sums(values[inside], clusters[inside])
         drawn = np.vstack([sums.sum(0), _drawn(sums, draws, 0)])
-        for m in chosen:
-            of_metric = drawn[:, [columns.index(c) for c in m.columns]]
-            if m.applies and not m.applies(of_metric[0]):
-                continue
-            interval = _interval(m.score(of_metric))
-            rows.append((system, m.name, by, group, *interval, int(inside.sum()), len(sums)))
+        for name, interval in _scores_of(drawn, chosen, columns):
+            rows.append((system, name, by, group, *interval, int(inside.sum()), len(sums)))
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 # %% ../../nbs/api/scoring/05_table.ipynb #4867eac2
@@ -661,7 +665,7 @@ _WHERE = dict(
     style="in records of style {}",
 )
 
-
+# %% ../../nbs/api/scoring/05_table.ipynb #b4b7ebf9
 def _check_difference(row):
     "Raise `ValueError` on bounds that are no interval, and on a wrong `established`"
     pair, bounds = f"{row['system']} against {row['against']}", f"[{row['low']}, {row['high']}]"
