@@ -663,9 +663,9 @@ def require_figures_folder(
     folder = Path(folder).expanduser().absolute()
     if not folder.is_dir():
         return require_new_folder(folder)
-    others = sorted(
-        p.name for p in folder.iterdir() if not (p.name.startswith(".") or _is_figure(p))
-    )
+    beside = ("summary.txt",)  # of the report, put there by `make figures`
+    kept = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in beside]
+    others = sorted(p.name for p in kept if not _is_figure(p))
     if others:
         what = f"{folder} holds {others[0]}, which is no figure of ours"
         raise FileExistsError(f"{what}: give another folder; nothing was touched")
