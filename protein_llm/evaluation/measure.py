@@ -10,6 +10,7 @@ __all__ = ['MOST_AT_ONCE', 'generation_set', 'trained_tasks', 'asked_records', '
 # %% ../../nbs/api/evaluation/05_measure.ipynb #8ccce438
 import os
 import sys
+from concurrent.futures import as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -20,7 +21,6 @@ import pandas as pd
 import polars as pl
 import torch
 from fastcore.basics import patch
-from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 
 from ..config import EvalConfig, RunConfig
@@ -483,6 +483,20 @@ def _unmeasured(
         jobs.insert(1, (runs[0].cfg, None))
     return jobs
 
+# %% ../../nbs/api/evaluation/05_measure.ipynb #2dcdc9ae
+def _measure_beside(jobs: list, workers: int):
+    "Measure what is listed by `_unmeasured`, in processes that end when the work does, or this one is stopped"
+    pool = get_reusable_executor(workers, timeout=10)
+    share = max(1, torch.get_num_threads() // workers), os.getpid()
+    try:
+        work = [pool.submit(_in_worker, *job, k, *share) for k, job in enumerate(jobs)]
+        for done in as_completed(work):
+            print(done.result(), file=sys.stderr, flush=True)
+    except BaseException:
+        pool.shutdown(kill_workers=True)
+        raise
+    pool.shutdown()
+
 # %% ../../nbs/api/evaluation/05_measure.ipynb #4190a263
 def measure_all(
     runs: list,  # Trained runs of one corpus
@@ -493,10 +507,5 @@ def measure_all(
     jobs = _unmeasured(runs)
     workers = workers_for(len(jobs), torch.cuda.device_count(), torch.get_num_threads())
     if workers > 1:
-        share = (max(1, torch.get_num_threads() // workers), os.getpid())
-        work = [delayed(_in_worker)(*job, k, *share) for k, job in enumerate(jobs)]
-        how = dict(backend="loky", batch_size=1, pre_dispatch=workers)
-        for line in Parallel(workers, return_as="generator_unordered", **how)(work):
-            print(line, file=sys.stderr, flush=True)
-        get_reusable_executor().shutdown()
+        _measure_beside(jobs, workers)
     return [measure(run) for run in runs]

@@ -32,6 +32,15 @@ def _attention_width(config) -> int:
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return config.num_attention_heads * head
 
+# %% ../../nbs/api/training/05_throughput.ipynb #ffda76ee
+def _without_input_gradient(model: ProteinLLM) -> int:
+    "Weights whose input needs no gradient: of the first attention, where nothing before it is trained"
+    if model.bridge is not None or model.new_tokens is not None:
+        return 0
+    first = model.llm.get_decoder().layers[0].self_attn
+    named = [p for m in (first.q_proj, first.k_proj, first.v_proj) for p in m.named_parameters()]
+    return sum(p.numel() for name, p in named if p.ndim == 2 and "lora_B" not in name)
+
 # %% ../../nbs/api/training/05_throughput.ipynb #2f1f08b0
 def step_flops(
     model: ProteinLLM,  # Its decoder, adapters and gated layers count
@@ -48,7 +57,8 @@ def step_flops(
     tokens = float(np.sum(lengths))
     pairs = float(np.square(lengths, dtype=float).sum())
     attention = 6 * config.num_hidden_layers * _attention_width(config) * pairs
-    return 4 * tokens * decoder + 2 * tokens * trained + 4.0 * answer_tokens * head + attention
+    weights = 4 * decoder + 2 * trained - 2 * _without_input_gradient(model)
+    return tokens * weights + 4.0 * answer_tokens * head + attention
 
 # %% ../../nbs/api/training/05_throughput.ipynb #a3c8a66e
 # bfloat16 FLOP/s of data sheets, without sparsity
