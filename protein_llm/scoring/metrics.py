@@ -254,13 +254,17 @@ def _exact(predictions, references) -> np.ndarray:
     )
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #aa0f47c1
-def _official(predictions: list, references: list, words: tuple, stems) -> np.ndarray:
-    "ROUGE-L of rouge-score, which drops letters beyond ASCII: with other words than ours where a text has any"
-    a, b = map(list, words)
-    for k, texts in enumerate(zip(predictions, references, strict=True)):
-        if not "".join(texts).isascii():
-            a[k], b[k] = (_words(text, stems, official=True) for text in texts)
-    return _subsequence(a, b)
+def _official(predictions: list, references: list, own: np.ndarray, stems) -> np.ndarray:
+    "ROUGE-L of rouge-score, which drops letters beyond ASCII: other than ours where a text has any"
+    pairs = zip(predictions, references, strict=True)
+    other = [k for k, texts in enumerate(pairs) if not "".join(texts).isascii()]
+    a, b = (
+        [_words(texts[k], stems, official=True) for k in other]
+        for texts in (predictions, references)
+    )
+    out = own.copy()
+    out[other] = _subsequence(a, b) if other else []
+    return out
 
 # %% ../../nbs/api/scoring/01_metrics.ipynb #d2ba8dfd
 def _part_scores(predictions: list, references: list, stems, stemmer: bool) -> pd.DataFrame:
@@ -270,13 +274,14 @@ def _part_scores(predictions: list, references: list, stems, stemmer: bool) -> p
     a, b = plain
     if stemmer:
         a, b = ([_words(t, stems) for t in texts] for texts in (predictions, references))
+    own = _subsequence(a, b)
     scores = {
         "exact_match": _exact(predictions, references),
         f"rouge_1{end}": _overlap(a, b, 1),
         f"rouge_2{end}": _overlap(a, b, 2),
-        f"rouge_l{end}": _subsequence(a, b),
+        f"rouge_l{end}": own,
         f"rouge_l_official{end}": _official(
-            predictions, references, (a, b), stems if stemmer else None
+            predictions, references, own, stems if stemmer else None
         ),
         "meteor_exact_stem": np.array([_meteor(x, y, stems) for x, y in zip(*plain, strict=True)]),
     }
