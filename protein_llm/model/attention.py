@@ -20,25 +20,35 @@ from ..text.packing import Batch
 
 # %% ../../nbs/api/model/06_attention.ipynb #865ec2b8
 class Runs(NamedTuple):
-    "How a batch falls into runs of tokens of one record, or of padding, row after row"
+    "How a batch falls into runs of tokens of records that begin alike, or of padding, row after row"
 
     lengths: list  # Of the runs [R]
-    places: (
-        Tensor | None
-    )  # Of tokens when runs are padded to the longest, L [B*T], below R*L; None: one is too long
+    # Of tokens when runs are padded to the longest, L [B*T], below R*L; None: one is too long
+    places: Tensor | None
+    # What a token may look at, where runs hold several records: padded [R, 1, L, L], or of each run
+    # [t, t], None for one of a single record. None: what stands before it
+    masks: Tensor | list | None = None
 
 
 def record_runs(
     segment_ids: Tensor,  # Record of each token, -1 at padding [B, T]
+    position_ids: Tensor,  # Of each token in its record, 0 at padding [B, T]
 ) -> Runs | None:  # None when plain causal attention does
     "The runs of a batch"
     if _is_causal(segment_ids):
         return None
     row = torch.arange(len(segment_ids), device=segment_ids.device)[:, None]
     # other numbers in each row: rows never join
-    apart = segment_ids + row * (segment_ids.max() + 2)
-    lengths = torch.unique_consecutive(apart.flatten(), return_counts=True)[1].tolist()
-    return Runs(lengths, _places(lengths, segment_ids.device))
+    apart = (segment_ids + row * (segment_ids.max() + 2)).flatten()
+    position = position_ids.flatten()
+    changes = F.pad(apart[1:] != apart[:-1], (1, 0), value=True)
+    begins = changes & (position == 0)
+    lengths = torch.unique_consecutive(begins.cumsum(0), return_counts=True)[1].tolist()
+    places = _places(lengths, segment_ids.device)
+    if not bool((changes & ~begins).any()):
+        return Runs(lengths, places)
+    shared = position < _shared_length(position, changes, begins)
+    return Runs(lengths, places, _masks(lengths, places, apart, shared))
 
 # %% ../../nbs/api/model/06_attention.ipynb #34c16c35
 def _is_causal(segment_ids: Tensor) -> bool:
@@ -46,6 +56,30 @@ def _is_causal(segment_ids: Tensor) -> bool:
     opens = segment_ids[:, 0] >= 0
     goes_on = (segment_ids[:, 1:] == segment_ids[:, :-1]) | (segment_ids[:, 1:] < 0)
     return bool(opens.all() & goes_on.all())
+
+# %% ../../nbs/api/model/06_attention.ipynb #2c120f2d
+def _shared_length(position: Tensor, changes: Tensor, begins: Tensor) -> Tensor:
+    "Of each token, how many tokens the records of its run share [T]"
+    run = begins.cumsum(0) - 1
+    starts = position.masked_fill(~changes, 0)  # of a record that goes on from another one
+    return torch.zeros_like(position).scatter_reduce(0, run, starts, "amax")[run]
+
+
+def _may_look(record: Tensor, shared: Tensor) -> Tensor:  # [.., t] each -> [.., t, t]
+    "At itself and before: at its own record, and at what the run shares"
+    before = torch.ones(2 * record.shape[-1:], dtype=bool, device=record.device).tril()
+    return before & ((record[..., :, None] == record[..., None, :]) | shared[..., None, :])
+
+
+def _masks(lengths: list, places: Tensor | None, record: Tensor, shared: Tensor) -> Tensor | list:
+    "`masks` of `Runs`"
+    if places is not None:
+        padded = record.new_full((len(lengths) * max(lengths), 2), -2)
+        padded.index_copy_(0, places, torch.stack([record, shared.to(record.dtype)], 1))
+        record, shared = padded.unflatten(0, (len(lengths), -1)).unbind(2)
+        return _may_look(record, shared == 1)[:, None]
+    pieces = zip(record.split(lengths), shared.split(lengths), strict=True)
+    return [_may_look(r, s) if bool(s.any()) else None for r, s in pieces]
 
 # %% ../../nbs/api/model/06_attention.ipynb #e2a17627
 SHORT = 128  # longest run that others are padded to: beyond it the padding costs more than a call for each run
@@ -65,13 +99,15 @@ def _places(lengths: list, device) -> Tensor | None:
 def _attend_in_runs(query, key, value, runs, scaling, dropout):
     "Causal attention within each run of tokens: [B, H, T, E] -> [B, T, H, E]"
     B, _, T, _ = query.shape
-    settings = dict(is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=True)
+    settings = dict(scale=scaling, dropout_p=dropout, enable_gqa=True)
+    masks = [None] * len(runs.lengths) if runs.masks is None else runs.masks
     # The backward pass of `split` joins the pieces once; slices would each write a whole gradient
     pieces = [z.transpose(1, 2).flatten(0, 1).split(runs.lengths) for z in (query, key, value)]
     out = []
-    for piece in zip(*pieces, strict=True):
+    for *piece, mask in zip(*pieces, masks, strict=True):
         q, k, v = (z.transpose(0, 1)[None] for z in piece)  # [1, H, t, E]
-        out.append(F.scaled_dot_product_attention(q, k, v, **settings)[0].transpose(0, 1))
+        how = dict(attn_mask=mask, is_causal=mask is None)
+        out.append(F.scaled_dot_product_attention(q, k, v, **how, **settings)[0].transpose(0, 1))
     return torch.cat(out).unflatten(0, (B, T))
 
 # %% ../../nbs/api/model/06_attention.ipynb #745df31b
@@ -85,8 +121,10 @@ def _attend_side_by_side(query, key, value, runs, scaling, dropout):
         rows = flat.new_zeros(R * L, *flat.shape[1:]).index_copy(0, runs.places, flat)
         return rows.unflatten(0, (R, L)).transpose(1, 2)  # [R, H, L, E]
 
-    settings = dict(is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=True)
-    out = F.scaled_dot_product_attention(padded(query), padded(key), padded(value), **settings)
+    settings = dict(scale=scaling, dropout_p=dropout, enable_gqa=True)
+    how = dict(attn_mask=runs.masks, is_causal=runs.masks is None)
+    q, k, v = padded(query), padded(key), padded(value)
+    out = F.scaled_dot_product_attention(q, k, v, **how, **settings)
     flat = out.transpose(1, 2).flatten(0, 1)  # [R*L, H, E]
     return flat.index_select(0, runs.places).unflatten(0, (B, T))
 
@@ -129,7 +167,7 @@ def record_inputs(
     batch: Batch,  # One record a row, padded on either side, or packed
 ) -> dict:  # Keywords of the decoder; none when plain causal attention gives the same
     "What keeps the decoder within records"
-    runs = record_runs(batch.segment_ids)
+    runs = record_runs(batch.segment_ids, batch.position_ids)
     if runs is None:
         return {}
     # without any, transformers would make a mask

@@ -23,6 +23,7 @@ from ..core import digest
 from ..data.clean import clean_sequence
 from ..data.readers import HOW_TO_MEND, why_not_protein
 from protein_llm.model.saving import (
+    EARLIER,
     ProteinLLMConfig,
     model_folder,
     require_as_saved,
@@ -52,7 +53,7 @@ class ProteinProcessor(ProcessorMixin):
         vocabulary: str = "",  # Digest of its words and their ids
     ):
         super().__init__(tokenizer)
-        self.model = model
+        self.model = EARLIER | model if model else model
         self.encoder, self.encoder_weights = encoder, encoder_weights
         self.feature_mean, self.feature_std = feature_mean, feature_std
         self.chat_template = chat_template or tokenizer.chat_template

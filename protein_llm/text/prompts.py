@@ -294,6 +294,8 @@ def prompt_text(
 ) -> str:  # The whole prompt, up to where the answer begins
     "The prompt as text"
     proteins = "\n".join(protein_block(self.cfg, s) for s in sequences)
+    if self.cfg.protein_first and sequences:
+        return self.head + proteins + "\n\n" + instruction + self.tail
     return self.head + instruction + "\n\n" + proteins + self.tail
 
 # %% ../../nbs/api/text/01_prompts.ipynb #d254d233
@@ -304,15 +306,16 @@ def _parts(self: Renderer, instruction: str, sequences: list) -> list:
     longest_first = sorted(known, key=len, reverse=True)
     control = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
     head, tail = ([known.get(p, p) for p in control.split(text)] for text in (self.head, self.tail))
-    parts = [*head, instruction + "\n\n"]
-    for n, sequence in enumerate(sequences):
-        if n:
-            parts.append("\n")
+    proteins = []
+    for sequence in sequences:
         inside = [known[PLACE]] * places(self.cfg, sequence)
         if self.cfg.arch == "text":
             inside = [sequence]
-        parts += [known[START], *inside, known[END]]
-    return parts + tail
+        proteins += ["\n", known[START], *inside, known[END]]
+    proteins = proteins[1:]  # a line break stands between two
+    if self.cfg.protein_first and sequences:
+        return [*head, *proteins, "\n\n" + instruction, *tail]
+    return [*head, instruction + "\n\n", *proteins, *tail]
 
 # %% ../../nbs/api/text/01_prompts.ipynb #f63cfaf4
 def _is_text(part):
@@ -535,7 +538,7 @@ def build_tokens(
     "Tokenise all records once for this arm. Raises what `write_tokens` raises"
     layout = dict(text="text", flamingo=1).get(cfg.arch, cfg.n_tokens or "residue")
     llm = identity(cfg.llm) if cfg.llm in NAMED else ""
-    name = digest("ids of text", key, cfg.llm, llm, layout)
+    name = digest("ids of text", key, cfg.llm, llm, layout, cfg.protein_first)
 
     def build(folder):
         about = dict(layout=layout, llm=cfg.llm)

@@ -16,7 +16,7 @@ from ..config import TrainConfig
 from ..model import ProteinLLM
 from ..model.parts import trainable_parts, trained_parameters
 from ..runs.data import RunData
-from ..text.packing import Batch, collate, plan_step
+from ..text.packing import Batch, StepPlan, collate, plan_records
 from .parallel import local, sum_over_ranks
 from .schedule import set_learning_rates
 from .throughput import memory_gb, peak_flops, step_flops
@@ -41,10 +41,12 @@ def make_optimizer(
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=cfg.weight_decay, fused=True)
 
 # %% ../../nbs/api/training/06_step.ipynb #9bbe5477
-def _batch(rows: list, records: np.ndarray, data: RunData, device) -> Batch:
+def _batch(rows: list, records: np.ndarray, skipped: np.ndarray, data: RunData, device) -> Batch:
     "A micro-batch on the device: each of its rows lists places among the step's records"
     features = data.features if data.reads_features else None
-    return collate([records[row] for row in rows], data.tokens, features).to(device)
+    skipped = skipped[np.concatenate(rows)]
+    rows = [records[row] for row in rows]
+    return collate(rows, data.tokens, features, skipped=skipped).to(device)
 
 
 def _require_finite(loss: torch.Tensor, batch: Batch, data: RunData):
@@ -56,23 +58,14 @@ def _require_finite(loss: torch.Tensor, batch: Batch, data: RunData):
             "lower lr or lr_bridge, or look at these records"
         )
 
-
-def _fill(plan: list, lengths: np.ndarray) -> float:
-    "Useful share of the cells that are computed: of the busiest rank's, times ranks"
-    cells = [
-        sum(len(rows) * max(int(lengths[row].sum()) for row in rows) for rows in micro_batches)
-        for micro_batches in plan
-    ]
-    return float(lengths.sum() / (max(cells) * len(plan)))
-
 # %% ../../nbs/api/training/06_step.ipynb #8a112dfd
-def _accumulate(model, records, plan, n_answer, data, acc) -> torch.Tensor:
+def _accumulate(model, records, plan: StepPlan, n_answer, data, acc) -> torch.Tensor:
     "Gradients of this rank's micro-batches, and the sum of their losses"
     total = torch.zeros((), device=acc.device)
-    micro_batches = plan[acc.process_index]
+    micro_batches = plan.ranks[acc.process_index]
     ranks_averaged = acc.num_processes if acc.is_fsdp2 else 1  # FSDP2 takes the mean over ranks
     for k, rows in enumerate(micro_batches):
-        batch = _batch(rows, records, data, acc.device)
+        batch = _batch(rows, records, plan.skipped, data, acc.device)
         if acc.is_fsdp2:
             # one exchange a step
             model.set_requires_gradient_sync(k == len(micro_batches) - 1)
@@ -90,19 +83,26 @@ def step_gradients(
     data: RunData,  # Tokens and features
     cfg: TrainConfig,  # Sizes of micro-batches
     acc: Accelerator,  # From `make_accelerator`
-) -> dict:  # `loss` (mean over answer tokens), `answer_tokens`, `tokens`, `fill` (useful share of cells): of all ranks
+) -> (
+    dict
+):  # Of all ranks: `loss` (mean over answer tokens), `answer_tokens`, `tokens`, `flops`, `fill`
     "Accumulate the gradient of one optimizer step. Raises `FloatingPointError` when the loss is not finite"
     lengths = data.tokens.lengths(records)
-    n_tokens = int(lengths.sum())
     n_answer = int(lengths.sum() - data.tokens.prompt_lengths(records).sum())
-    plan = plan_step(lengths, cfg, acc.num_processes)
+    plan = plan_records(records, data.tokens, cfg, acc.num_processes)
     total = _accumulate(model, records, plan, n_answer, data, acc)
     if not acc.is_fsdp2:
         grads = [p.grad for p in trained_parameters(model).values() if p.grad is not None]
         sum_over_ranks(grads, acc)
     sum_over_ranks([total], acc)
     loss = total.item() / n_answer
-    return dict(loss=loss, answer_tokens=n_answer, tokens=n_tokens, fill=_fill(plan, lengths))
+    return dict(
+        loss=loss,
+        answer_tokens=n_answer,
+        tokens=int((lengths - plan.skipped).sum()),  # that are computed
+        flops=step_flops(model, lengths, n_answer, plan.skipped),
+        fill=plan.fill,  # useful share of cells
+    )
 
 # %% ../../nbs/api/training/06_step.ipynb #09ce2361
 def _grads(model: ProteinLLM) -> dict:
@@ -132,14 +132,13 @@ def _seed_dropout(seed: int, step: int, rank: int):
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
-def _usage(model, lengths, answer_tokens, seconds, cfg: TrainConfig, acc: Accelerator) -> dict:
+def _usage(done: dict, n_records: int, seconds, cfg: TrainConfig, acc: Accelerator) -> dict:
     "How well a step used the hardware"
     peak = peak_flops(str(acc.device), cfg.precision) * acc.num_processes
-    mfu = step_flops(model, lengths, answer_tokens) / seconds / peak
     return dict(
-        tokens_per_s=round(int(lengths.sum()) / seconds, 1),
-        samples_per_s=round(len(lengths) / seconds, 2),
-        mfu=round(mfu, 4),
+        tokens_per_s=round(done["tokens"] / seconds, 1),
+        samples_per_s=round(n_records / seconds, 2),
+        mfu=round(done["flops"] / seconds / peak, 4),
         memory_gb=round(memory_gb(), 3),
     )
 
@@ -165,5 +164,4 @@ def train_step(
     line = dict(kind="train", step=step + 1, **done, grad_norm=norm.pop("all"))
     line |= {f"grad_norm_{part}": n for part, n in norm.items()}
     line |= {f"lr_{group['part']}": group["lr"] for group in opt.param_groups}
-    lengths = data.tokens.lengths(records)
-    return line | _usage(model, lengths, done["answer_tokens"], seconds, cfg, acc)
+    return line | _usage(done, len(records), seconds, cfg, acc)
