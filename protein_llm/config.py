@@ -571,6 +571,8 @@ _TINY = dict(
         blind={},
     ),
 )
+
+# %% ../nbs/api/02_config.ipynb #d426e2e6
 # all embedded proteins; a recipe for one GPU, whose results figures/smollm2 holds
 _SMOLLM2 = dict(
     data=dict(n_proteins=0, max_residues=512),

@@ -126,11 +126,13 @@ def answer_parts(
 # %% ../../nbs/api/evaluation/04_losses.ipynb #c97fa47e
 def ranked_of(
     data: RunData,  # Of any arm
+    split: str = "test",  # Or `valid`, of which all records are taken
 ) -> pd.DataFrame:  # From `ranked_records`
-    "The test records that a run is asked for with other proteins, the same for every arm and baseline"
-    test, ev = data.corpus.records_of("test"), data.cfg.evaluation
+    "The records that a run is asked for with other proteins, the same for every arm and baseline"
+    records, ev = data.corpus.records_of(split), data.cfg.evaluation
     lengths = data.corpus.proteins.length.to_dict()
-    return ranked_records(test, lengths, ev.swaps, ev.n_swap, ev.eval_seed)
+    n = ev.n_swap if split == "test" else len(records)
+    return ranked_records(records, lengths, ev.swaps, n, ev.eval_seed)
 
 # %% ../../nbs/api/evaluation/04_losses.ipynb #94b197cd
 SHUFFLED = "#shuffled"  # behind the id of a protein whose residues are in random order
@@ -241,9 +243,10 @@ def ranking_of(
     cfg: RunConfig,  # The run
     losses: pd.DataFrame,  # `record_id`, `true`: what the own protein costs
     device="cpu",  # Where the model is
+    split: str = "test",  # Or `valid`
 ) -> pd.DataFrame:  # `RANKING_COLUMNS`
     "The loss of each ranked record under each of its proteins; all alike for `blind`, which sees none"
-    ranked = ranked_of(data)
+    ranked = ranked_of(data, split)
     if cfg.model.arch == "blind" or not len(ranked):
         return without_reading(ranked)
     out = ranked.assign(nll=ranked.record_id.map(losses.set_index("record_id").true))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_AT_ONCE', 'generation_set', 'trained_tasks', 'asked_records', 'ledger_of', 'Measurement', 'not_measured',
-           'measurement_folder', 'measure', 'bare_answers', 'baselines_folder', 'measured_baselines', 'baseline_facts',
-           'workers_for', 'measure_all']
+           'measurement_folder', 'measure', 'valid_ranking', 'bare_answers', 'baselines_folder', 'measured_baselines',
+           'baseline_facts', 'workers_for', 'measure_all']
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #8ccce438
 import os
@@ -40,7 +40,14 @@ from protein_llm.evaluation.baselines import (
     composition,
     ranked_settings,
 )
-from .losses import LOSS_COLUMNS, Diagnosis, diagnose, ranked_of
+from protein_llm.evaluation.losses import (
+    LOSS_COLUMNS,
+    Diagnosis,
+    diagnose,
+    losses_on,
+    ranked_of,
+    ranking_of,
+)
 from .ranking import OTHERS, RANKING_COLUMNS, ranked_records
 from ..model import Decoding, ProteinLLM, build_model
 from ..runs.data import RunData
@@ -320,6 +327,27 @@ def measure(
     run.require_trained()
     folder, write = measurement_folder(run), partial(_write_measurement, run)
     return Measurement.load(ensure_stage(folder, write, last="measurement.json"))
+
+# %% ../../nbs/api/evaluation/05_measure.ipynb #9adf53f3
+def _write_valid_ranking(run: Run, folder: Path):
+    "Rank the validation records by a trained run"
+    data, cfg = run.data, run.cfg
+    model = ProteinLLM.from_pretrained(run.folder / "model", data.device)
+    ids = ranked_of(data, "valid").record_id.unique().tolist()
+    own = losses_on(model, ids, data, cfg, device=data.device).rename(columns=dict(sum="true"))
+    ranking = ranking_of(model, data, cfg, own, data.device, "valid")
+    ranking.to_parquet(folder / "ranking.parquet", index=False)
+
+
+def valid_ranking(
+    run: Run,  # A trained run
+) -> pd.DataFrame:  # `RANKING_COLUMNS`, of all validation records that have enough others
+    "Which protein, on valid; made once. Raises `FileNotFoundError` when the run is not trained"
+    run.require_trained()
+    asked = (run.cfg.evaluation.swaps, run.cfg.evaluation.eval_seed)
+    folder = run.folder / f"valid-{digest(*asked, RANKING_COLUMNS, n=6)}"
+    ensure_stage(folder, partial(_write_valid_ranking, run), last="ranking.parquet")
+    return pd.read_parquet(folder / "ranking.parquet")
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #5a0d6f57
 def bare_answers(

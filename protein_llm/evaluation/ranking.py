@@ -71,11 +71,11 @@ def _asked(records: pd.DataFrame) -> pd.Series:
     own = records["style"] == "qa"
     return records.task.where(~own, records.task + "\n" + records.instruction)
 
-
+# %% ../../nbs/api/evaluation/03_ranking.ipynb #5ddb752c
 def ranked_records(
-    test: pd.DataFrame,  # All test records, with `cluster`; `style` where questions may be a source's own
+    test: pd.DataFrame,  # All test records, with `cluster`; `style` where there is one
     lengths: dict,  # Residues of each protein
-    swaps: int = OTHERS,  # Other proteins for each record; fewer by `swaps_for`
+    swaps: int = OTHERS,  # Other proteins of each; fewer by `swaps_for`
     n: int = 600,  # Records to take
     seed: int = 0,  # Of the choice
 ) -> pd.DataFrame:  # Columns of test, and `place`: 0 the own protein, from 1 others

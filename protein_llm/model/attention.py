@@ -29,7 +29,7 @@ class Runs(NamedTuple):
     # [t, t], None for one of a single record. None: what stands before it
     masks: Tensor | list | None = None
 
-
+# %% ../../nbs/api/model/06_attention.ipynb #30bbb297
 def record_runs(
     segment_ids: Tensor,  # Record of each token, -1 at padding [B, T]
     position_ids: Tensor,  # Of each token in its record, 0 at padding [B, T]
@@ -70,7 +70,7 @@ def _may_look(record: Tensor, shared: Tensor) -> Tensor:  # [.., t] each -> [..,
     before = torch.ones(2 * record.shape[-1:], dtype=bool, device=record.device).tril()
     return before & ((record[..., :, None] == record[..., None, :]) | shared[..., None, :])
 
-
+# %% ../../nbs/api/model/06_attention.ipynb #7bc9e6fb
 def _masks(lengths: list, places: Tensor | None, record: Tensor, shared: Tensor) -> Tensor | list:
     "`masks` of `Runs`"
     if places is not None:

@@ -35,7 +35,7 @@ from ..text.prompts import END, NAMED, PLACE, START, llm_folder
 # what a folder is that does not say so: it was saved before there was a choice
 EARLIER = dict(residual_queries=False, protein_first=False)
 
-
+# %% ../../nbs/api/model/09_saving.ipynb #403323ab
 class ProteinLLMConfig(PretrainedConfig):
     "What a saved model is, and where it comes from"
 

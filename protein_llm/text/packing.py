@@ -256,7 +256,7 @@ def _alike(a: np.ndarray, b: np.ndarray) -> int:
     differ = np.flatnonzero(a[:n] != b[:n])
     return int(differ[0]) if len(differ) else n
 
-
+# %% ../../nbs/api/text/02_packing.ipynb #c370d091
 class _Group:
     "Records on the way to become a group: which they are, and what their prompts begin with"
 
@@ -302,7 +302,7 @@ class StepPlan(NamedTuple):
     )  # Tokens at the begin of each record that one before it in the row has computed [R]
     fill: float  # Useful share of the cells that are computed: of the busiest rank's, times ranks
 
-
+# %% ../../nbs/api/text/02_packing.ipynb #0a66a0c8
 def _fill(ranks: list, tokens: np.ndarray) -> float:
     "Tokens over cells, padding included"
     cells = [
@@ -324,11 +324,12 @@ def plan_records(
     world: int = 1,  # Ranks
 ) -> StepPlan:
     "`plan_step` for records of which some share a beginning. Raises what it raises"
-    lengths, skipped = store.lengths(records), np.zeros(len(records), dtype=np.int64)
+    lengths = store.lengths(records)
     _check_lengths(lengths, cfg.max_tokens)
     groups = _groups(records, store, cfg.max_tokens) if cfg.pack else []
     if len(groups) < world:  # too few to share among ranks, or unpacked: each record for itself
         groups = [_Group(place, [], length) for place, length in enumerate(lengths.tolist())]
+    skipped = np.zeros(len(records), dtype=np.int64)
     for group in groups:
         skipped[group.places[1:]] = len(group.begin)
     tokens = np.array([group.tokens for group in groups])
@@ -433,7 +434,7 @@ def _parts(store, records, prompt_only, skipped):
         return cuts, starts, 0
     return np.maximum(cuts, starts + skipped[:, None]), starts, skipped[:, None]
 
-
+# %% ../../nbs/api/text/02_packing.ipynb #6b9c3d76
 def _number_proteins(store, records):
     "Numbers of the proteins in the order in which they are first named [R, P], and which they are"
     if store.cuts.shape[1] == 3:  # no places: the text arm spells its proteins out
@@ -446,13 +447,12 @@ def _number_proteins(store, records):
 
 # %% ../../nbs/api/text/02_packing.ipynb #a2d11a84
 def collate(
-    rows: list,  # Rows of records, each the position of a record in the store
+    rows: list,  # Rows of records, each its position in the store
     store: TokenStore,  # Ids and cuts of the records
-    features,  # `FeatureStore`, or None for arms that read no features
-    padding_side: str = "right",  # Where padding stands: left for generation
+    features,  # `FeatureStore`, or None
+    padding_side: str = "right",  # Left for generation
     prompt_only: bool = False,  # Leave the answer out
-    skipped: np.ndarray
-    | None = None,  # From `plan_records`, in the order of the rows [R]; None: nothing
+    skipped: np.ndarray | None = None,  # Of a plan, in the order of the rows [R]
 ) -> Batch:
     "Tensors of one micro-batch. Raises `ValueError` on a row without records"
     sizes = _row_sizes(rows)
@@ -461,10 +461,10 @@ def collate(
     cuts, starts, skipped = _parts(store, at, prompt_only, skipped)
     counts, width = _run_lengths(cuts, sizes, padding_side)
     proteins, known = _number_proteins(store, at)
-    cells = _cells(_run_table(starts, counts, proteins, skipped), counts, store.ids)
-    cells = cells.reshape(5, len(rows), width)
+    table = _run_table(starts, counts, proteins, skipped)
+    cells = _cells(table, counts, store.ids).reshape(5, len(rows), width)
     ids, labels, positions, segments, index = map(torch.from_numpy, cells)
-    feats, mask = None, None
-    if features is not None:
-        feats, mask = features.batch(store.protein_ids.take(known).to_pylist())
-    return Batch(ids, positions, segments, labels, index, feats, mask, records)
+    if features is None:
+        return Batch(ids, positions, segments, labels, index, None, None, records)
+    seen = features.batch(store.protein_ids.take(known).to_pylist())
+    return Batch(ids, positions, segments, labels, index, *seen, records)

@@ -83,9 +83,7 @@ def step_gradients(
     data: RunData,  # Tokens and features
     cfg: TrainConfig,  # Sizes of micro-batches
     acc: Accelerator,  # From `make_accelerator`
-) -> (
-    dict
-):  # Of all ranks: `loss` (mean over answer tokens), `answer_tokens`, `tokens`, `flops`, `fill`
+) -> dict:  # Of all ranks: `loss`, `answer_tokens`, `tokens`, `flops`, `fill`
     "Accumulate the gradient of one optimizer step. Raises `FloatingPointError` when the loss is not finite"
     lengths = data.tokens.lengths(records)
     n_answer = int(lengths.sum() - data.tokens.prompt_lengths(records).sum())
@@ -95,13 +93,12 @@ def step_gradients(
         grads = [p.grad for p in trained_parameters(model).values() if p.grad is not None]
         sum_over_ranks(grads, acc)
     sum_over_ranks([total], acc)
-    loss = total.item() / n_answer
     return dict(
-        loss=loss,
+        loss=total.item() / n_answer,  # nats per answer token
         answer_tokens=n_answer,
-        tokens=int((lengths - plan.skipped).sum()),  # that are computed
+        tokens=int((lengths - plan.skipped).sum()),  # computed
         flops=step_flops(model, lengths, n_answer, plan.skipped),
-        fill=plan.fill,  # useful share of cells
+        fill=plan.fill,
     )
 
 # %% ../../nbs/api/training/06_step.ipynb #09ce2361

@@ -46,18 +46,17 @@ def step_flops(
     model: ProteinLLM,  # Its decoder, adapters and gated layers count
     lengths: np.ndarray,  # Tokens of each record [R]
     answer_tokens: int,  # Tokens that the head predicts
-    skipped: np.ndarray
-    | int = 0,  # Of these the first ones that are computed for another record [R]
+    skipped: np.ndarray | int = 0,  # Of these the first, computed for another record [R]
 ) -> float:  # Floating point operations of forward and backward pass
     "Operations of a step; attention is causal and within records"
     llm, config = model.llm, model.llm.config
-    linear = [m for m in llm.get_decoder().modules() if isinstance(m, nn.Linear)]
-    decoder = sum(m.weight.numel() for m in linear)
+    layers = llm.get_decoder().modules()
+    decoder = sum(m.weight.numel() for m in layers if isinstance(m, nn.Linear))
     matrices = {n: p for n, p in trained_parameters(model).items() if p.ndim == 2}
     trained = sum(p.numel() for n, p in matrices.items() if not n.startswith("bridge."))
     head = llm.get_output_embeddings().weight.numel()
     tokens = float(np.sum(lengths - skipped))
-    pairs = float(np.sum(np.square(lengths, dtype=float) - np.square(skipped, dtype=float)))
+    pairs = float(sum(np.square(lengths, dtype=float) - np.square(skipped, dtype=float)))
     attention = 6 * config.num_hidden_layers * _attention_width(config) * pairs
     weights = 4 * decoder + 2 * trained - 2 * _without_input_gradient(model)
     return tokens * weights + 4.0 * answer_tokens * head + attention
