@@ -5,10 +5,10 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test experiments figures lab readme outputs docs lock bench-env clean
+.PHONY: help setup reproduce test experiments figures smollm2 lab readme outputs docs lock bench-env clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## .venv as requirements.lock says, and the small weights; every other command does it first
 	@scripts/setup.sh
@@ -24,6 +24,9 @@ experiments: setup ## every arm for 1,000 steps with a report below runs/experim
 
 figures: setup ## the default run's figures into figures/, to be committed
 	@$(BIN)/python scripts/reproduce.py figures
+
+smollm2: setup ## the second table, of a larger language model, from assets/smollm2 into figures/smollm2 (half an hour)
+	@$(BIN)/python scripts/smollm2.py
 
 lab: setup ## JupyterLab on the front page; arguments as in: make lab args="--port 8899"
 	@exec $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $$([ "$$(id -u)" != 0 ] || echo --allow-root) $(args)

@@ -76,6 +76,9 @@ TRIES = {
     "make readme": Try("make -n readme", "it writes into the repository", "readme.py"),
     "make outputs": Try("make -n outputs", "it writes into the repository", "outputs.py"),
     "make docs": Try("make -n docs", "it needs a whole run", "docs.py"),
+    "make smollm2": Try(
+        "make -n smollm2", "half an hour, and it writes into figures/", "smollm2.py"
+    ),
     "make help": Try("make help", "", "make setup"),
     "make lab": Try("make -o setup lab args=--version", "it does not end by itself"),
     'make lab args="--port 8899"': Try(

@@ -57,6 +57,7 @@ SCRIPTS = {
     "a training killed again and again goes on as if nothing had been": "killed.py",
     "bad inputs are refused with a sentence": "inputs.py",
     "make's commands: finished steps, signals, files that are not ours": "commands.py",
+    "the second table's numbers, computed anew by other code": "smollm2.py",
     "the report in Chromium, on a screen and on a telephone (if there is one)": "pages.py",
 }
 # input that must end with exit code 1, and what the message must say

@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 INDEX, README = ROOT / "nbs" / "index.ipynb", ROOT / "README.md"
 START = "<!-- from figures/summary.txt and figures/results.csv, by `make readme` -->"
 END = "<!-- end of the table -->"
+LARGER = "<!-- from figures/smollm2/summary.txt, by `make readme` -->"
+LARGER_END = "<!-- end of the second table -->"
 SHOWN = dict(
     which_protein_pairs="pairs won",
     which_protein_first="first of 10",
@@ -41,10 +43,23 @@ def table():
     return f"{text}\n\nRecords: {rests(rows, shown)}."
 
 
-def sentences():
-    "What the report's lead says, a list in Markdown"
-    lead, _, _ = (ROOT / "figures" / "summary.txt").read_text(encoding="utf-8").partition("\n\n")
+def sentences(text):
+    "The lines before the first empty one, a list in Markdown"
+    lead, _, _ = text.partition("\n\n")
     return "\n".join(f"{n}. {line}" for n, line in enumerate(lead.splitlines(), 1))
+
+
+def default():
+    "What the report's lead says, and the table of the default run"
+    return (
+        f"{sentences((ROOT / 'figures' / 'summary.txt').read_text(encoding='utf-8'))}\n\n{table()}"
+    )
+
+
+def larger():
+    "Sentences and tables of the run with a larger language model, as `make smollm2` wrote them"
+    text = (ROOT / "figures" / "smollm2" / "summary.txt").read_text(encoding="utf-8")
+    return f"{sentences(text)}\n\n{text.partition(chr(10) * 2)[2].strip()}"
 
 
 def rests(rows, shown):
@@ -57,23 +72,31 @@ def rests(rows, shown):
     return "; ".join(f"{', '.join(of)}: {n:,} of {k:,} clusters" for (n, k), of in names.items())
 
 
+PARTS = {(START, END): default, (LARGER, LARGER_END): larger}
+
+
 def filled(text):
-    "A text with sentences and table between their two marks"
-    before, _, rest = text.partition(START)
-    _, found, after = rest.partition(END)
-    if not found:
-        sys.exit(f"{INDEX.name} lacks the lines {START} and {END}, between which the table belongs")
-    return f"{before}{START}\n{sentences()}\n\n{table()}\n{END}{after}"
+    "A text with sentences and tables between their marks"
+    for (start, end), part in PARTS.items():
+        before, found, rest = text.partition(start)
+        if found:
+            _, found, after = rest.partition(end)
+            if not found:
+                sys.exit(f"{INDEX.name} has the line {start}, but not {end} behind it")
+            text = f"{before}{start}\n{part()}\n{end}{after}"
+    return text
 
 
 def index():
     "The front page's notebook, as it is and with the present table"
     old = INDEX.read_text(encoding="utf-8")
     notebook = json.loads(old)
-    for each in notebook["cells"]:
-        source = "".join(each["source"])
-        if START in source:
-            each["source"] = filled(source).splitlines(keepends=True)
+    sources = ["".join(each["source"]) for each in notebook["cells"]]
+    for start, _ in PARTS:
+        if sum(start in source for source in sources) != 1:
+            sys.exit(f"{INDEX.name} must hold once the line {start}, behind which a table belongs")
+    for each, source in zip(notebook["cells"], sources, strict=True):
+        each["source"] = filled(source).splitlines(keepends=True)
     return old, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -93,7 +116,7 @@ def render(notebook):
     text = subprocess.run(
         call, cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8", input=notebook
     ).stdout
-    for mark in (START, END):
+    for mark in (mark for pair in PARTS for mark in pair):
         text = text.replace(mark + "\n", "")
     return f"{HEAD}\n\n" + re.sub(r'(\]\(|src="|href=")\.\./', r"\1", text).strip() + "\n"
 

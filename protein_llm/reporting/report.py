@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MAIN', 'DOMAINS', 'TERMS', 'RULE', 'DONE', 'QUESTIONS', 'USE', 'CORPUS', 'TRAINING', 'LEAKS', 'LIMITS',
-           'PUBLISHED_LOSS', 'PUBLISHED_TEXT', 'FIGURES', 'TITLE', 'by_verdict', 'over_all', 'listed', 'read_sentence',
-           'pays_sentence', 'which_sentence', 'share_sentence', 'bridge_sentence', 'group_counts', 'gain_sentence',
-           'difference_cells', 'score_cells', 'main_table', 'rests_text', 'results_table', 'without_hits',
-           'choose_questions', 'answer_verdict', 'shown_systems', 'question_parts', 'protein_use', 'use_sentences',
-           'domain_sentence', 'count_tables', 'best_sentence', 'again_command', 'made_now', 'Findings', 'size_text',
-           'lead', 'warnings', 'summary_text', 'require_report_folder', 'report_sections', 'write_report']
+           'PUBLISHED_LOSS', 'PUBLISHED_TEXT', 'FIGURES', 'ANOTHER', 'TITLE', 'by_verdict', 'over_all', 'listed',
+           'read_sentence', 'pays_sentence', 'which_sentence', 'share_sentence', 'bridge_sentence', 'group_counts',
+           'gain_sentence', 'difference_cells', 'score_cells', 'main_table', 'rests_text', 'results_table',
+           'without_hits', 'choose_questions', 'answer_verdict', 'shown_systems', 'question_parts', 'protein_use',
+           'use_sentences', 'domain_sentence', 'count_tables', 'best_sentence', 'again_command', 'made_now', 'Findings',
+           'size_text', 'another_run', 'lead', 'warnings', 'summary_text', 'require_report_folder', 'report_sections',
+           'write_report']
 
 # %% ../../nbs/api/reporting/04_report.ipynb #d2d60f6d
 import math
@@ -22,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import ARCHS
-from ..core import repo_root, require_new_folder, write_atomic
+from ..core import read_json, repo_root, require_new_folder, write_atomic
 from ..data.corpus import HITS
 from ..evaluation.baselines import BASELINES
 from protein_llm.reporting.page import (
@@ -868,6 +869,49 @@ def _again_section(f: Findings) -> list:
         folded("The runs behind these numbers", table),
     ]
 
+# %% ../../nbs/api/reporting/04_report.ipynb #f9505562
+ANOTHER = (
+    "Nothing in this section comes from the runs above. It is about another language model (SmolLM2-135M-Instruct), "
+    "another corpus (all human proteins up to 512 residues), a split of an earlier version, and one training that no "
+    "command of this project repeats. Test proteins with a relative in train by today's rule were dropped, and the "
+    "baselines see the same train proteins. make smollm2 computes the numbers anew from what that training left."
+)
+
+
+def _main_of(scores: pd.DataFrame) -> pd.DataFrame:
+    "Every system and metric of a table of results, over all records"
+    scores = scores[scores.task == "all"].assign(by="all")
+    table = score_cells(scores, dict.fromkeys(scores.metric))
+    table = table.reindex(_by_pairs(scores)).rename(columns=label, index=label)
+    return table.rename_axis(index="system", columns=None).reset_index()
+
+# %% ../../nbs/api/reporting/04_report.ipynb #01ee7738
+def _tasks_of(differences: pd.DataFrame) -> list:
+    "What is won or lost against ridge on each task, a table a metric"
+    rows = _only(differences, by="task", against="ridge_feature")
+    return [
+        page_table(difference_cells(of_one, "group"), f"{label(m)} minus that of ridge, by task")
+        for m, of_one in rows.groupby("metric", sort=False)
+    ]
+
+# %% ../../nbs/api/reporting/04_report.ipynb #2ad5e68f
+def another_run(
+    folder: Path | str,  # Where `make smollm2` wrote
+) -> list:  # Sections: title and parts; none where nothing is there
+    "The committed results of a larger language model, said to be another run's"
+    folder = Path(folder)
+    if not (folder / "results.json").exists():
+        return []
+    made = read_json(folder / "results.json")["origin"]
+    where = f"Trained with commit {made['commit']} on {made['machine']}, seed {made['seed']}."
+    tables = [pd.read_csv(folder / f"{name}.csv") for name in ("results", "differences")]
+    scores, differences = (_only(table, split="test") for table in tables)
+    lead, _, _ = (folder / "summary.txt").read_text().partition("\n\n")
+    whole = page_table(_main_of(scores), "With 95 % intervals; these are not the runs above")
+    parts = [_sentences(ANOTHER, where), ("list", lead.splitlines())]
+    parts.append(folded("Its numbers, and every task", whole, *_tasks_of(differences)))
+    return [("Another run: a larger language model", parts)]
+
 # %% ../../nbs/api/reporting/04_report.ipynb #01775967
 def lead(
     f: Findings,  # What was found
@@ -942,6 +986,7 @@ def report_sections(
         *_look_section(f, figures),
         ("Was the test fair?", _fair_section(f, figures)),
         ("How training went", training),
+        *another_run(repo_root() / "figures" / "smollm2"),
         ("What this does not show", [("list", LIMITS)]),
         ("How to make it again", _again_section(f)),
     ]
