@@ -5,7 +5,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test experiments figures smollm2 lab readme outputs docs lock bench-env clean
+.PHONY: help setup reproduce test experiments search figures smollm2 lab readme outputs docs lock bench-env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -19,8 +19,11 @@ reproduce: setup ## the experiment: corpus, features, five trainings, evaluation
 test: setup ## all tests
 	@$(BIN)/python .ci/test.py
 
-experiments: setup ## every arm for 1,000 steps with a report below runs/experiments, three seeds of the default, and a split that leaks on purpose (about 90 minutes)
+experiments: setup ## every arm on all proteins with a report below runs/experiments, three seeds of the default, and a split that leaks on purpose (hours)
 	@$(BIN)/python scripts/reproduce.py experiments
+
+search: setup ## what makes an arm read: one change at a time, on validation proteins; its table into figures/ (about an hour)
+	@$(BIN)/python scripts/reproduce.py search
 
 figures: setup ## the default run's figures into figures/, to be committed
 	@$(BIN)/python scripts/reproduce.py figures

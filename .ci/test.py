@@ -40,6 +40,17 @@ CHAIN = [
     },
     {"evaluate": ("04_evaluate", EVALUATE), "own bridge": ("03a_own_bridge", EVALUATE)},
     {
+        "search": (
+            "06_search",
+            dict(
+                n_proteins=300,
+                steps=4,
+                n_seeds=2,
+                levers="no warm start",
+                folder="runs/smoke/search",
+                changes="n_test_clusters=20 n_valid_clusters=40 draws=50",
+            ),
+        ),
         "figures": (
             "05_figures",
             dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report"),

@@ -37,7 +37,14 @@ class Step:
 TRAINED = tuple(f"03_train-{arch}" for arch in ARCHS)
 SCORES = ("comparison-*/tables/*", "tiny-*/evaluation-*/*")
 FIGURES = dict(folder="runs/figures", report="runs/report")
-LARGE = dict(steps=1_000, folder="runs/experiments/figures", report="runs/experiments/report")
+EVERY = dict(  # all proteins, enough records to learn from them, and more of the language model to learn
+    n_proteins=0,
+    steps=2_050,
+    changes="max_residues=512 batch_records=64 lora_r=64 lora_alpha=128 lr_bridge=1e-3 task_weights=qa=0 "
+    "eval_every=410 save_every=205",
+    folder="runs/experiments/figures",
+    report="runs/experiments/report",
+)
 
 
 def train_step(arch):
@@ -55,7 +62,7 @@ STEPS = dict(
         Step("05_figures", "05_figures", 62, ("figures/*", "report/*"), ("04_evaluate",), FIGURES),
     ],
     experiments=[
-        Step("experiments", "05_figures", 2_100, ("experiments/*/*",), (), LARGE),
+        Step("experiments", "05_figures", 7_200, ("experiments/*/*",), (), EVERY),
         Step("experiments-seeds", "04_evaluate", 1_800, SCORES, ("experiments",), dict(n_seeds=3)),
         Step(
             "experiments-exact",
@@ -66,6 +73,7 @@ STEPS = dict(
             dict(split="exact"),
         ),
     ],
+    search=[Step("search", "06_search", 2_400, (), (), dict(folder="figures"))],
     figures=[
         Step("figures", "05_figures", 62, (), (), dict(folder="figures", report="runs/report"))
     ],
@@ -394,7 +402,7 @@ def main():
         print("\n" + (ROOT / "runs" / "report" / "summary.txt").read_text())
     if command == "figures":  # README's sentences are made from it
         shutil.copy(ROOT / "runs" / "report" / "summary.txt", ROOT / "figures" / "summary.txt")
-    if command != "experiments":
+    if command in ("reproduce", "figures"):
         print("report: runs/report/report.html")
     print(f"executed notebooks: runs/notebooks   {clock(time.time() - experiment.began)} minutes")
 
