@@ -40,10 +40,15 @@ FIGURES = dict(folder="runs/figures", report="runs/report")
 EVERY = dict(  # all proteins, enough records to learn from them, and more of the language model to learn
     n_proteins=0,
     steps=2_050,
-    changes="max_residues=512 batch_records=64 lora_r=64 lora_alpha=128 lr_bridge=1e-3 task_weights=qa=0 "
+    changes="max_residues=512 batch_records=64 lora_r=64 lora_alpha=128 lr_bridge=1e-3 task_weights=qa=0 n_swap=1000 "
     "eval_every=410 save_every=205",
     folder="runs/experiments/figures",
     report="runs/experiments/report",
+)
+
+
+FLAMINGO = dict(
+    arch="flamingo", levers="LoRA of rank 8,half of the bridge's rate", folder="figures"
 )
 
 
@@ -73,7 +78,11 @@ STEPS = dict(
             dict(split="exact"),
         ),
     ],
-    search=[Step("search", "06_search", 2_400, (), (), dict(folder="figures"))],
+    search=[
+        Step("search", "06_search", 2_400, (), (), dict(folder="figures")),
+        # what its frozen language model costs it
+        Step("search-flamingo", "06_search", 500, (), (), FLAMINGO),
+    ],
     figures=[
         Step("figures", "05_figures", 62, (), (), dict(folder="figures", report="runs/report"))
     ],
