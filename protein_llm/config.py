@@ -439,6 +439,11 @@ class EvalConfig:
     draws: int = 1_000  # Bootstrap draws over clusters
     random_control: bool = True  # Baselines and probes on features of random weights as well
     eval_seed: int = 0  # Seed of the draws
+    n_choices: int = 0  # Commonest train answers of a task to choose from; 0: free writing alone
+
+    def __post_init__(self):
+        if type(self.n_choices) is not int or self.n_choices < 0:
+            raise ValueError(f"n_choices={self.n_choices!r}: choose a whole number, at least 0")
 
 # %% ../nbs/api/02_config.ipynb #d7dddfb4
 _PARTS = dict(

@@ -6,7 +6,8 @@
 __all__ = ['MOST', 'BINS', 'KS', 'ALPHAS', 'AMINO_ACIDS', 'CLIP', 'AT_CHANCE', 'UNRANKED', 'majority_answers', 'template_answers',
            'find_hits', 'nearest_by_sequence', 'identity_bins', 'feature_neighbours', 'knn_by_feature',
            'ridge_by_feature', 'composition', 'BaselineAnswers', 'several_answers', 'answer_by_baselines',
-           'ranked_settings', 'baseline_scores', 'BestBaseline', 'choose_baseline']
+           'ranked_settings', 'baseline_scores', 'common_answers', 'chosen_answers', 'chosen_by_baselines',
+           'BestBaseline', 'choose_baseline']
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #0465d8a0
 import re
@@ -682,6 +683,56 @@ def baseline_scores(
         score = _scores(system, train, ranked, pooled, (setting,))[setting]
         tables.append(places.assign(system=system, nll=-score))
     return pd.concat(tables, ignore_index=True)
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #f9076cb7
+def common_answers(
+    train: pd.DataFrame,  # Train records: `task`, `answer`
+    n: int,  # Answers of each task, at most
+) -> dict:  # {task: answers}, the commonest first, ties in alphabetical order
+    "The answers to choose from"
+    counts = train.groupby(["task", "answer"]).size().rename("times").reset_index()
+    ordered = counts.sort_values(["times", "answer"], ascending=[False, True])
+    return ordered.groupby("task").answer.agg(lambda answers: answers.head(n).tolist()).to_dict()
+
+
+def chosen_answers(
+    choices: pd.DataFrame,  # `record_id, choice, nll`: nats, less those of somebody without a protein
+) -> pd.Series:  # The choice that costs least, of equals the first; by record id
+    "What each record is answered with"
+    least = choices.sort_values("nll", kind="stable").drop_duplicates("record_id")
+    return least.set_index("record_id").choice.rename("chosen")
+
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #62ddad44
+def _scores_without(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:  # [n]
+    "How likely each answer is by the mean shares of its task's words: nobody's protein is seen"
+    out = np.zeros(len(rows))
+    for task, at in rows.groupby("task").indices.items():
+        *_, known = _bags(train.answer[train.task == task])
+        which, answers = pd.factorize(rows.answer.iloc[at])
+        of_train = _bags_of(train.answer[train.task == task], known)
+        mean = np.asarray(of_train.mean(axis=0)).reshape(1, -1)
+        out[at] = _log_likelihood(mean, _bags_of(answers, known))[0, which]
+    return out
+
+
+def chosen_by_baselines(
+    train: pd.DataFrame,  # Train records
+    asked: pd.DataFrame,  # `record_id, protein_id, task, instruction`
+    choices: dict,  # From `common_answers`
+    pooled: dict,  # Features by name: `feature`, `random`, `composition`
+    settings: dict,  # `k` or `alpha` of each system, from `ranked_settings`
+) -> pd.DataFrame:  # `system, record_id, chosen`
+    "The likeliest whole answer of baselines that give probabilities, less its likelihood without a protein"
+    rows = asked.assign(answer=asked.task.map(choices)).explode("answer", ignore_index=True)
+    without, tables = _scores_without(train, rows), []
+    for system, setting in settings.items():
+        score = _scores(system, train, rows, pooled, (setting,))[setting]
+        found = chosen_answers(rows.assign(choice=rows.answer, nll=without - score))
+        tables.append(found.reset_index().assign(system=system))
+    columns = ["system", "record_id", "chosen"]
+    return (
+        pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    )
 
 # %% ../../nbs/api/evaluation/01_baselines.ipynb #7ddf85f6
 class BestBaseline(NamedTuple):

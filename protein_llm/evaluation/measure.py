@@ -27,8 +27,9 @@ from ..config import EvalConfig, RunConfig
 from ..core import digest, ensure_stage, read_json, repo_root, run_folder, write_json
 from ..data.ledger import Ledger, corpus_ledger, require_clean
 from ..data.manifest import identity
-from .answers import answer_records
+from .answers import answer_records, choice_losses
 from protein_llm.evaluation.baselines import (
+    AT_CHANCE,
     BASELINES,
     CLIP,
     UNRANKED,
@@ -37,6 +38,8 @@ from protein_llm.evaluation.baselines import (
     answer_by_baselines,
     baseline_scores,
     choose_baseline,
+    chosen_by_baselines,
+    common_answers,
     composition,
     ranked_settings,
 )
@@ -157,11 +160,14 @@ def save(
     self: Measurement,
     found: Diagnosis,  # From `diagnose`
     samples: pd.DataFrame,  # The answered records: `record_id, task, protein_id, cluster, answer, prediction, finish`
+    choices: pd.DataFrame | None = None,  # From `choice_losses`
 ):
     "Write its files, the facts last"
     found.losses.to_parquet(self.folder / "losses.parquet")
     found.ranking.to_parquet(self.folder / "ranking.parquet", index=False)
     samples.to_parquet(self.folder / "samples.parquet")
+    if choices is not None:
+        choices.to_parquet(self.folder / "choices.parquet", index=False)
     write_json(self.folder / "measurement.json", self.facts())
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #4d5273db
@@ -181,6 +187,15 @@ def ranking(self: Measurement) -> pd.DataFrame:  # `RANKING_COLUMNS`
 def samples(self: Measurement) -> pd.DataFrame:  # One row an answered record
     "Questions, right answers and predictions"
     return pd.read_parquet(self.folder / "samples.parquet")
+
+
+@patch(as_prop=True)
+def choices(
+    self: Measurement,
+) -> pd.DataFrame | None:  # `record_id, choice, nll`; None for n_choices=0
+    "What the commonest train answers of its task cost each answered record"
+    path = self.folder / "choices.parquet"
+    return pd.read_parquet(path) if self.evaluation.get("n_choices") else None
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #34278c28
 def _not_swapped(swaps: int, asked: int) -> dict:
@@ -227,7 +242,8 @@ def not_measured(
 # %% ../../nbs/api/evaluation/05_measure.ipynb #83d5e96c
 def _asked(ev: EvalConfig) -> dict:
     "What of an `EvalConfig` concerns one arm; intervals and baselines come later"
-    return {k: v for k, v in asdict(ev).items() if k not in ("draws", "random_control")}
+    not_asked = ("draws", "random_control") + (() if ev.n_choices else ("n_choices",))
+    return {k: v for k, v in asdict(ev).items() if k not in not_asked}
 
 
 def _loss_facts(losses: pd.DataFrame) -> dict:
@@ -282,6 +298,15 @@ def _answered(run: Run, model: ProteinLLM) -> pd.DataFrame:
     about = chosen[["record_id", "task", "protein_id", "cluster", "instruction", "answer"]]
     return about.merge(answers[["record_id", "prediction", "finish"]], on="record_id")
 
+
+def _choices(run: Run, model: ProteinLLM) -> pd.DataFrame | None:
+    "What the commonest train answers cost, where that is asked"
+    n, corpus = run.cfg.evaluation.n_choices, run.data.corpus
+    if not n:
+        return None
+    common = common_answers(corpus.records_of("train", "task", "answer"), n)
+    return choice_losses(model, asked_records(run.data), run.data, common)
+
 # %% ../../nbs/api/evaluation/05_measure.ipynb #3a1f9361
 def _write_measurement(run: Run, folder: Path):
     "Measure a trained run"
@@ -304,7 +329,7 @@ def _write_measurement(run: Run, folder: Path):
         left_out=not_measured(found, samples, cfg),
         ledger=asdict(ledger),
     )
-    measurement.save(found, samples)
+    measurement.save(found, samples, _choices(run, model))
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #edf54a91
 def measurement_folder(
@@ -383,13 +408,18 @@ def _answered_untrained(
 _RANKED_VALID = 200  # records of valid on which the settings are chosen
 
 
-def _ranked_by_baselines(data: RunData, train, valid, pooled: dict, settings: dict) -> tuple:
+def _spaces(data: RunData, train, valid, pooled: dict) -> dict:
+    "Features by name, with the composition of all proteins that are asked about"
+    test = data.corpus.records_of("test", "task")
+    ids = [*train.protein_id, *valid.protein_id, *test.protein_id]
+    return pooled | dict(composition=composition(ids, data.corpus.proteins.sequence))
+
+
+def _ranked_by_baselines(data: RunData, train, valid, spaces: dict, settings: dict) -> tuple:
     "Rankings of the baselines that have a setting, and of those at chance; the settings"
     ranked, proteins, ev = ranked_of(data), data.corpus.proteins, data.cfg.evaluation
     lengths = proteins.length.to_dict()
     of_valid = ranked_records(valid, lengths, ev.swaps, _RANKED_VALID, ev.eval_seed)
-    ids = [*train.protein_id, *valid.protein_id, *ranked.protein_id]
-    spaces = pooled | dict(composition=composition(ids, proteins.sequence))
     systems = list(settings)
     if len(of_valid):
         settings = ranked_settings(train, of_valid, spaces, systems)
@@ -401,6 +431,14 @@ def _known_records(data: RunData) -> tuple:
     columns = ("task", "style", "instruction", "answer", "protein_ids")
     train, valid = (data.corpus.records_of(split, *columns) for split in ("train", "valid"))
     return train, valid[valid.task.isin(train.task)]
+
+# %% ../../nbs/api/evaluation/05_measure.ipynb #2f2a74d2
+def _with_choices(data: RunData, train, asked, answers, spaces: dict, settings: dict):
+    "Answers with `chosen`: what comes without a protein stays as it is; None where there is no likelihood"
+    common = common_answers(train, data.cfg.evaluation.n_choices)
+    found = chosen_by_baselines(train, asked, common, spaces, settings)
+    out = answers.merge(found, on=["system", "record_id"], how="left", validate="1:1")
+    return out.assign(chosen=out.chosen.where(~out.system.isin(AT_CHANCE), out.prediction))
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #ac04458d
 def _write_baselines(data: RunData, out: Path):
@@ -414,7 +452,10 @@ def _write_baselines(data: RunData, out: Path):
     answers = found.answers[found.answers.record_id.isin(chosen.record_id)]
     answers = pd.concat([answers, bare_answers(data, chosen, out / "bare")], ignore_index=True)
     bins = found.bins[found.bins.protein_id.isin(chosen.protein_id)]
-    ranking, ranked_by = _ranked_by_baselines(data, train, valid, pooled, found.settings)
+    spaces = _spaces(data, train, valid, pooled)
+    ranking, ranked_by = _ranked_by_baselines(data, train, valid, spaces, found.settings)
+    if data.cfg.evaluation.n_choices:
+        answers = _with_choices(data, train, chosen, answers, spaces, ranked_by)
     for name, table in dict(answers=answers, bins=bins, ranking=ranking).items():
         table.to_parquet(out / f"{name}.parquet", index=False)
     left_out = {s: why for s, why in found.left_out.items() if s != "bare_llm"}
@@ -431,6 +472,7 @@ def baselines_folder(
     of_arm = (data.corpus.manifest["key"], data.features.identity)
     asked = (ev.n_generate, ev.random_control, ev.max_new_tokens)
     asked += (ev.n_swap, ev.swaps, ev.eval_seed)
+    asked += (ev.n_choices,) if ev.n_choices else ()
     return (
         run_folder("shared")
         / f"baselines-{digest(*of_arm, *asked, BASELINES, RANKING_COLUMNS, CLIP)}"

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MAIN', 'DOMAINS', 'TERMS', 'RULE', 'DONE', 'QUESTIONS', 'USE', 'CORPUS', 'TRAINING', 'LEAKS', 'LIMITS',
-           'PUBLISHED_LOSS', 'PUBLISHED_TEXT', 'FIGURES', 'ANOTHER', 'TITLE', 'by_verdict', 'over_all', 'listed',
-           'read_sentence', 'pays_sentence', 'which_sentence', 'share_sentence', 'bridge_sentence', 'group_counts',
-           'gain_sentence', 'difference_cells', 'score_cells', 'main_table', 'rests_text', 'results_table',
-           'without_hits', 'choose_questions', 'answer_verdict', 'shown_systems', 'question_parts', 'protein_use',
-           'use_sentences', 'domain_sentence', 'count_tables', 'best_sentence', 'again_command', 'made_now', 'Findings',
-           'size_text', 'another_run', 'lead', 'warnings', 'summary_text', 'require_report_folder', 'report_sections',
-           'write_report']
+           'PUBLISHED_LOSS', 'PUBLISHED_TEXT', 'FIGURES', 'CHOSEN', 'ANOTHER', 'TITLE', 'by_verdict', 'over_all',
+           'listed', 'read_sentence', 'pays_sentence', 'which_sentence', 'share_sentence', 'bridge_sentence',
+           'group_counts', 'gain_sentence', 'difference_cells', 'score_cells', 'main_table', 'rests_text',
+           'results_table', 'without_hits', 'choose_questions', 'answer_verdict', 'shown_systems', 'question_parts',
+           'protein_use', 'use_sentences', 'domain_sentence', 'count_tables', 'best_sentence', 'again_command',
+           'made_now', 'Findings', 'size_text', 'choice_sentence', 'another_run', 'lead', 'warnings', 'summary_text',
+           'require_report_folder', 'report_sections', 'write_report']
 
 # %% ../../nbs/api/reporting/04_report.ipynb #d2d60f6d
 import math
@@ -715,6 +715,7 @@ class Findings:
     looked: pd.DataFrame | None = None  # Where bridges look; None where no domains are known
     warning: str = ""  # What must be read first, as `smoke_text` says of a run of few steps
     leaky: bool = False  # Whether the split leaks on purpose
+    choices: dict | None = None  # From `choice_facts`; None where nothing was chosen
     made: dict = field(default_factory=made_now)  # When, from which commit, by which command
 
 # %% ../../nbs/api/reporting/04_report.ipynb #fcdb3169
@@ -803,6 +804,35 @@ def _every_baseline(f: Findings) -> list:
         tables.append(page_table(difference_cells(tasks, "group"), caption))
     return tables
 
+# %% ../../nbs/api/reporting/04_report.ipynb #7e2d1376
+CHOSEN = ("rouge_l", "rouge_l_chosen", "information_f1", "information_f1_chosen")
+
+
+def choice_sentence(
+    choices: dict,  # From `choice_facts`
+) -> str:  # Sentences
+    "What was chosen from, by which rule, and how much choosing can reach at most"
+    n, records = choices["n"], choices["records"]
+    return (
+        f"Chosen among the {n} commonest train answers of the task, which hold the right answer "
+        f"verbatim in {choices['verbatim']:.1%} of the {records:,} records; whoever always chose "
+        f"the best of them would reach a ROUGE-L of {choices['oracle']:.3f}. An arm chooses the "
+        "answer whose likelihood gains most over that of blind, a baseline the one whose words gain "
+        "most over their mean shares in the task, blind the likeliest; majority and template "
+        "answer as they do."
+    )
+
+
+def _same_way(f: Findings) -> list:
+    "Scores of chosen answers beside those of written ones; nothing where none was chosen"
+    if not f.choices:
+        return []
+    systems = set(f.scores.system[f.scores.metric == CHOSEN[1]])
+    table = score_cells(f.scores[f.scores.system.isin(systems)], CHOSEN)
+    table = table.rename(columns=label, index=label).rename_axis(index="system", columns=None)
+    shown = page_table(table.reset_index(), "Written and chosen answers, with 95 % intervals")
+    return [_sentences(choice_sentence(f.choices)), shown]
+
 # %% ../../nbs/api/reporting/04_report.ipynb #37670982
 def _pay_section(f: Findings, figures: Path) -> list:
     "Does it pay?"
@@ -813,6 +843,7 @@ def _pay_section(f: Findings, figures: Path) -> list:
         _figure("results", figures),
         page_table(main_table(f.scores, best), f"With 95 % intervals: {rests_text(f.scores)}"),
         *_if_any("Every metric of every system", _every_metric(f.scores)),
+        *_if_any("The same way of answering for all", _same_way(f)),
         *_if_any("Every baseline, and every task", _every_baseline(f)),
         _published(),
     ]
