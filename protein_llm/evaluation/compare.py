@@ -175,7 +175,7 @@ def _statistics(samples: dict, known: dict, information: Information | None) -> 
     about = (known, None, information)
     return {s: answer_statistics(t.prediction.tolist(), t, *about) for s, t in samples.items()}
 
-
+# %% ../../nbs/api/evaluation/06_compare.ipynb #1fde4e21
 def _measured_of(metrics: tuple, statistics: pd.DataFrame) -> tuple:
     "Those of a system: nothing is chosen by one without likelihoods"
     return tuple(m for m in metrics if {*METRICS[m].columns} <= {*statistics, "records"})

@@ -386,7 +386,7 @@ def _spaces(data: RunData, train, valid, pooled: dict) -> dict:
     ids = [*train.protein_id, *valid.protein_id, *test.protein_id]
     return pooled | dict(composition=composition(ids, data.corpus.proteins.sequence))
 
-
+# %% ../../nbs/api/evaluation/05_measure.ipynb #45a51a47
 def _ranked_by_baselines(data: RunData, train, valid, spaces: dict, settings: dict) -> tuple:
     "Rankings of the baselines that have a setting, and of those at chance; the settings"
     ranked, proteins, ev = ranked_of(data), data.corpus.proteins, data.cfg.evaluation
