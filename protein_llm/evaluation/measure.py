@@ -404,6 +404,12 @@ def _known_records(data: RunData) -> tuple:
     train, valid = (data.corpus.records_of(split, *columns) for split in ("train", "valid"))
     return train, valid[valid.task.isin(train.task)]
 
+
+def _pooled(data: RunData) -> dict:
+    "Pooled features by name, those that there are"
+    pooled = dict(feature=data.features.pooled(), random=data.random_pooled)
+    return {name: table for name, table in pooled.items() if table is not None}
+
 # %% ../../nbs/api/evaluation/05_measure.ipynb #2f2a74d2
 def _with_choices(data: RunData, train, asked, answers, spaces: dict, settings: dict):
     "Answers with `chosen`: what comes without a protein stays as it is; None where there is no likelihood"
@@ -417,8 +423,7 @@ def _write_baselines(data: RunData, out: Path):
     "Answers and rankings, by train"
     train, valid = _known_records(data)
     chosen = asked_records(data, "task", "instruction", "answer")
-    pooled = dict(feature=data.features.pooled(), random=data.random_pooled)
-    pooled = {name: table for name, table in pooled.items() if table is not None}
+    pooled = _pooled(data)
     sequences = data.corpus.proteins.sequence
     found, best = _answered_untrained(train, valid, chosen, sequences, pooled)
     answers = found.answers[found.answers.record_id.isin(chosen.record_id)]
