@@ -194,10 +194,8 @@ def answer_tables(
     about, blind = samples["blind"], statistics["blind"]
     metrics, headline = measured_metrics(blind), measured_metrics(blind, headline=True)
     scores = [
-        score_table(
-            system, table, about.cluster, _measured_of(metrics, table), _grouped(about), draws
-        )
-        for system, table in statistics.items()
+        score_table(s, t, about.cluster, _measured_of(metrics, t), _grouped(about), draws)
+        for s, t in statistics.items()
     ]
     differences = []
     for arm, against, by_task in _compared(arms, best, list(samples)):

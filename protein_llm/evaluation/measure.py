@@ -423,8 +423,7 @@ def _write_baselines(data: RunData, out: Path):
     "Answers and rankings, by train"
     train, valid = _known_records(data)
     chosen = asked_records(data, "task", "instruction", "answer")
-    pooled = _pooled(data)
-    sequences = data.corpus.proteins.sequence
+    pooled, sequences = _pooled(data), data.corpus.proteins.sequence
     found, best = _answered_untrained(train, valid, chosen, sequences, pooled)
     answers = found.answers[found.answers.record_id.isin(chosen.record_id)]
     answers = pd.concat([answers, bare_answers(data, chosen, out / "bare")], ignore_index=True)
@@ -436,8 +435,8 @@ def _write_baselines(data: RunData, out: Path):
     for name, table in dict(answers=answers, bins=bins, ranking=ranking).items():
         table.to_parquet(out / f"{name}.parquet", index=False)
     left_out = {s: why for s, why in found.left_out.items() if s != "bare_llm"}
-    facts = dict(settings=found.settings, left_out=left_out, best=best._asdict())
-    facts |= dict(ranked_by=ranked_by)
+    facts = dict(settings=found.settings, ranked_by=ranked_by, left_out=left_out)
+    facts["best"] = best._asdict()
     write_json(out / "facts.json", facts)
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #ab8aebfa
