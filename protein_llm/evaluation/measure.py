@@ -432,12 +432,11 @@ def _write_baselines(data: RunData, out: Path):
     ranking, ranked_by = _ranked_by_baselines(data, train, valid, spaces, found.settings)
     if data.cfg.evaluation.n_choices:
         answers = _with_choices(data, train, chosen, answers, spaces, ranked_by)
-    for name, table in dict(answers=answers, bins=bins, ranking=ranking).items():
-        table.to_parquet(out / f"{name}.parquet", index=False)
+    for name, t in dict(answers=answers, bins=bins, ranking=ranking).items():
+        t.to_parquet(out / f"{name}.parquet", index=False)
     left_out = {s: why for s, why in found.left_out.items() if s != "bare_llm"}
-    facts = dict(settings=found.settings, ranked_by=ranked_by, left_out=left_out)
-    facts["best"] = best._asdict()
-    write_json(out / "facts.json", facts)
+    facts = dict(settings=found.settings, left_out=left_out, ranked_by=ranked_by)
+    write_json(out / "facts.json", facts | dict(best=best._asdict()))
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #ab8aebfa
 def baselines_folder(
