@@ -420,7 +420,7 @@ def _with_choices(data: RunData, train, asked, answers, spaces: dict, settings: 
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #ac04458d
 def _write_baselines(data: RunData, out: Path):
-    "Answers and rankings, by train"
+    "Answers, rankings"
     train, valid = _known_records(data)
     chosen = asked_records(data, "task", "instruction", "answer")
     pooled, sequences = _pooled(data), data.corpus.proteins.sequence
