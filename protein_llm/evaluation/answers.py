@@ -224,7 +224,7 @@ def losses_behind(
     nll, record = answer_nll(hidden, head, labels, segments)
     return record_sums(nll, record, len(rows))[0]
 
-
+# %% ../../nbs/api/evaluation/02_answers.ipynb #e2f65842
 def choice_losses(
     model: ProteinLLM,  # Trained
     records: pd.DataFrame,  # `record_id`, `task`

@@ -714,7 +714,7 @@ def _scores_without(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:  # [
         out[at] = _log_likelihood(mean, _bags_of(answers, known))[0, which]
     return out
 
-
+# %% ../../nbs/api/evaluation/01_baselines.ipynb #c9b16835
 def chosen_by_baselines(
     train: pd.DataFrame,  # Train records
     asked: pd.DataFrame,  # `record_id, protein_id, task, instruction`

@@ -175,7 +175,7 @@ def _statistics(samples: dict, known: dict, information: Information | None) -> 
     about = (known, None, information)
     return {s: answer_statistics(t.prediction.tolist(), t, *about) for s, t in samples.items()}
 
-
+# %% ../../nbs/api/evaluation/06_compare.ipynb #1fde4e21
 def _measured_of(metrics: tuple, statistics: pd.DataFrame) -> tuple:
     "Those of a system: nothing is chosen by one without likelihoods"
     return tuple(m for m in metrics if {*METRICS[m].columns} <= {*statistics, "records"})
@@ -194,10 +194,8 @@ def answer_tables(
     about, blind = samples["blind"], statistics["blind"]
     metrics, headline = measured_metrics(blind), measured_metrics(blind, headline=True)
     scores = [
-        score_table(
-            system, table, about.cluster, _measured_of(metrics, table), _grouped(about), draws
-        )
-        for system, table in statistics.items()
+        score_table(s, t, about.cluster, _measured_of(metrics, t), _grouped(about), draws)
+        for s, t in statistics.items()
     ]
     differences = []
     for arm, against, by_task in _compared(arms, best, list(samples)):

@@ -414,7 +414,7 @@ def _spaces(data: RunData, train, valid, pooled: dict) -> dict:
     ids = [*train.protein_id, *valid.protein_id, *test.protein_id]
     return pooled | dict(composition=composition(ids, data.corpus.proteins.sequence))
 
-
+# %% ../../nbs/api/evaluation/05_measure.ipynb #45a51a47
 def _ranked_by_baselines(data: RunData, train, valid, spaces: dict, settings: dict) -> tuple:
     "Rankings of the baselines that have a setting, and of those at chance; the settings"
     ranked, proteins, ev = ranked_of(data), data.corpus.proteins, data.cfg.evaluation
@@ -432,6 +432,12 @@ def _known_records(data: RunData) -> tuple:
     train, valid = (data.corpus.records_of(split, *columns) for split in ("train", "valid"))
     return train, valid[valid.task.isin(train.task)]
 
+
+def _pooled(data: RunData) -> dict:
+    "Pooled features by name, those that there are"
+    pooled = dict(feature=data.features.pooled(), random=data.random_pooled)
+    return {name: table for name, table in pooled.items() if table is not None}
+
 # %% ../../nbs/api/evaluation/05_measure.ipynb #2f2a74d2
 def _with_choices(data: RunData, train, asked, answers, spaces: dict, settings: dict):
     "Answers with `chosen`: what comes without a protein stays as it is; None where there is no likelihood"
@@ -442,12 +448,10 @@ def _with_choices(data: RunData, train, asked, answers, spaces: dict, settings: 
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #ac04458d
 def _write_baselines(data: RunData, out: Path):
-    "Answers and rankings, by train"
+    "Answers, rankings"
     train, valid = _known_records(data)
     chosen = asked_records(data, "task", "instruction", "answer")
-    pooled = dict(feature=data.features.pooled(), random=data.random_pooled)
-    pooled = {name: table for name, table in pooled.items() if table is not None}
-    sequences = data.corpus.proteins.sequence
+    pooled, sequences = _pooled(data), data.corpus.proteins.sequence
     found, best = _answered_untrained(train, valid, chosen, sequences, pooled)
     answers = found.answers[found.answers.record_id.isin(chosen.record_id)]
     answers = pd.concat([answers, bare_answers(data, chosen, out / "bare")], ignore_index=True)
@@ -456,12 +460,11 @@ def _write_baselines(data: RunData, out: Path):
     ranking, ranked_by = _ranked_by_baselines(data, train, valid, spaces, found.settings)
     if data.cfg.evaluation.n_choices:
         answers = _with_choices(data, train, chosen, answers, spaces, ranked_by)
-    for name, table in dict(answers=answers, bins=bins, ranking=ranking).items():
-        table.to_parquet(out / f"{name}.parquet", index=False)
+    for name, t in dict(answers=answers, bins=bins, ranking=ranking).items():
+        t.to_parquet(out / f"{name}.parquet", index=False)
     left_out = {s: why for s, why in found.left_out.items() if s != "bare_llm"}
-    facts = dict(settings=found.settings, left_out=left_out, best=best._asdict())
-    facts |= dict(ranked_by=ranked_by)
-    write_json(out / "facts.json", facts)
+    facts = dict(settings=found.settings, left_out=left_out, ranked_by=ranked_by)
+    write_json(out / "facts.json", facts | dict(best=best._asdict()))
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #ab8aebfa
 def baselines_folder(

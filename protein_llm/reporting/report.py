@@ -822,7 +822,7 @@ def choice_sentence(
         "answer as they do."
     )
 
-
+# %% ../../nbs/api/reporting/04_report.ipynb #a97dde41
 def _same_way(f: Findings) -> list:
     "Scores of chosen answers beside those of written ones; nothing where none was chosen"
     if not f.choices:
