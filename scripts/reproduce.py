@@ -55,15 +55,15 @@ FLAMINGO = dict(
 def train_step(arch):
     "The training of one arm"
     makes = (f"tiny-{arch}-*/trained.json", f"tiny-{arch}-*/model/**/*")
-    return Step(f"03_train-{arch}", "03_train", 194, makes, ("02_encode",), dict(arch=arch))
+    return Step(f"03_train-{arch}", "03_train", 203, makes, ("02_encode",), dict(arch=arch))
 
 
 STEPS = dict(
     reproduce=[
-        Step("01_data", "01_data", 128, ("shared/corpus-*/*",)),
-        Step("02_encode", "02_encode", 208, ("shared/features-*/*",), ("01_data",)),
+        Step("01_data", "01_data", 138, ("shared/corpus-*/*",)),
+        Step("02_encode", "02_encode", 223, ("shared/features-*/*",), ("01_data",)),
         *[train_step(arch) for arch in ARCHS],
-        Step("04_evaluate", "04_evaluate", 602, SCORES, TRAINED),
+        Step("04_evaluate", "04_evaluate", 577, SCORES, TRAINED),
         Step("05_figures", "05_figures", 62, ("figures/*", "report/*"), ("04_evaluate",), FIGURES),
     ],
     experiments=[

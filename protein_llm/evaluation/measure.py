@@ -580,5 +580,7 @@ def measure_all(
     jobs = _unmeasured(runs)
     workers = workers_for(len(jobs), torch.cuda.device_count(), torch.get_num_threads())
     if workers > 1:
+        if any(folder is None for _, folder in jobs):
+            runs[0].data.random_pooled  # noqa: B018 - the longest piece of work, by all cores
         _measure_beside(jobs, workers)
     return [measure(run) for run in runs]
