@@ -79,6 +79,8 @@ TRIES = {
     "make smollm2": Try(
         "make -n smollm2", "half an hour, and it writes into figures/", "smollm2.py"
     ),
+    "make experiments": Try("make -n experiments", "hours", "reproduce.py"),
+    "make search": Try("make -n search", "an hour, and it writes into figures/", "reproduce.py"),
     "make help": Try("make help", "", "make setup"),
     "make lab": Try("make -o setup lab args=--version", "it does not end by itself"),
     'make lab args="--port 8899"': Try(
