@@ -578,7 +578,7 @@ _TINY = dict(
 )
 
 # %% ../nbs/api/02_config.ipynb #d426e2e6
-# all embedded proteins; a recipe for one GPU, whose results figures/smollm2 holds
+# all embedded proteins; a recipe for one GPU: figures/smollm2 holds results of an earlier one
 _SMOLLM2 = dict(
     data=dict(n_proteins=0, max_residues=512),
     model=dict(llm="smollm2", cross_every=5, **_lora(32)),

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..core import digest, read_json, write_atomic, write_json
 from ..model import GREEDY, Decoding, ProteinLLM
 from ..model.attention import record_inputs
+from ..model.generation import Reading
 from ..model.loss import answer_nll, record_sums
 from ..progress import progress
 from ..runs.data import RunData
@@ -167,22 +168,12 @@ def _answer_parts(model, records, data, how, part, todo, acc):
             _answer_part(model, some, data, how, todo.get(k), bar.update)
 
 # %% ../../nbs/api/evaluation/02_answers.ipynb #1c4b6c8c
-class _Prompt:
-    "A decoder's cache: the keys and values of one prompt, which answers behind it read and do not change"
-
-    def __init__(self):
-        self.kv = []
-
-    def get_seq_length(self, *_):
-        return 0
-
-    def get_mask_sizes(self, cache_position, _):
-        return len(cache_position), 0
+class _Prompt(Reading):
+    "The keys and values of one prompt, which answers behind it read and do not change"
 
     def update(self, key, value, layer, *_):
         if layer == len(self.kv):  # the prompt itself is read
-            self.kv.append((key, value))
-            return key, value
+            return super().update(key, value)
         pairs = zip(self.kv[layer], (key, value), strict=True)
         return tuple(torch.cat([z.expand(len(new), -1, -1, -1), new], 2) for z, new in pairs)
 
