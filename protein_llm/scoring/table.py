@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'NOT_CHOSEN', 'OTHERS', 'SCORE_COLUMNS', 'FEW', 'FEW_RECORDS', 'FEW_DRAWS', 'ERROR', 'DIFFERENCE_COLUMNS',
-           'Metric', 'ratio', 'bits', 'metrics_of', 'label', 'why_unmeasured', 'measured_metrics', 'unmeasured',
-           'other_references', 'answer_statistics', 'Interval', 'bootstrap', 'score_table', 'is_established',
-           'two_sided_p', 'holm', 'seed_difference_table', 'difference_table', 'why_unclaimed', 'verdict', 'claim',
-           'claims']
+           'Metric', 'ratio', 'bits', 'declare', 'metrics_of', 'label', 'why_unmeasured', 'measured_metrics',
+           'unmeasured', 'other_references', 'answer_statistics', 'Interval', 'bootstrap', 'score_table',
+           'is_established', 'two_sided_p', 'holm', 'seed_difference_table', 'difference_table', 'why_unclaimed',
+           'verdict', 'claim', 'claims']
 
 # %% ../../nbs/api/scoring/05_table.ipynb #21690011
 from collections.abc import Callable, Iterator
@@ -207,6 +207,19 @@ _RANKING = (
     _which_protein("first", "first of 10", ("first", "records")),
 )
 METRICS = {m.name: m for m in (*_RANKING, *_LOSSES, *_ANSWERS, *_PROBES)}
+
+# %% ../../nbs/api/scoring/05_table.ipynb #1aa0f1b5
+def declare(
+    *metrics: Metric,  # Rows of one's own
+) -> tuple:  # Their names
+    "Add metrics to the table. Raises `ValueError` on a name that another metric has"
+    for m in metrics:
+        known = METRICS.get(m.name, m)
+        if known.label != m.label:
+            fault = f"metric {m.name!r} is declared already, as {known.label!r}"
+            raise ValueError(f"{fault}: choose another name")
+        METRICS[m.name] = m
+    return tuple(m.name for m in metrics)
 
 # %% ../../nbs/api/scoring/05_table.ipynb #ae64c395
 def metrics_of(
