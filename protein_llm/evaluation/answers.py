@@ -77,13 +77,13 @@ def weights_digest(
         h.update(t.flatten().view(torch.uint8).numpy())
     return h.hexdigest()[:12]
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #6646aae1
+# %% ../../nbs/api/evaluation/02_answers.ipynb #1b75027b
 def _describe(model: ProteinLLM, records: pd.DataFrame, data: RunData, how, part) -> dict:
     "What answers are of"
     return dict(
         model=weights_digest(model),
         arch=data.cfg.model.name,
-        corpus=data.corpus.manifest["key"],
+        corpus=data.key,
         records=digest(records.record_id.tolist()),
         part=part,
         how=asdict(how),
@@ -198,7 +198,14 @@ def _read_behind(model: ProteinLLM, batch: Batch, ids: torch.Tensor) -> torch.Te
     )
     return torch.cat([first.expand(C, -1, -1), out.last_hidden_state], 1)
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #15e1fc9e
+# %% ../../nbs/api/evaluation/02_answers.ipynb #7b243dda
+def _seen(model: ProteinLLM, data: RunData, record: int) -> tuple:
+    "What a model sees of a prompt: equal for records that it cannot tell apart"
+    ids, n, proteins = data.tokens(record)
+    shown = () if model.cfg.arch == "blind" else tuple(proteins)
+    return ids[:n].tobytes(), shown
+
+
 @torch.no_grad()
 def losses_behind(
     model: ProteinLLM,  # In evaluation mode
@@ -215,21 +222,24 @@ def losses_behind(
     nll, record = answer_nll(hidden, head, labels, segments)
     return record_sums(nll, record, len(rows))[0]
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #e2f65842
+# %% ../../nbs/api/evaluation/02_answers.ipynb #274be477
 def choice_losses(
     model: ProteinLLM,  # Trained
     records: pd.DataFrame,  # `record_id`, `task`
     data: RunData,  # Tokens and features
     choices: dict,  # {task: answers}
+    ends: bool = True,  # Nothing may follow an answer; else it may go on
 ) -> pd.DataFrame:  # `record_id, choice, nll`
-    "What each answer of its task costs each record, in nats"
+    "What each answer of its task costs each record, in nats. A prompt that comes again is not read again"
     features = data.features if data.reads_features else None
-    plain, end = PlainText(data.tokenizer), data.tokenizer.eos_token_id
-    tokens = {t: [[*ids, end] for ids in plain(texts).input_ids] for t, texts in choices.items()}
-    at, tables = data.tokens.positions(records.record_id.tolist()), []
+    plain, end = PlainText(data.tokenizer), [data.tokenizer.eos_token_id] if ends else []
+    tokens = {t: [[*ids, *end] for ids in plain(texts).input_ids] for t, texts in choices.items()}
+    at, tables, known = data.tokens.positions(records.record_id.tolist()), [], {}
     model = model.eval()
     for record_id, task, i in zip(records.record_id, records.task, at.tolist(), strict=True):
-        batch = collate([[i]], data.tokens, features, prompt_only=True).to(model.device)
-        nll = losses_behind(model, batch, tokens[task]).tolist()
-        tables.append(pd.DataFrame(dict(record_id=record_id, choice=choices[task], nll=nll)))
+        key = task, *_seen(model, data, i)
+        if key not in known:
+            batch = collate([[i]], data.tokens, features, prompt_only=True).to(model.device)
+            known[key] = losses_behind(model, batch, tokens[task]).tolist()
+        tables.append(pd.DataFrame(dict(record_id=record_id, choice=choices[task], nll=known[key])))
     return pd.concat(tables, ignore_index=True)

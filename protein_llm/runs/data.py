@@ -60,7 +60,7 @@ class RunData:
     def reads_features(self) -> bool:
         return self.cfg.model.reads_features
 
-# %% ../../nbs/api/runs/02_data.ipynb #17ef171b
+# %% ../../nbs/api/runs/02_data.ipynb #8d88658e
 @patch(as_prop=True)
 @made_once
 def reserved(self: RunData) -> frozenset:
@@ -74,6 +74,12 @@ def corpus(self: RunData) -> Corpus:
     "Records and their split"
     self.tell(f"corpus: records of {self.cfg.data.manifest} and their split")
     return Corpus(build_corpus(self.cfg.data, self.cfg.model.llm), self.reserved)
+
+
+@patch(as_prop=True)
+def key(self: RunData) -> str:
+    "What its records are called: equal records, equal key"
+    return self.corpus.manifest["key"]
 
 # %% ../../nbs/api/runs/02_data.ipynb #d31729cd
 @patch(as_prop=True)

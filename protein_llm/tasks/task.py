@@ -26,7 +26,7 @@ class Items:
 RECORD_COLUMNS = ("record_id", "protein_ids", "instruction", "answer", "split", "cluster")
 SPLITS = ("train", "valid", "test")
 
-# %% ../../nbs/api/tasks/01_task.ipynb #df94cf95
+# %% ../../nbs/api/tasks/01_task.ipynb #97b4ae82
 @dataclass(frozen=True)
 class Task:
     "A question whose answers can be checked"
@@ -47,6 +47,9 @@ class Task:
         None  # (items, pooled features) -> {system: scores [n, C] or answers}
     )
     note: str = ""  # What has to stand beside its numbers
+    ends: bool = True  # A choice is a whole answer; else an answer may go on behind it
+    by: tuple = ()  # Columns of its records that scores are grouped by
+    taught: bool = True  # The corpus asks such questions; else arms are first trained on the task's train records
 
 # %% ../../nbs/api/tasks/01_task.ipynb #043e2300
 PARSE_RATE = Metric(
