@@ -222,7 +222,7 @@ def losses_behind(
     nll, record = answer_nll(hidden, head, labels, segments)
     return record_sums(nll, record, len(rows))[0]
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #274be477
+# %% ../../nbs/api/evaluation/02_answers.ipynb #d9e7930e
 def choice_losses(
     model: ProteinLLM,  # Trained
     records: pd.DataFrame,  # `record_id`, `task`
@@ -230,16 +230,17 @@ def choice_losses(
     choices: dict,  # {task: answers}
     ends: bool = True,  # Nothing may follow an answer; else it may go on
 ) -> pd.DataFrame:  # `record_id, choice, nll`
-    "What each answer of its task costs each record, in nats. A prompt that comes again is not read again"
+    "What each answer of its task costs each record, in nats; equal prompts are read once"
     features = data.features if data.reads_features else None
     plain, end = PlainText(data.tokenizer), [data.tokenizer.eos_token_id] if ends else []
     tokens = {t: [[*ids, *end] for ids in plain(texts).input_ids] for t, texts in choices.items()}
-    at, tables, known = data.tokens.positions(records.record_id.tolist()), [], {}
-    model = model.eval()
-    for record_id, task, i in zip(records.record_id, records.task, at.tolist(), strict=True):
+    at = data.tokens.positions(records.record_id.tolist()).tolist()
+    tables, known, model = [], {}, model.eval()
+    for record_id, task, i in zip(records.record_id, records.task, at, strict=True):
         key = task, *_seen(model, data, i)
         if key not in known:
             batch = collate([[i]], data.tokens, features, prompt_only=True).to(model.device)
             known[key] = losses_behind(model, batch, tokens[task]).tolist()
-        tables.append(pd.DataFrame(dict(record_id=record_id, choice=choices[task], nll=known[key])))
+        columns = dict(record_id=record_id, choice=choices[task], nll=known[key])
+        tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)

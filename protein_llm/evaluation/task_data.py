@@ -84,7 +84,10 @@ def stores_for(
         known.append(FeatureStore(build_features(new, encoder, feature_folder(new, encoder))))
     return SeveralStores(known, processor)
 
-# %% ../../nbs/api/evaluation/09_task_data.ipynb #eaa5aea4
+# %% ../../nbs/api/evaluation/09_task_data.ipynb #48341b58
+_COLUMNS = ("record_id", "protein_ids", "instruction", "answer")
+
+# %% ../../nbs/api/evaluation/09_task_data.ipynb #d00b3071
 class TaskData:
     "What a model is shown of any records: what `RunData` is for a run's own"
 
@@ -93,21 +96,16 @@ class TaskData:
         records: pd.DataFrame,  # `record_id`, `protein_ids`, `instruction`, `answer`
         proteins: pd.DataFrame,  # `protein_id`, `sequence` of all that are named
         processor: ProteinProcessor,  # Of the model that will read them
-        features: SeveralStores
-        | None = None,  # From `stores_for`; None for a model that reads none
+        features: SeveralStores | None = None,  # From `stores_for`, where it reads features
     ):
         self.tokenizer, self.features = processor.tokenizer, features
         self.cfg = SimpleNamespace(model=ModelConfig(**processor.model))
         self.reads_features = self.cfg.model.reads_features
         if self.reads_features and features is None:
-            raise ValueError(
-                f"arch={self.cfg.model.arch} reads features: give those of its proteins"
-            )
-        asked = records[["record_id", "protein_ids", "instruction", "answer"]].reset_index(
-            drop=True
-        )
+            arch = self.cfg.model.arch
+            raise ValueError(f"arch={arch} reads features: give those of its proteins")
+        asked = records[list(_COLUMNS)].reset_index(drop=True)
         named = proteins.set_index("protein_id")[["sequence"]]
         self.key = digest(asked.to_dict("list"), named.sequence.to_dict())
-        self.tokens = TokenStore(
-            build_tokens(pl.from_pandas(asked), named, self.cfg.model, self.key)
-        )
+        folder = build_tokens(pl.from_pandas(asked), named, self.cfg.model, self.key)
+        self.tokens = TokenStore(folder)

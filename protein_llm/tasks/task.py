@@ -26,10 +26,10 @@ class Items:
 RECORD_COLUMNS = ("record_id", "protein_ids", "instruction", "answer", "split", "cluster")
 SPLITS = ("train", "valid", "test")
 
-# %% ../../nbs/api/tasks/01_task.ipynb #97b4ae82
+# %% ../../nbs/api/tasks/01_task.ipynb #9dda047c
 @dataclass(frozen=True)
-class Task:
-    "A question whose answers can be checked"
+class _Written:
+    "What can be asked of anything that writes"
 
     name: str  # As in `-p task go`
     label: str  # For people: GO terms
@@ -38,26 +38,30 @@ class Task:
     score: Callable  # (prediction, reference), both texts -> {column: number}
     load: Callable  # proteins of a corpus (`protein_id, sequence, split, cluster`) -> `Items`
     metrics: tuple  # Names in `METRICS`: sums of the columns of `score`
+
+# %% ../../nbs/api/tasks/01_task.ipynb #ca7a4906
+@dataclass(frozen=True)
+class Task(_Written):
+    "A question whose answers can be checked, and how it is answered by likelihood"
+
     choices: Callable | None = None  # train records -> the answers that likelihood chooses among
     right: Callable | None = None  # (choices, references) -> which choice is right of which [n, C]
     rank: Callable | None = None  # (records, choices, scores [n, C]) -> columns, one row a record
     ranked: tuple = ()  # Names in `METRICS`: sums of the columns of `rank`
     join: str = ""  # Between choices, where an answer may hold several; empty: it holds one
-    baselines: Callable | None = (
-        None  # (items, pooled features) -> {system: scores [n, C] or answers}
-    )
-    note: str = ""  # What has to stand beside its numbers
     ends: bool = True  # A choice is a whole answer; else an answer may go on behind it
+    baselines: Callable | None = None  # (items, features) -> {system: scores of test [n, C]}
     by: tuple = ()  # Columns of its records that scores are grouped by
-    taught: bool = True  # The corpus asks such questions; else arms are first trained on the task's train records
+    taught: bool = True  # The corpus asks it; else arms first train on the task's train records
+    note: str = ""  # What has to stand beside its numbers
 
-# %% ../../nbs/api/tasks/01_task.ipynb #043e2300
+# %% ../../nbs/api/tasks/01_task.ipynb #c718fd0f
 PARSE_RATE = Metric(
     "parse_rate", "answers that keep to the grammar", ("parsed", "records"), ratio, of="task"
 )
 declare(PARSE_RATE)
 
-
+# %% ../../nbs/api/tasks/01_task.ipynb #5eefd39a
 def require_items(
     items: Items,  # From a task's `load`
     name: str = "task",  # For messages
@@ -75,14 +79,10 @@ def require_items(
         found = f"record {unknown.record_id.iloc[0]!r} is of split {unknown.split.iloc[0]!r}"
         raise ValueError(f"{name}: {found}: choose from {', '.join(SPLITS)}")
     known = set(proteins.protein_id)
-    named = (
-        (r, p) for r, ids in zip(records.record_id, records.protein_ids, strict=True) for p in ids
-    )
-    for record, protein in named:
-        if protein not in known:
-            raise ValueError(
-                f"{name}: record {record!r} names protein {protein!r}, which has no sequence"
-            )
+    for record, ids in zip(records.record_id, records.protein_ids, strict=True):
+        for protein in set(ids) - known:
+            fault = f"record {record!r} names protein {protein!r}, which has no sequence"
+            raise ValueError(f"{name}: {fault}")
     return items
 
 # %% ../../nbs/api/tasks/01_task.ipynb #79191b33
