@@ -222,7 +222,13 @@ def losses_behind(
     nll, record = answer_nll(hidden, head, labels, segments)
     return record_sums(nll, record, len(rows))[0]
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #d9e7930e
+# %% ../../nbs/api/evaluation/02_answers.ipynb #16563915
+def _answer_tokens(tokenizer, texts: list, ends: bool) -> list:
+    "Token ids of answers, with the token that ends one where nothing may follow"
+    end = [tokenizer.eos_token_id] if ends else []
+    return [[*ids, *end] for ids in PlainText(tokenizer)(texts).input_ids]
+
+# %% ../../nbs/api/evaluation/02_answers.ipynb #a1766e74
 def choice_losses(
     model: ProteinLLM,  # Trained
     records: pd.DataFrame,  # `record_id`, `task`
@@ -232,8 +238,7 @@ def choice_losses(
 ) -> pd.DataFrame:  # `record_id, choice, nll`
     "What each answer of its task costs each record, in nats; equal prompts are read once"
     features = data.features if data.reads_features else None
-    plain, end = PlainText(data.tokenizer), [data.tokenizer.eos_token_id] if ends else []
-    tokens = {t: [[*ids, *end] for ids in plain(texts).input_ids] for t, texts in choices.items()}
+    tokens = {t: _answer_tokens(data.tokenizer, texts, ends) for t, texts in choices.items()}
     at = data.tokens.positions(records.record_id.tolist()).tolist()
     tables, known, model = [], {}, model.eval()
     for record_id, task, i in zip(records.record_id, records.task, at, strict=True):

@@ -61,7 +61,11 @@ def log_odds(
     p = np.clip(shares, 0.5 / (n + 1), 1 - 0.5 / (n + 1))
     return np.log(p / (1 - p))
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #e1fe1b23
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #fd47b190
+def _two_numbers(scores: np.ndarray, prior: np.ndarray) -> np.ndarray:  # [n * C, 2]
+    return np.stack([scores.ravel(), np.broadcast_to(prior, scores.shape).ravel()], 1)
+
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #dbcc9f90
 class Calibration:
     "Makes probabilities of scores. Raises `ValueError` where no validation record has a right answer"
 
@@ -77,16 +81,14 @@ class Calibration:
             raise ValueError(f"{fault}: use more records")
         self.prior, self.one = prior, one
         self.scale = max(float(np.std(scores)), 1e-9)
-        self.model = LogisticRegression(C=10.0).fit(self._inputs(scores), right.ravel())
+        self.model = LogisticRegression(C=10.0)
+        self.model.fit(_two_numbers(scores / self.scale, prior), right.ravel())
         p = self(scores)
         self.loss = log_loss(right.ravel(), p.ravel())  # nats a pair
 
-    def _inputs(self, scores: np.ndarray) -> np.ndarray:
-        prior = np.broadcast_to(self.prior, scores.shape)
-        return np.stack([scores.ravel() / self.scale, prior.ravel()], 1)
-
     def __call__(self, scores: np.ndarray) -> np.ndarray:  # [n, C] -> [n, C]
-        p = self.model.predict_proba(self._inputs(scores))[:, 1].reshape(scores.shape)
+        inputs = _two_numbers(scores / self.scale, self.prior)
+        p = self.model.predict_proba(inputs)[:, 1].reshape(scores.shape)
         return p / p.sum(1, keepdims=True) if self.one else p
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #455d7316
