@@ -139,19 +139,19 @@ def require_finite(
         more = f", as have {len(bad) - 1} more tensors" if bad[1:] else ""
         raise ValueError(f"{where}: {bad[0]} has values that are not finite{more}: {mend}")
 
-# %% ../../nbs/api/model/08_parts.ipynb #6ddefe1c
+# %% ../../nbs/api/model/08_parts.ipynb #d3da08ed
 @torch.no_grad()
 def set_trained_state(
     model: nn.Module,  # A `ProteinLLM`
     state: dict,  # From `trained_state`
     where: str,  # Where it was read, for the message
 ) -> nn.Module:  # The model
-    "Copy trained parameters into a model. Raises `ValueError` that names the first that is missing or does not fit"
+    "Copy trained parameters, also in half precision. Raises `ValueError` on the first that is missing or does not fit"
     params = trained_parameters(model)
     _require_names(state, params, where)
     for name, p in params.items():
         found, expected = _describe(state[name]), _describe(p)
-        if found != expected:
+        if found != expected and found != _describe(p.half()):
             raise ValueError(
                 f"{where}: {name} is {found}, expected {expected}: it is cut, or of another model"
             )
