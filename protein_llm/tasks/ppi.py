@@ -55,14 +55,12 @@ def _is_held_out(a: str, b: str, seed: int) -> bool:
     key = shuffle_key(seed, " ".join(sorted((str(a), str(b)))))
     return int(key[:8], 16) < HELD_OUT * 2**32
 
-# %% ../../nbs/api/tasks/05_ppi.ipynb #1e04c4c4
+# %% ../../nbs/api/tasks/05_ppi.ipynb #087c5b90
 def pair_classifier(
     proteins: pd.DataFrame,  # `protein_id`, `split`, `cluster`
     seed: int = 0,  # Of the pairs of clusters that are held out
-) -> (
-    Callable
-):  # (protein, protein) -> train, valid, C1, C2, C3, or nothing where the pair is left out
-    "How a pair is classed"
+) -> Callable:  # (protein, protein) -> its class
+    "How a pair is classed: train, valid, C1, C2, C3, or nothing where it is left out"
     inside = proteins[proteins.split.isin(SPLITS)]
     clean = inside[inside.groupby("cluster").split.transform("nunique") == 1]
     rows = zip(clean.protein_id, clean.split, clean.cluster, strict=True)
@@ -205,11 +203,9 @@ def degree_auroc(
     found = [roc_auc_score(observed, score) for score in (both.sum(1), both.prod(1))]
     return max(found, key=lambda auroc: abs(auroc - 0.5))
 
-# %% ../../nbs/api/tasks/05_ppi.ipynb #d39d751c
+# %% ../../nbs/api/tasks/05_ppi.ipynb #d7e2aa9b
 MATCHED = 0.03  # how far from 0.5 it may be
-ENOUGH = (
-    200  # observed pairs of C3 from which it is asked: by chance fewer are farther away too often
-)
+ENOUGH = 200  # observed pairs of C3 from which it is asked; fewer are farther away by chance
 
 
 def require_matched(
