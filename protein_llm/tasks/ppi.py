@@ -45,17 +45,22 @@ def human_pairs() -> pd.DataFrame:  # `protein_id`, `partner`, which sorts behin
     table = table.assign(partner=table.partners.str.split()).explode("partner")
     return table[["protein_id", "partner"]].reset_index(drop=True)
 
-# %% ../../nbs/api/tasks/05_ppi.ipynb #c7e0544e
-HELD_OUT = 0.1  # share of pairs of train clusters that are C1
+# %% ../../nbs/api/tasks/05_ppi.ipynb #ba2eaba8
+HELD_OUT = dict(C1=0.1, valid=0.05)  # shares of the pairs of train clusters
 _BY_SPLITS = {("train", "valid"): "valid", ("test", "train"): "C2", ("test", "test"): "C3"}
 
 
-def _is_held_out(a: str, b: str, seed: int) -> bool:
-    "Whether a pair of clusters is, which depends on nothing but their names and the seed"
+def _of_train(a: str, b: str, seed: int) -> str:
+    "The class of a pair of train clusters, which depends on nothing but their names and the seed"
     key = shuffle_key(seed, " ".join(sorted((str(a), str(b)))))
-    return int(key[:8], 16) < HELD_OUT * 2**32
+    place = int(key[:8], 16) / 2**32
+    for name, share in HELD_OUT.items():
+        if place < share:
+            return name
+        place -= share
+    return "train"
 
-# %% ../../nbs/api/tasks/05_ppi.ipynb #087c5b90
+# %% ../../nbs/api/tasks/05_ppi.ipynb #fdd2ab59
 def pair_classifier(
     proteins: pd.DataFrame,  # `protein_id`, `split`, `cluster`
     seed: int = 0,  # Of the pairs of clusters that are held out
@@ -71,7 +76,7 @@ def pair_classifier(
             return ""
         (split_a, cluster_a), (split_b, cluster_b) = known[a], known[b]
         if split_a == split_b == "train":
-            return "C1" if _is_held_out(cluster_a, cluster_b, seed) else "train"
+            return _of_train(cluster_a, cluster_b, seed)
         return _BY_SPLITS.get(tuple(sorted((split_a, split_b))), "")
 
     return class_of
@@ -203,7 +208,7 @@ def degree_auroc(
     found = [roc_auc_score(observed, score) for score in (both.sum(1), both.prod(1))]
     return max(found, key=lambda auroc: abs(auroc - 0.5))
 
-# %% ../../nbs/api/tasks/05_ppi.ipynb #d7e2aa9b
+# %% ../../nbs/api/tasks/05_ppi.ipynb #54672316
 MATCHED = 0.03  # how far from 0.5 it may be
 ENOUGH = 200  # observed pairs of C3 from which it is asked; fewer are farther away by chance
 
@@ -386,7 +391,7 @@ def _paths(matrix, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     own = there_and_back[a] + there_and_back[b] - root[a] * root[b]
     return walks - matrix[a, b] * own  # a walk over the pair's own line is no path
 
-# %% ../../nbs/api/tasks/05_ppi.ipynb #329d8216
+# %% ../../nbs/api/tasks/05_ppi.ipynb #52886daf
 def ppi_baselines(
     items: Items,  # Of `ppi_items`
     pooled: pd.DataFrame | None = None,  # Not used: these know no sequence
@@ -402,7 +407,7 @@ def ppi_baselines(
     scores = {}
     for name, measure in dict(degree=_degrees, paths=_paths).items():
         margin = measure(matrix, *asked) - np.median(measure(matrix, *seen))
-        scores[name] = np.stack([margin, np.zeros(len(margin))], 1)
+        scores[name] = np.stack([margin / 2, -margin / 2], 1)
     return scores
 
 # %% ../../nbs/api/tasks/05_ppi.ipynb #74167b61
@@ -412,7 +417,7 @@ def load_ppi(
     "The shipped human pairs among a corpus' proteins"
     return ppi_items(proteins, human_pairs())
 
-# %% ../../nbs/api/tasks/05_ppi.ipynb #675eb8e5
+# %% ../../nbs/api/tasks/05_ppi.ipynb #57d86fe4
 NOTE = (
     "A pair that was not observed may interact all the same. Observed pairs are of any assay, and "
     "their origin is not stated. As many are asked for as not, with the same proteins: in a cell "
@@ -433,6 +438,8 @@ PPI = Task(
     rank=rank_ppi,
     ranked=RANKED,
     baselines=ppi_baselines,
+    by=("pair_class",),
+    taught=False,
     note=NOTE,
 )
 

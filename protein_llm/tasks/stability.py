@@ -7,8 +7,8 @@ __all__ = ['GB1_FIRST', 'SHARES', 'QUESTION', 'WORST', 'SIGN_FROM', 'MAE', 'SIGN
            'RANKED', 'ASYMMETRY', 'THERE_AND_BACK', 'PENALTIES', 'STABILITY', 'ddg_text', 'parse_ddg', 'mutation_parts',
            'mutated', 'reverse_mutation', 'gb1_measured', 'split_units', 'stability_items', 'score_ddg', 'ddg_choices',
            'right_ddg', 'expected_ddg', 'ddg_scores', 'rank_ddg', 'written_ddg_scores', 'reversed_records',
-           'asymmetry_statistics', 'site_differences', 'stability_baselines', 'load_stability', 'read_megascale',
-           'read_proteingym']
+           'asymmetry_statistics', 'normal_ddg_scores', 'site_differences', 'stability_baselines', 'load_stability',
+           'read_megascale', 'read_proteingym']
 
 # %% ../../nbs/api/tasks/04_stability.ipynb #393b9b65
 import csv
@@ -154,7 +154,7 @@ def stability_items(
     records = records[[*columns, "mutation", "ddG"]]
     return Items(records, _proteins(records, measured))
 
-# %% ../../nbs/api/tasks/04_stability.ipynb #e0284571
+# %% ../../nbs/api/tasks/04_stability.ipynb #df86b14c
 WORST = (
     5.0  # kcal/mol: the error of an answer that states no number, and the largest of one that does
 )
@@ -175,7 +175,7 @@ def score_ddg(
     sign_right = signed and known and predicted * measured > 0
     return dict(absolute_error=error, sign_right=float(sign_right), signed=float(signed))
 
-# %% ../../nbs/api/tasks/04_stability.ipynb #c8d76300
+# %% ../../nbs/api/tasks/04_stability.ipynb #af0f8b5c
 _ENERGY = dict(unit="kcal/mol", better=-1, of="stability")
 MAE = Metric(
     "stability_mae", "mean absolute error", ("absolute_error", "records"), ratio, **_ENERGY
@@ -252,7 +252,7 @@ def _standard_ranks(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     deviation = (centred**2).groupby(groups).transform("mean") ** 0.5
     return (centred / deviation.where(deviation > 0, 1)).to_numpy()
 
-# %% ../../nbs/api/tasks/04_stability.ipynb #6206981a
+# %% ../../nbs/api/tasks/04_stability.ipynb #18023c9e
 def rank_ddg(
     records: pd.DataFrame,  # `record_id`, `protein_ids` (wild type first), `answer`
     choices: list,  # Answers [C]
@@ -281,7 +281,7 @@ def _correlation(sums: np.ndarray) -> np.ndarray:
     some = spread > 1e-9
     return np.divide(xy - x * y / n, np.sqrt(spread), out=np.zeros(xy.shape), where=some)
 
-# %% ../../nbs/api/tasks/04_stability.ipynb #f9ff5670
+# %% ../../nbs/api/tasks/04_stability.ipynb #9022a933
 SPEARMAN = Metric(
     "stability_spearman",
     "Spearman within a protein",
@@ -349,22 +349,33 @@ ASYMMETRY = Metric(
 )
 THERE_AND_BACK = declare(ASYMMETRY)
 
-# %% ../../nbs/api/tasks/04_stability.ipynb #1b52859e
-def _by_substitution(train: pd.DataFrame, test: pd.DataFrame) -> np.ndarray:
+# %% ../../nbs/api/tasks/04_stability.ipynb #1c32b8f4
+def normal_ddg_scores(
+    choices: list,  # Answers [C]
+    ddg: np.ndarray,  # kcal/mol [n]
+    spread: float,  # Standard deviation, kcal/mol; at least half of `GRID` is taken
+) -> np.ndarray:  # Logarithms of densities, up to a constant [n, C]
+    "Scores of a number and its error"
+    grid = np.array([parse_ddg(a) for a in choices])
+    away = (grid - np.asarray(ddg, float)[:, None]) / max(spread, GRID / 2)
+    return -(away**2) / 2
+
+# %% ../../nbs/api/tasks/04_stability.ipynb #1a08b46f
+def _by_substitution(train: pd.DataFrame, asked: pd.DataFrame) -> np.ndarray:
     "A line through BLOSUM62 scores (Henikoff and Henikoff 1992)"
     from Bio.Align import substitution_matrices
 
     blosum = substitution_matrices.load("BLOSUM62")
-    seen, asked = ([blosum[m[0]][m[-1]] for m in t.mutation] for t in (train, test))
-    return np.polyval(np.polyfit(seen, train.ddG, 1), asked)
+    x_train, x = ([blosum[m[0]][m[-1]] for m in t.mutation] for t in (train, asked))
+    return np.polyval(np.polyfit(x_train, train.ddG, 1), x)
 
 
-def _by_new_residue(train: pd.DataFrame, test: pd.DataFrame) -> np.ndarray:
+def _by_new_residue(train: pd.DataFrame, asked: pd.DataFrame) -> np.ndarray:
     "The mean of train mutants to the same residue; that of all where there is none"
     means = train.groupby(train.mutation.str[-1]).ddG.mean()
-    return test.mutation.str[-1].map(means).fillna(train.ddG.mean()).to_numpy()
+    return asked.mutation.str[-1].map(means).fillna(train.ddG.mean()).to_numpy()
 
-# %% ../../nbs/api/tasks/04_stability.ipynb #7ef3093e
+# %% ../../nbs/api/tasks/04_stability.ipynb #5efa93d5
 def site_differences(
     items: Items,  # Of `stability_items`
     records: pd.DataFrame,  # Some of theirs
@@ -390,40 +401,48 @@ def site_differences(
         rows.append(features(mutant)[at] - wild_types[wild_type][at])
     return np.array(rows)
 
-# %% ../../nbs/api/tasks/04_stability.ipynb #b6e22c82
-PENALTIES = tuple(10.0**k for k in range(-1, 6))  # of ridge; validation chooses
+# %% ../../nbs/api/tasks/04_stability.ipynb #1c37a632
+PENALTIES = tuple(10.0**k for k in range(-1, 6))  # that ridge may take
 
 
-def _by_features(items: Items, residues: Callable, parts: dict) -> np.ndarray:
-    "Ridge on features in train's standard deviations, with the penalty of the least error in validation"
+def _by_features(x_train: np.ndarray, train: pd.DataFrame, x: np.ndarray) -> tuple:
+    "Ridge on features in train's standard deviations: predictions, and its errors on left-out positions"
     from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GroupKFold, cross_val_predict
 
-    if not len(parts["valid"]):
-        raise ValueError("there is no validation record to choose the penalty of ridge on")
-    features = {s: site_differences(items, r, residues) for s, r in parts.items()}
-    scale = features["train"].std(0) + 1e-6
-    features = {s: f / scale for s, f in features.items()}
-    fits = [Ridge(alpha=a).fit(features["train"], parts["train"].ddG) for a in PENALTIES]
-    errors = [np.abs(f.predict(features["valid"]) - parts["valid"].ddG).mean() for f in fits]
-    return fits[int(np.argmin(errors))].predict(features["test"])
+    scale = x_train.std(0) + 1e-6
+    folds = GroupKFold(min(5, train.cluster.nunique()))
+    errors = {}
+    for penalty in PENALTIES:
+        rule = Ridge(alpha=penalty), x_train / scale, train.ddG.to_numpy()
+        left_out = cross_val_predict(*rule, groups=train.cluster.to_numpy(), cv=folds)
+        errors[penalty] = left_out - train.ddG.to_numpy()
+    best = min(PENALTIES, key=lambda p: np.abs(errors[p]).mean())
+    fit = Ridge(alpha=best).fit(x_train / scale, train.ddG)
+    return fit.predict(x / scale), errors[best]
 
-# %% ../../nbs/api/tasks/04_stability.ipynb #d746c976
+# %% ../../nbs/api/tasks/04_stability.ipynb #2fdac593
 def stability_baselines(
     items: Items,  # Of `stability_items`
-    pooled: pd.DataFrame | None = None,  # Not used: a mean over residues hardly sees one of them
+    pooled: dict | None = None,  # Not used: a mean over residues hardly sees one of them
     residues: Callable | None = None,  # Protein id -> features [L, D]; without it ridge is left out
-) -> dict:  # {system: scores of test records [n, C]}
-    "Predictions that need no language model, as scores over `ddg_choices` of train"
+) -> dict:  # {system: scores of test records over `ddg_choices` of train [n, C]}
+    "Predictions that need no language model. Raises `ValueError` as `site_differences`"
     records = items.records
-    parts = {s: records[records.split == s] for s in ("train", "valid", "test")}
-    systems = dict(blosum62=_by_substitution, new_residue=_by_new_residue)
-    numbers = {name: f(parts["train"], parts["test"]) for name, f in systems.items()}
+    train, test = (records[records.split == s] for s in ("train", "test"))
+    found = {}
+    for name, rule in dict(blosum62=_by_substitution, new_residue=_by_new_residue).items():
+        found[name] = rule(train, test), rule(train, train) - train.ddG
     if residues is not None:
-        numbers["site_ridge"] = _by_features(items, residues, parts)
-    choices = ddg_choices(parts["train"])
-    return {name: ddg_scores(choices, ddg) for name, ddg in numbers.items()}
+        x_train, x = (site_differences(items, r, residues) for r in (train, test))
+        found["site_ridge"] = _by_features(x_train, train, x)
+    choices = ddg_choices(train)
+    return {
+        name: normal_ddg_scores(choices, ddg, float(np.std(errors)))
+        for name, (ddg, errors) in found.items()
+    }
 
-# %% ../../nbs/api/tasks/04_stability.ipynb #aa98220e
+# %% ../../nbs/api/tasks/04_stability.ipynb #48d6562e
 def load_stability(
     proteins: pd.DataFrame
     | None = None,  # Of a corpus; GB1 is none of them, so they are not looked at
@@ -431,7 +450,7 @@ def load_stability(
     "GB1, split by position"
     return stability_items(gb1_measured())
 
-# %% ../../nbs/api/tasks/04_stability.ipynb #3210b3ed
+# %% ../../nbs/api/tasks/04_stability.ipynb #16af15bf
 STABILITY = Task(
     name="stability",
     label="stability of mutants",
@@ -448,6 +467,7 @@ STABILITY = Task(
     rank=rank_ddg,
     ranked=RANKED,
     baselines=stability_baselines,
+    taught=False,
     note=(
         "One protein, GB1: whole positions are held out, the protein is not. Nothing is claimed of "
         "other proteins, and the interval is one over positions."
