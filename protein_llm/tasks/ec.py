@@ -23,7 +23,7 @@ from ..scoring.table import Metric, declare, ratio
 from .go import require_unit_scores
 from .task import PARSE_RATE, SPLITS, Items, Task
 
-# %% ../../nbs/api/tasks/06_ec.ipynb #d58ede2f
+# %% ../../nbs/api/tasks/06_ec.ipynb #bf8a184e
 LEVELS = (1, 2, 3, 4)  # of an EC number: class, subclass, sub-subclass, serial number
 _PART = r"\.(?:[1-9]\d*|n\d+)"  # n: a preliminary serial number
 _NUMBER = (
@@ -87,29 +87,33 @@ def ec_score(
         columns |= {f"{name}_{level}": float(n) if known else 0.0 for name, n in counts.items()}
     return columns
 
-# %% ../../nbs/api/tasks/06_ec.ipynb #58e1099c
+# %% ../../nbs/api/tasks/06_ec.ipynb #8958225c
 def _f1(sums: np.ndarray) -> np.ndarray:
     return overlap_scores(sums)["f1"]
 
 
-def _level_metrics(level: int) -> tuple:
-    "Accuracy and F1 of written answers, and accuracy of the best choice"
+def _answer_metrics(level: int) -> tuple:
+    "Accuracy and F1 of written answers"
     right, counted = f"right_{level}", f"counted_{level}"
     counts = tuple(f"{c}_{level}" for c in ("matched", "predicted", "referenced"))
-    share = partial(Metric, columns=(right, counted), score=ratio, rests_on=counted)
-    f1 = partial(Metric, columns=counts, score=_f1, rests_on=counts[2])
+    accuracy, f1 = f"accuracy, EC level {level}", f"F1, EC level {level}"
     return (
-        share(f"ec_accuracy_{level}", f"accuracy, EC level {level}", of="ec"),
-        f1(f"ec_f1_{level}", f"F1, EC level {level}", of="ec"),
-        share(
-            f"ec_choice_{level}", f"accuracy of the best choice, EC level {level}", of="ec_ranked"
+        Metric(
+            f"ec_accuracy_{level}", accuracy, (right, counted), ratio, of="ec", rests_on=counted
         ),
+        Metric(f"ec_f1_{level}", f1, counts, _f1, of="ec", rests_on=counts[2]),
     )
 
 
-_METRICS = declare(*(m for level in LEVELS for m in _level_metrics(level)))
-EC_ANSWERED = tuple(m for m in _METRICS if not m.startswith("ec_choice"))  # of answers
-EC_RANKED = tuple(m for m in _METRICS if m.startswith("ec_choice"))  # of scores
+def _choice_metric(level: int) -> Metric:
+    "Accuracy of the best choice"
+    columns, name = (f"best_{level}", f"chosen_{level}"), f"ec_choice_{level}"
+    label = f"accuracy of the best choice, EC level {level}"
+    return Metric(name, label, columns, ratio, of="ec_ranked", rests_on=columns[1])
+
+# %% ../../nbs/api/tasks/06_ec.ipynb #4dafe0c2
+EC_ANSWERED = declare(*(m for level in LEVELS for m in _answer_metrics(level)))  # of answers
+EC_RANKED = declare(*map(_choice_metric, LEVELS))  # of scores
 
 # %% ../../nbs/api/tasks/06_ec.ipynb #b93cd94c
 _LEAST = 2  # train proteins with a number
@@ -143,20 +147,20 @@ def _best(numbers: list, scores: np.ndarray, level: int) -> list:  # a prefix ea
     member = np.array([[p == name for name in names] for p in prefixes], float)  # [C, P]
     return [names[i] for i in (scores @ member).argmax(1)]
 
-# %% ../../nbs/api/tasks/06_ec.ipynb #7dbafccb
+# %% ../../nbs/api/tasks/06_ec.ipynb #9b2de9d0
 def ec_rank(
     records: pd.DataFrame,  # `record_id, answer` [n]
     choices: list,  # Of `ec_choices` [C]
     scores: np.ndarray,  # Probabilities, or numbers in proportion to them, between 0 and 1 [n, C]
-) -> pd.DataFrame:  # `right, counted` of each level, by `record_id`
+) -> pd.DataFrame:  # `best` (whether it is right), `chosen` (1) of each level, by `record_id`
     "Whether the best choice is right, level by level. Raises `ValueError` on scores below 0 or above 1"
     scores, numbers = require_unit_scores(scores, "ec"), [next(iter(parse_ec(c))) for c in choices]
     truths, columns = [_require_truth(answer) for answer in records.answer], {}
     for level in LEVELS:
         known = [_at(truth, level) for truth in truths]
         best = _best(numbers, scores, level)
-        columns[f"right_{level}"] = [float(b in k) for b, k in zip(best, known, strict=True)]
-        columns[f"counted_{level}"] = [float(bool(k)) for k in known]
+        columns[f"best_{level}"] = [float(b in k) for b, k in zip(best, known, strict=True)]
+        columns[f"chosen_{level}"] = [float(bool(k)) for k in known]
     return pd.DataFrame(columns, index=pd.Index(records.record_id, name="record_id"))
 
 # %% ../../nbs/api/tasks/06_ec.ipynb #910485f2
