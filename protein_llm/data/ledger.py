@@ -617,7 +617,7 @@ def leak_ledger(
     clusters: pl.DataFrame | None = None,  # `sequence`, `cluster`; None: made here
     n_examples: int = 3,  # Ids in a row
 ) -> Ledger:
-    "Overlap of held-out sets with what was trained on, and with each other. Raises `ValueError`"
+    "Overlap of held-out sets with what was trained on, and each other. Raises `ValueError`"
     limits = tolerances(tolerance)
     settings = _settings(trained, encoder, llm, min_seq_id, coverage, limits, clusters)
     held = _roles(sets, trained)

@@ -617,7 +617,7 @@ def split_rows(
 def nested_subset(
     records: pd.Series,  # Number of records of each train protein, by `protein_id`
     n_proteins: int = 0,  # Proteins to keep; 0 means all
-    n_records: int = 0,  # Or: as many proteins as have at most so many records
+    n_records: int = 0,  # Or: as many as have at most so many records
     seed: int = 0,  # Seed of the order
 ) -> list:  # Ids of the proteins kept
     "A prefix of the train proteins. Raises `ValueError` when it would be empty or there are fewer"

@@ -196,7 +196,7 @@ def read(
     reading, proteins = Reading(), self.model.see(batch)
     inputs = self.model.decoder_inputs(batch, proteins) | record_inputs(batch)
     out = self.model.llm.get_decoder()(**inputs, past_key_values=reading, use_cache=True)
-    # row `rows[owner]` takes `token`, counted over the whole batch
+    # row `rows[owner]` takes `token`, counted over the batch
     owner, token = (source[:, None] == batch.segment_ids.flatten()).nonzero(as_tuple=True)
     last = token[owner.bincount().cumsum(0) - 1]  # of each prompt
     position = batch.position_ids.flatten()
