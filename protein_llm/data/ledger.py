@@ -290,7 +290,10 @@ class Ledger:
 
 # %% ../../nbs/api/data/09_ledger.ipynb #fd114739
 @patch
-def save(self: Ledger, folder: Path | str) -> Path:
+def save(
+    self: Ledger,
+    folder: Path | str,  # Where to
+) -> Path:  # The file
     "Write `ledger.json` into a folder"
     return write_json(Path(folder) / "ledger.json", self)
 
@@ -303,7 +306,10 @@ def searched(self: Ledger) -> str:
 
 
 @patch(cls_method=True)
-def load(cls: Ledger, folder: Path | str):
+def load(
+    cls: Ledger,
+    folder: Path | str,  # Where `save` wrote it
+) -> Ledger:
     "Read it again. Raises `ValueError` on one of another version"
     try:
         return cls(**read_json(Path(folder) / "ledger.json"))

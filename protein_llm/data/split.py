@@ -110,7 +110,10 @@ def cluster_proteins(
     return pd.Series(ids.to_numpy()[numbers.to_numpy(int)], index=ids, name="cluster")
 
 # %% ../../nbs/api/data/07_split.ipynb #915d9b94
-def shuffle_key(seed: int, text: str) -> str:
+def shuffle_key(
+    seed: int,  # Of the order
+    text: str,  # Name of what is sorted
+) -> str:  # 64 hexadecimal digits
     "A key to sort names by: a random order that depends on seed and name alone"
     return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
