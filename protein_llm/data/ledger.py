@@ -304,7 +304,7 @@ def searched(self: Ledger) -> str:
     short = {name: about["short"] for name, about in self.sets.items() if about["short"]}
     return searched_text(self.settings, short)
 
-
+# %% ../../nbs/api/data/09_ledger.ipynb #f8a694bc
 @patch(cls_method=True)
 def load(
     cls: Ledger,
