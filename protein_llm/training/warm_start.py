@@ -77,7 +77,7 @@ def told_tasks(
 def ridge_tokens(
     train: pd.DataFrame,  # Train records
     features: pd.DataFrame,  # Mean features of all proteins by `protein_id` [n, d]
-    tokenizer,  # Of the language model
+    tokenizer,  # Of the model
     weight: Tensor,  # The language model's embedding [V, D]
     n_tokens: int,  # Of the bridge
 ) -> Tensor:  # Of each train protein, by task [P, tasks, D]
