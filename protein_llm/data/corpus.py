@@ -241,7 +241,7 @@ def _with_spare(wish: dict, cfg: DataConfig, more: float, most: int) -> dict:
 
 # %% ../../nbs/api/data/08_corpus.ipynb #1d5cf2fc
 def _least(wish: dict, cfg: DataConfig) -> dict:
-    "Groups that must be left when those that leak are dropped: all, or half of a number that was chosen"
+    "Groups that must be left when those that leak are dropped: all, or half of a chosen number"
     given = dict(test=cfg.n_test_clusters, valid=cfg.n_valid_clusters)
     return {split: given[split] or (n + 1) // 2 for split, n in wish.items()}
 

@@ -290,7 +290,10 @@ class Ledger:
 
 # %% ../../nbs/api/data/09_ledger.ipynb #fd114739
 @patch
-def save(self: Ledger, folder: Path | str) -> Path:
+def save(
+    self: Ledger,
+    folder: Path | str,  # Where to
+) -> Path:  # The file
     "Write `ledger.json` into a folder"
     return write_json(Path(folder) / "ledger.json", self)
 
@@ -301,9 +304,12 @@ def searched(self: Ledger) -> str:
     short = {name: about["short"] for name, about in self.sets.items() if about["short"]}
     return searched_text(self.settings, short)
 
-
+# %% ../../nbs/api/data/09_ledger.ipynb #f8a694bc
 @patch(cls_method=True)
-def load(cls: Ledger, folder: Path | str):
+def load(
+    cls: Ledger,
+    folder: Path | str,  # Where `save` wrote it
+) -> Ledger:
     "Read it again. Raises `ValueError` on one of another version"
     try:
         return cls(**read_json(Path(folder) / "ledger.json"))
@@ -617,7 +623,7 @@ def leak_ledger(
     clusters: pl.DataFrame | None = None,  # `sequence`, `cluster`; None: made here
     n_examples: int = 3,  # Ids in a row
 ) -> Ledger:
-    "Overlap of held-out sets with what was trained on, and with each other. Raises `ValueError`"
+    "Overlap of held-out sets with what was trained on, and each other. Raises `ValueError`"
     limits = tolerances(tolerance)
     settings = _settings(trained, encoder, llm, min_seq_id, coverage, limits, clusters)
     held = _roles(sets, trained)

@@ -110,7 +110,10 @@ def cluster_proteins(
     return pd.Series(ids.to_numpy()[numbers.to_numpy(int)], index=ids, name="cluster")
 
 # %% ../../nbs/api/data/07_split.ipynb #915d9b94
-def shuffle_key(seed: int, text: str) -> str:
+def shuffle_key(
+    seed: int,  # Of the order
+    text: str,  # Name of what is sorted
+) -> str:  # 64 hexadecimal digits
     "A key to sort names by: a random order that depends on seed and name alone"
     return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
@@ -617,7 +620,7 @@ def split_rows(
 def nested_subset(
     records: pd.Series,  # Number of records of each train protein, by `protein_id`
     n_proteins: int = 0,  # Proteins to keep; 0 means all
-    n_records: int = 0,  # Or: as many proteins as have at most so many records
+    n_records: int = 0,  # Or: as many as have at most so many records
     seed: int = 0,  # Seed of the order
 ) -> list:  # Ids of the proteins kept
     "A prefix of the train proteins. Raises `ValueError` when it would be empty or there are fewer"

@@ -38,7 +38,7 @@ def answer_records(
     part: int = 1_000,  # Records of one
     acc=None,  # From `make_accelerator`
 ) -> pd.DataFrame:  # In the order of `records`
-    "Answer records. Raises `ValueError` on answers of another model, other records or another `how`"
+    "Answer records. Raises `ValueError` on answers of another model, other records or `how`"
     folder, main = Path(folder), acc is None or acc.process_index == 0
     wait = _no_wait if acc is None else acc.wait_for_everyone
     _claim(folder, _describe(model, records, data, how, part), main, wait)

@@ -188,7 +188,7 @@ def answer_tables(
     known: dict,  # `known_entities`
     draws: int,  # Of the bootstrap
     information: Information | None = None,  # From train
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # A table of scores, a table of differences
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # Scores, and differences
     "Every metric of answers, and differences in those of the headline"
     statistics = _statistics(samples, known, information)
     about, blind = samples["blind"], statistics["blind"]
@@ -452,7 +452,7 @@ def _of_arms(measured: list, statistics, *about) -> dict:
 # %% ../../nbs/api/evaluation/06_compare.ipynb #d98c0a85
 def over_seeds(
     runs: dict,  # {seed: runs, one an arm}
-) -> pd.DataFrame:  # A table of differences with `by_seed`
+) -> pd.DataFrame:  # Differences with `by_seed`
     "Arms against others. Raises as `compare_runs`"
     first = next(iter(runs.values()))[0]
     draws, data = first.cfg.evaluation.draws, first.data

@@ -128,7 +128,7 @@ def probe(
     strengths: tuple = STRENGTHS,  # To choose from
     draws: int = 1_000,  # Bootstrap
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # Scores, with `strength` and `width` (D); differences
-    "Explained variance on test. Raises `ValueError`, and `TooFew` without anything to explain"
+    "Explained variance on test. Raises `ValueError`; `TooFew` if nothing varies"
     split = np.asarray(split)
     _check_probe(x, y, split, clusters)
     statistics, strength = _statistics(x, y, split, strengths)

@@ -79,7 +79,7 @@ def ranked_records(
     n: int = 600,  # Records to take
     seed: int = 0,  # Of the choice
 ) -> pd.DataFrame:  # Columns of test, and `place`: 0 the own protein, from 1 others
-    "Records, each with several proteins: those that have enough partners, or none"
+    "Records, each with several proteins: those with enough partners, or none"
     rng, chosen = np.random.default_rng([seed, 1]), diagnosed_records(test, n, seed)
     groups = {asked: _Task(records, lengths) for asked, records in test.groupby(_asked(test))}
     of = [groups[asked] for asked in _asked(chosen)]

@@ -27,7 +27,7 @@ class Decoding:
     samples: int = 1  # Answers to each prompt
     temperature: float = 0.0  # 0 takes the most likely token
     top_p: float = 1.0  # Draw from the likeliest with this probability
-    seed: int = 0  # Of samples
+    seed: int = 0
     slots: int = 64  # Answers that are written at a time
     read: int = 16  # Prompts that are read at a time
 
@@ -118,7 +118,10 @@ class _Slots:
 
 # %% ../../nbs/api/model/11_generation.ipynb #d944377b
 @patch
-def keep(self: _Slots, rows: Tensor):
+def keep(
+    self: _Slots,
+    rows: Tensor,  # The rows that stay [R]
+):
     "Drop all other rows"
     for name in self.PER_ROW:
         setattr(self, name, getattr(self, name)[rows])
@@ -149,8 +152,12 @@ def step(self: _Slots) -> list:
 
 # %% ../../nbs/api/model/11_generation.ipynb #10d73a91
 @patch
-def choose(self: _Slots, hidden: Tensor, rows: Tensor) -> list:
-    "Choose the next token of these rows: row, token, log-probability"
+def choose(
+    self: _Slots,
+    hidden: Tensor,  # Last hidden state of each row [R, D_lm]
+    rows: Tensor,  # Slots [R]
+) -> list:  # Row, token, log-probability
+    "Choose the next token of these rows"
     logits = F.linear(hidden, self.model.llm.get_output_embeddings().weight).float()
     total = logits.logsumexp(-1)
     logits[:, [i for i in self.model.ids if i < logits.shape[1]]] = float("-inf")
@@ -178,12 +185,18 @@ class Reading:
 
 # %% ../../nbs/api/model/11_generation.ipynb #beb96bfe
 @patch
-def read(self: _Slots, batch: Batch, source: Tensor, rows: Tensor, keys: Tensor) -> list:
-    "Read prompts, record `source` of the batch into each row, and choose the first token of each row"
+def read(
+    self: _Slots,
+    batch: Batch,  # Prompts
+    source: Tensor,  # Record of each row [R]
+    rows: Tensor,  # Slots [R]
+    keys: Tensor,  # Of each row's answer [R]
+) -> list:  # Row, token, log-probability
+    "Read prompts into rows, and choose the first token of each"
     reading, proteins = Reading(), self.model.see(batch)
     inputs = self.model.decoder_inputs(batch, proteins) | record_inputs(batch)
     out = self.model.llm.get_decoder()(**inputs, past_key_values=reading, use_cache=True)
-    # row `rows[owner]` takes the token `token` of the batch, counted over all of it
+    # row `rows[owner]` takes `token`, counted over the batch
     owner, token = (source[:, None] == batch.segment_ids.flatten()).nonzero(as_tuple=True)
     last = token[owner.bincount().cumsum(0) - 1]  # of each prompt
     position = batch.position_ids.flatten()
@@ -191,9 +204,7 @@ def read(self: _Slots, batch: Batch, source: Tensor, rows: Tensor, keys: Tensor)
     self._put(reading.kv, token, rows[owner], position[token])
     if self.model.cross is not None and proteins is not None:
         self._look_at(proteins, batch.protein_index.flatten()[last], rows)
-    self.length[rows] = position[last] + 1
-    self.turn[rows] = 0
-    self.key[rows] = keys
+    self._begin(rows, position[last] + 1, keys)
     return self.choose(out.last_hidden_state.flatten(0, 1)[last], rows)
 
 # %% ../../nbs/api/model/11_generation.ipynb #2c04d1a2
@@ -214,6 +225,14 @@ def _put(self: _Slots, kv: list, token: Tensor, rows: Tensor, at: Tensor):
     for held_pair, new_pair in zip(self.kv, kv, strict=True):
         for held, new in zip(held_pair, new_pair, strict=True):
             held[rows, :, at] = new.transpose(1, 2).flatten(0, 1)[token]
+
+
+@patch
+def _begin(self: _Slots, rows: Tensor, length: Tensor, keys: Tensor):
+    "Let rows hold their prompts, of this length, and nothing of their answers yet"
+    self.length[rows] = length
+    self.turn[rows] = 0
+    self.key[rows] = keys
 
 # %% ../../nbs/api/model/11_generation.ipynb #bbcee58f
 @patch
@@ -264,8 +283,14 @@ def take(self: _Queue) -> tuple[list, list]:
 
 # %% ../../nbs/api/model/11_generation.ipynb #9df7433b
 @patch
-def put(self: _Queue, row: int, token: int, log_prob: float, eos_id: int) -> bool:
-    "Add a token to the answer of a slot; whether it ends there"
+def put(
+    self: _Queue,
+    row: int,  # Slot
+    token: int,  # Chosen for it
+    log_prob: float,  # Of the token, in nats
+    eos_id: int,  # The token that ends an answer
+) -> bool:  # Whether the answer ends there
+    "Add a token to the answer of a slot"
     answer = self.answers[self.owner[row]]
     answer.log_prob += log_prob
     if token == eos_id:

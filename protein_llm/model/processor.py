@@ -101,7 +101,7 @@ def __call__(
     proteins: str | list,  # A sequence; or for each prompt one, or several
     answers: list | None = None,  # None for prompts
     device: str = "cpu",  # Of the batch
-) -> Batch:  # Prompts padded on the left; with answers on the right
+) -> Batch:  # Prompts padded on the left; answers on the right
     "Prompts. Raises `ValueError` on what is no protein"
     if isinstance(questions, str):
         questions, proteins = [questions], [proteins]

@@ -93,9 +93,10 @@ def _insert_gated_layers(llm, cfg: ModelConfig):
 # %% ../../nbs/api/model/12_protein_llm.ipynb #d4be2937
 @patch
 def get_input_embeddings(self: ProteinLLM):
+    "The language model's table, which transformers asks for"
     return self.llm.get_input_embeddings()
 
-
+# %% ../../nbs/api/model/12_protein_llm.ipynb #0978c67f
 @patch
 def see(
     self: ProteinLLM,

@@ -189,9 +189,9 @@ def build_features(
     mean_over: list | None = None,  # Proteins of the mean vector; all when None
     batch_tokens: int = BATCH_TOKENS,  # Residues of a batch, with padding
     progress: bool = True,  # Show residues per second and time left
-    residues: bool = True,  # Keep each residue's features, not means alone
+    residues: bool = True,  # Keep each residue's, not means alone
 ) -> Path:  # `folder`, complete
-    "Build a store, or go on where a stopped build ended. Raises `ValueError` if the folder holds another"
+    "Build a store, or go on where a build stopped. Raises `ValueError` if the folder holds another"
     folder, key = Path(folder), _key(proteins, encoder)
     with file_lock(folder.parent / f".{folder.name}.lock"):
         if not _is_built(folder, key):

@@ -321,19 +321,19 @@ def _all_statistics(name: str, samples, baselines, known, information) -> dict:
 def make_card(
     name: str,  # The system
     samples: pd.DataFrame,  # One row a record
-    baselines: BaselineAnswers,  # Of the same records
+    baselines: BaselineAnswers,  # Same records
     best: BestBaseline | None,  # The one to beat
     ledger: Ledger,  # Of the test set
     known: dict | None = None,  # `known_entities`
     information: Information | None = None,  # From train
     label: str = "",  # Of the split
-    chosen_on: str = "validation records",  # Where `best` was chosen
-    allow_leak: bool = False,
-    draws: int = 1_000,
+    chosen_on: str = "validation records",  # Of `best`
+    allow_leak: bool = False,  # Allow relatives
+    draws: int = 1_000,  # Bootstrap
     repeats: bool = False,  # Allow copies
     notes: tuple = (),  # Sentences
     **about,  # Facts
-) -> tuple:  # The card, and the statistics of its records
+) -> tuple:  # Card, and statistics of records
     "All of a card. Raises `ValueError`: see Refused cards"
     _check_card(name, samples, ledger, allow_leak, repeats)
     samples = _with_bins(samples, baselines)

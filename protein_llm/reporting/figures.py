@@ -316,10 +316,7 @@ def _name_systems(ax, systems: list, best: str):
 @mpl.rc_context(STYLE)
 def fig_scores(
     scores: pd.DataFrame,  # Long table of scores
-    metrics: tuple | list = (
-        "rouge_l",
-        "information_f1",
-    ),  # Of `METRICS`; those without a row are left out
+    metrics: tuple | list = ("rouge_l", "information_f1"),  # Those without a row are left out
     best: str = "",  # The baseline that was chosen on validation records
 ) -> Figure:
     "Scores over all records, one panel a metric"

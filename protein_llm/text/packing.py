@@ -107,7 +107,7 @@ def step_records(
     weights: np.ndarray | None = None,  # From `record_weights` [n]; all 1 when None
     proteins: np.ndarray | None = None,  # Number of each record's protein [n]; for order=proteins
 ) -> np.ndarray:  # Positions of the step's records [batch_records]
-    "Records of one optimizer step. Raises `ValueError` when there is nothing to draw"
+    "Records of one optimizer step. Raises `ValueError` when none can be drawn"
     _check_weights(n, weights)
     w = b"" if weights is None else np.asarray(weights, float).tobytes()
     owners = np.asarray(proteins, np.int64).tobytes() if cfg.order == "proteins" else b""
@@ -452,7 +452,7 @@ def collate(
     features,  # `FeatureStore`, or None
     padding_side: str = "right",  # Left for generation
     prompt_only: bool = False,  # Leave the answer out
-    skipped: np.ndarray | None = None,  # Of a plan, in the order of the rows [R]
+    skipped: np.ndarray | None = None,  # Of a plan, by row [R]
 ) -> Batch:
     "Tensors of one micro-batch. Raises `ValueError` on a row without records"
     sizes = _row_sizes(rows)

@@ -123,7 +123,7 @@ def save_checkpoint(
     state: dict,  # From `training_state`
     acc,  # Accelerator: all ranks call together
     seconds: float = 0.0,  # Training time so far
-    loss: float | None = None,  # Validation loss at this step, if it was measured
+    loss: float | None = None,  # Validation loss at this step, if measured
     keep: int = 2,  # How many of the newest stay
     run: dict | None = None,  # What a start must share to go on from here
 ) -> Path:  # The checkpoint
@@ -186,7 +186,7 @@ def load_checkpoint(
     state: dict,  # From `training_state`; its tensors are overwritten
     run: dict | None = None,  # What the run is, as in `save_checkpoint`
 ) -> tuple[int, float]:  # Steps done and seconds so far; zeros when there is no checkpoint
-    "Read the newest checkpoint. Raises `ValueError` that names the damaged file, or what differs"
+    "Read the newest checkpoint. Raises `ValueError` on a damaged file, or what differs"
     import torch.distributed.checkpoint as dcp
 
     saved = checkpoints(folder)

@@ -65,7 +65,7 @@ def forecast_loss(
     draws: int = 100,  # Bootstrap draws
     seed: int = 0,  # Of draws
 ) -> dict:  # `value`, `low`, `high` (95 %) of the mean loss of the last tenth; steps `seen`
-    "Forecast the end of a run. Raises `ValueError` when fewer than 20 steps lie behind warm-up"
+    "Forecast a run's end. Raises `ValueError` on fewer than 20 steps behind warm-up"
     past = _behind(log, skip)
     steps, loss = past.step.to_numpy(float), past.loss.to_numpy()
     weight = (past.answer_tokens / past.answer_tokens.mean()).to_numpy()

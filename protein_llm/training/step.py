@@ -84,7 +84,7 @@ def step_gradients(
     cfg: TrainConfig,  # Sizes of micro-batches
     acc: Accelerator,  # From `make_accelerator`
 ) -> dict:  # Of all ranks: `loss`, `answer_tokens`, `tokens`, `flops`, `fill`
-    "Accumulate the gradient of one optimizer step. Raises `FloatingPointError` when the loss is not finite"
+    "Accumulate the gradient of a step. Raises `FloatingPointError` when the loss is not finite"
     lengths = data.tokens.lengths(records)
     n_answer = int(lengths.sum() - data.tokens.prompt_lengths(records).sum())
     plan = plan_records(records, data.tokens, cfg, acc.num_processes)

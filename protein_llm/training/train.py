@@ -76,7 +76,7 @@ def _train_once(run: Run):
 @arch_option
 @run_options
 @click.option("--check", is_flag=True, help="Look at the arguments alone.")
-def main(preset, arch, changes, check):
+def main(preset, arch, changes, check):  # What the options above give
     """Train one arm in this process; a stopped run goes on from its last checkpoint.
 
     Give --preset and --arch, and what differs as NAME=VALUE; or the config.json of a run.

@@ -77,10 +77,10 @@ def told_tasks(
 def ridge_tokens(
     train: pd.DataFrame,  # Train records
     features: pd.DataFrame,  # Mean features of all proteins by `protein_id` [n, d]
-    tokenizer,
+    tokenizer,  # Of the model
     weight: Tensor,  # The language model's embedding [V, D]
     n_tokens: int,  # Of the bridge
-) -> Tensor:  # What ridge says of each train protein, by task [P, tasks, D]
+) -> Tensor:  # Of each train protein, by task [P, tasks, D]
     "Tokens to aim at, in the order of the train proteins' first records"
     names = told_tasks(train.task.unique().tolist(), n_tokens)
     white, axes = word_axes(weight)
