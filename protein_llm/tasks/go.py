@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['GO_ASPECTS', 'EXPERIMENTAL', 'ELECTRONIC', 'GO_ANSWERED', 'THRESHOLDS', 'GO_RANKED', 'GO', 'GO_COMPONENT',
            'GO_PROCESS', 'Ontology', 'build_ontology', 'ontology', 'lineage', 'shipped_annotations', 'go_truth',
-           'interpro2go', 'retold_terms', 'electronic_annotations', 'read_cafa', 'read_gaf', 'go_answer', 'GoAnswer',
-           'parse_go', 'Accretion', 'information_accretion', 'held_out_proteins', 'shipped_accretion', 'go_score',
-           'require_unit_scores', 'relative_likelihoods', 'propagated_scores', 'rank_columns', 'go_choices', 'go_right',
-           'go_rank', 'best_threshold', 'go_items', 'interpro2go_scores', 'go_task']
+           'interpro2go', 'retold_terms', 'electronic_annotations', 'read_cafa', 'read_gaf', 'most_specific',
+           'go_answer', 'GoAnswer', 'parse_go', 'Accretion', 'information_accretion', 'held_out_proteins',
+           'shipped_accretion', 'go_score', 'require_unit_scores', 'relative_likelihoods', 'propagated_scores',
+           'rank_columns', 'go_choices', 'go_right', 'go_rank', 'best_threshold', 'go_items', 'interpro2go_scores',
+           'go_task']
 
 # %% ../../nbs/api/tasks/03_go.ipynb #2a599a07
 import gzip
@@ -266,7 +267,17 @@ def read_gaf(
     table.attrs["negated"] = negated
     return table
 
-# %% ../../nbs/api/tasks/03_go.ipynb #c2215b32
+# %% ../../nbs/api/tasks/03_go.ipynb #0173901e
+def most_specific(
+    known: Ontology,  # Of the terms
+    terms: Iterable,  # Ids of live terms
+) -> frozenset:  # Those that no other one implies, without roots
+    "What is left to say of terms"
+    terms = frozenset(terms)
+    implied = {i for t in terms for i in lineage(known, [t]) - {t}}
+    return (terms & lineage(known, terms)) - implied
+
+# %% ../../nbs/api/tasks/03_go.ipynb #7a354450
 _PREFIX = dict(BP="Involved in ")  # what the corpus writes before the terms of an aspect
 
 
@@ -275,11 +286,11 @@ def go_answer(
     aspect: str = "MF",  # MF, CC or BP
 ) -> str:
     "Terms as an answer"
-    known, terms = ontology(aspect), frozenset(terms)
-    implied = lineage(known, terms)
-    needless = {i for t in terms for i in lineage(known, [t]) - {t}}
-    depth = {t: -len(lineage(known, [t])) for t in terms & implied - needless}
+    known = ontology(aspect)
+    depth = {t: -len(lineage(known, [t])) for t in most_specific(known, terms)}
     names = [known.names[t] for t in sorted(depth, key=lambda t: (depth[t], known.names[t]))]
+    if not names:
+        return ""  # no answer
     text = _PREFIX.get(aspect, "") + "; ".join(names)
     return text[:1].upper() + text[1:] + "."
 
@@ -653,7 +664,7 @@ def _records(table: pd.DataFrame, truth: pd.Series, aspect: str) -> pd.DataFrame
     )
     return pd.DataFrame(columns)
 
-# %% ../../nbs/api/tasks/03_go.ipynb #32a9e035
+# %% ../../nbs/api/tasks/03_go.ipynb #3274829a
 def go_items(
     proteins: pd.DataFrame,  # `protein_id, sequence, split, cluster`
     aspect: str = "MF",  # MF, CC or BP
@@ -686,7 +697,7 @@ def interpro2go_scores(
     scores = [[float(t in terms) for t in chosen] for terms in known]
     return dict(interpro2go=np.array(scores).reshape(len(known), len(chosen)))
 
-# %% ../../nbs/api/tasks/03_go.ipynb #8f18d613
+# %% ../../nbs/api/tasks/03_go.ipynb #656c8cd4
 _GRAMMAR = (
     "GO terms parted by `;`: names or exact synonyms, ids, or both (`GO:0005524 ATP binding`)"
 )
