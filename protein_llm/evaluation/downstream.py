@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BINS', 'ECE', 'KS', 'ALPHAS', 'Limits', 'used_records', 'log_odds', 'Calibration', 'confidence_columns',
            'record_features', 'ridge_scores', 'knn_scores', 'Known', 'baseline_task_scores', 'arm_log_likelihoods',
-           'less_reference', 'Arm', 'Said', 'Asked', 'ask', 'TaskMeasurement', 'measure_task']
+           'less_reference', 'Features', 'Arm', 'Said', 'Asked', 'ask', 'TaskMeasurement', 'measure_task']
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #1922c938
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from ..model import Decoding, ProteinLLM
 from ..scoring.table import METRICS, Metric, declare, difference_table, score_table
 from ..tasks.task import Items, Task, chosen_texts, require_items, task_statistics
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #d3c67f05
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #80769492
 @dataclass(frozen=True)
 class Limits:
     "How many records of a task are used, and how answers are written"
@@ -35,6 +35,7 @@ class Limits:
     train: int = 4_000  # Records that baselines learn from, at most
     valid: int = 150  # Records that choose settings, thresholds and the unit of scores
     test: int = 300  # Records that are asked
+    choices: int = 150  # Allowed answers, the commonest in train
     written: int = 60  # Of these, that arms write answers to; 0: none
     max_new_tokens: int = 48  # Of a written answer
     draws: int = 1_000  # Of the bootstrap over clusters
@@ -274,7 +275,15 @@ def less_reference(
     "What an answer is likelier for this protein than for any"
     return scores - (scores[:n_valid].mean(0) if blind is None else blind)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #394100d6
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #ef29ae30
+@dataclass(frozen=True)
+class Features:
+    "What baselines read of proteins"
+
+    pooled: dict  # Mean features by name: `feature`, and `random` where there is a random encoder
+    residues: Callable | None = None  # Protein id -> features of its residues [L, D]
+
+
 @dataclass(frozen=True)
 class Arm:
     "A model, and how it sees records"
@@ -342,7 +351,19 @@ def _said(asked: Asked, scores: np.ndarray) -> Said:
         parts.append(task.rank(asked.test, asked.choices, p).set_index(parts[0].index))
     return Said(p, texts, pd.concat(parts, axis=1))
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #d1320a02
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #46c29ef0
+def _allowed(
+    task: Task, train: pd.DataFrame, most: int
+) -> tuple:  # answers [C], right of train [n, C]
+    "The commonest answers that a task allows"
+    choices = list(task.choices(train))
+    if len(choices) < 2:
+        raise ValueError(f"{task.name}: train allows {len(choices)} answers: use more proteins")
+    right = task.right(choices, train.answer.tolist()).astype(float)
+    commonest = np.sort(np.argsort(-right.mean(0), kind="stable")[:most])
+    return [choices[i] for i in commonest], right[:, commonest]
+
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #916771c8
 def ask(
     task: Task,  # What is asked
     items: Items,  # From its `load`
@@ -356,12 +377,8 @@ def ask(
     for split, some in (("train", train), ("valid", valid), ("test", test)):
         if not len(some):
             raise ValueError(f"{task.name}: there is no {split} record: use more proteins")
-    choices = list(task.choices(train))
-    if len(choices) < 2:
-        raise ValueError(f"{task.name}: train allows {len(choices)} answers: use more proteins")
-    right, right_valid = (
-        task.right(choices, t.answer.tolist()).astype(float) for t in (train, valid)
-    )
+    choices, right = _allowed(task, train, limits.choices)
+    right_valid = task.right(choices, valid.answer.tolist()).astype(float)
     prior = log_odds(right.mean(0), len(right))
     held = pd.concat([valid, test], ignore_index=True)
     known = Known(train, held, right, right_valid, prior, not task.join)
@@ -415,15 +432,17 @@ def _compared(asked: Asked, said: dict, arms: list, draws: int) -> pd.DataFrame:
     ]
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #1a04a20b
-def _scores_of_all(asked: Asked, items: Items, arms: dict, pooled: dict, folder: Path) -> tuple:
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #a4c0d64b
+def _scores_of_all(
+    asked: Asked, items: Items, arms: dict, features: Features, folder: Path
+) -> tuple:
     "Scores of valid and test records [m, C] by system, and the baselines' settings"
     task, held = asked.task, asked.known.held
     sequences = items.proteins.set_index("protein_id").sequence.to_dict()
-    found = baseline_task_scores(asked.known, sequences, pooled)
+    found = baseline_task_scores(asked.known, sequences, features.pooled)
     if task.baselines:
         as_test = pd.concat([asked.train, held.assign(split="test")], ignore_index=True)
-        own = task.baselines(Items(as_test, items.proteins), pooled)
+        own = task.baselines(Items(as_test, items.proteins), features.pooled, features.residues)
         found |= {system: (scores, None) for system, scores in own.items()}
     settings = {s: setting for s, (_, setting) in found.items() if setting is not None}
     scores = {s: z for s, (z, _) in found.items()}
@@ -451,19 +470,19 @@ def _writing(asked: Asked, arms: dict, folder: Path, limits: Limits) -> tuple:  
         samples.append(_sample(name, some, texts).assign(answered="written"))
     return [t.assign(answered="written") for t in tables], samples
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #eec267b9
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #fed7ee86
 def measure_task(
     task: Task,  # What is asked
     items: Items,  # From its `load`
     arms: dict,  # `Arm` by name; `blind` among them where there is one
-    pooled: dict,  # Mean features by name: `feature`, `random`
+    features: Features,  # That baselines read
     folder: Path | str,  # Where likelihoods and written answers are kept
     limits: Limits = Limits(),  # How many records
 ) -> TaskMeasurement:
     "Ask arms and baselines the same records. Raises as `ask`"
     folder, asked = Path(folder), ask(task, items, limits)
     folder.mkdir(parents=True, exist_ok=True)
-    scores, settings = _scores_of_all(asked, items, arms, pooled, folder)
+    scores, settings = _scores_of_all(asked, items, arms, features, folder)
     said = {s: _said(asked, z) for s, z in scores.items()}
     samples = [
         _sample(s, asked.test, of.texts).assign(answered="likelihood") for s, of in said.items()

@@ -161,18 +161,23 @@ def task_results(
     )
     return rows[list(columns)]
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #10f5d1c8
+# %% ../../nbs/api/reporting/06_downstream.ipynb #a87fbdb8
 def save_task(
     found: TaskMeasurement,  # Of one task
     folder: Path | str,  # Gets the files below, named by the task
+    fig: Figure,  # From `fig_task`
     origin: dict,  # Which models were asked, of which corpus
 ) -> Path:  # The folder
-    "Write scores, differences, samples and facts of a task, each whole or not at all"
+    "Write scores, differences, samples, facts and figure of a task, each whole or not at all"
     folder, name = Path(folder), found.task.name
     folder.mkdir(parents=True, exist_ok=True)
     tables = dict(results=task_results(found), differences=found.differences, samples=found.samples)
     for kind, table in tables.items():
         with write_atomic(folder / f"{name}_{kind}.csv") as tmp:
             table.to_csv(tmp, index=False, float_format="%.6g")
+    with mpl.rc_context(STYLE):
+        for kind, metadata in dict(svg={"Date": None}, png={"Software": None}).items():
+            with write_atomic(folder / f"{name}.{kind}") as tmp:
+                fig.savefig(tmp, format=kind, metadata=metadata)
     write_json(folder / f"{name}.json", dict(origin=origin, **found.facts))
     return folder

@@ -204,7 +204,7 @@ def ec_items(
         raise ValueError(f"ec: none of {len(proteins)} proteins is among {len(numbers)} enzymes")
     return Items(_records(kept, numbers), kept[["protein_id", "sequence"]])
 
-# %% ../../nbs/api/tasks/06_ec.ipynb #797e0ce6
+# %% ../../nbs/api/tasks/06_ec.ipynb #5a139926
 _GRAMMAR = "EC numbers of one to four levels, parted by `;` or `,`; `: reaction` may follow each"
 _NOTE = (
     "Only enzymes are asked; their numbers come without evidence. Choices are beginnings of "
@@ -218,6 +218,7 @@ def ec_task(
     "EC numbers of the shipped proteins, or of your own"
     answers = dict(parse=parse_ec, score=ec_score, metrics=(*EC_ANSWERED, PARSE_RATE.name))
     choosing = dict(choices=ec_choices, right=ec_right, rank=ec_rank, ranked=EC_RANKED)
+    choosing |= dict(ends=False)  # a reaction may follow a number
     load = partial(ec_items, annotations=annotations)
     return Task("ec", "EC numbers", _GRAMMAR, load=load, note=_NOTE, **answers, **choosing)
 

@@ -11,12 +11,12 @@ __all__ = ['GO_ASPECTS', 'EXPERIMENTAL', 'ELECTRONIC', 'GO_ANSWERED', 'THRESHOLD
            'rank_columns', 'go_choices', 'go_right', 'go_rank', 'best_threshold', 'go_items', 'interpro2go_scores',
            'go_task']
 
-# %% ../../nbs/api/tasks/03_go.ipynb #2a599a07
+# %% ../../nbs/api/tasks/03_go.ipynb #60b7f5c8
 import gzip
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from math import log2
@@ -683,10 +683,11 @@ def go_items(
     records.attrs["annotations"] = counts
     return Items(records, table[["protein_id", "sequence"]])
 
-# %% ../../nbs/api/tasks/03_go.ipynb #9e4f8baa
+# %% ../../nbs/api/tasks/03_go.ipynb #34b653ee
 def interpro2go_scores(
     items: Items,  # Of `go_items`
-    pooled: np.ndarray | None = None,  # Not used: no feature takes part
+    pooled: dict | None = None,  # Not used: no feature takes part
+    residues: Callable | None = None,  # Not used, likewise
     aspect: str = "MF",  # MF, CC or BP
 ) -> dict:  # {"interpro2go": scores of `go_choices`, 1 or 0 [n_test, C]}
     "What InterPro2GO gives for the shipped entries of InterPro of each test protein"

@@ -39,7 +39,7 @@ class _Written:
     load: Callable  # proteins of a corpus (`protein_id, sequence, split, cluster`) -> `Items`
     metrics: tuple  # Names in `METRICS`: sums of the columns of `score`
 
-# %% ../../nbs/api/tasks/01_task.ipynb #ca7a4906
+# %% ../../nbs/api/tasks/01_task.ipynb #84ca104b
 @dataclass(frozen=True)
 class Task(_Written):
     "A question whose answers can be checked, and how it is answered by likelihood"
@@ -50,7 +50,8 @@ class Task(_Written):
     ranked: tuple = ()  # Names in `METRICS`: sums of the columns of `rank`
     join: str = ""  # Between choices, where an answer may hold several; empty: it holds one
     ends: bool = True  # A choice is a whole answer; else an answer may go on behind it
-    baselines: Callable | None = None  # (items, features) -> {system: scores of test [n, C]}
+    # (items, {name: mean features}, protein id -> features [L, D]) -> {system: scores of test [n, C]}
+    baselines: Callable | None = None
     by: tuple = ()  # Columns of its records that scores are grouped by
     taught: bool = True  # The corpus asks it; else arms first train on the task's train records
     note: str = ""  # What has to stand beside its numbers
