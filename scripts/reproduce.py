@@ -47,6 +47,17 @@ EVERY = dict(  # all proteins, enough records to learn from them, and more of th
 )
 
 
+TASK = dict(folder="figures/downstream")
+# task: seconds on two cores, beside another; the dearest first
+DOWNSTREAM = dict(
+    ppi=200,
+    go=200,
+    go_component=200,
+    go_process=200,
+    stability=200,
+    location=100,
+    ec=100,
+)
 FLAMINGO = dict(
     arch="flamingo", levers="LoRA of rank 8,half of the bridge's rate", folder="figures"
 )
@@ -82,6 +93,10 @@ STEPS = dict(
         Step("search", "06_search", 2_400, (), (), dict(folder="figures")),
         # what its frozen language model costs it
         Step("search-flamingo", "06_search", 500, (), (), FLAMINGO),
+    ],
+    downstream=[
+        Step(f"07_downstream-{task}", "07_downstream", seconds, (), (), TASK | dict(task=task))
+        for task, seconds in DOWNSTREAM.items()
     ],
     figures=[
         Step("figures", "05_figures", 62, (), (), dict(folder="figures", report="runs/report"))

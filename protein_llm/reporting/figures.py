@@ -662,7 +662,7 @@ def _is_figure(path: Path) -> bool:
         return False
     return isinstance(facts, dict) and facts.get("figure") == path.stem
 
-# %% ../../nbs/api/reporting/01_figures.ipynb #314abe4b
+# %% ../../nbs/api/reporting/01_figures.ipynb #dee0e276
 def require_figures_folder(
     folder: Path | str,  # Where figures shall go
 ) -> Path:  # The same, as an absolute path
@@ -670,7 +670,7 @@ def require_figures_folder(
     folder = Path(folder).expanduser().absolute()
     if not folder.is_dir():
         return require_new_folder(folder)
-    beside = ("summary.txt", "smollm2")  # put there by `make figures` and `make smollm2`
+    beside = ("summary.txt", "smollm2", "downstream")  # put there by other targets of make
     kept = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in beside]
     others = sorted(p.name for p in kept if not _is_figure(p))
     if others:
