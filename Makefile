@@ -5,7 +5,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test experiments search downstream figures smollm2 lab readme outputs docs lock bench-env clean
+.PHONY: help setup reproduce test experiments search downstream figures smollm2 smollm2-tasks lab readme outputs docs lock bench-env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ figures: setup ## the default run's figures into figures/, to be committed
 
 smollm2: setup ## the second table, of a larger language model, from assets/smollm2 into figures/smollm2 (half an hour)
 	@$(BIN)/python scripts/smollm2.py
+
+smollm2-tasks: setup ## downstream tasks asked of that larger language model's arm, into figures/downstream/smollm2 (half an hour)
+	@$(BIN)/python scripts/smollm2_tasks.py
 
 lab: setup ## JupyterLab on the front page; arguments as in: make lab args="--port 8899"
 	@exec $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $$([ "$$(id -u)" != 0 ] || echo --allow-root) $(args)

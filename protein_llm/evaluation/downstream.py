@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BINS', 'ECE', 'KS', 'ALPHAS', 'Limits', 'used_records', 'log_odds', 'Calibration', 'confidence_columns',
            'record_features', 'ridge_scores', 'knn_scores', 'Known', 'baseline_task_scores', 'arm_log_likelihoods',
-           'less_reference', 'Features', 'Arm', 'Said', 'Asked', 'ask', 'TaskMeasurement', 'measure_task']
+           'less_reference', 'Features', 'Arm', 'Said', 'Asked', 'ask', 'TaskMeasurement', 'measure_task',
+           'headline_of']
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #1922c938
 from collections.abc import Callable
@@ -496,13 +497,23 @@ def measure_task(
         _facts(asked, settings),
     )
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #07828331
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #96b036e3
+def headline_of(
+    task: Task,  # A task
+) -> str:  # Name in `METRICS`
+    "The metric that a task is judged by: of the scores where it has one, else of the answers"
+    return (task.ranked or task.metrics)[0]
+
+
 def _facts(asked: Asked, settings: dict) -> dict:
     "Counts, settings and the task's note"
     counts = {s: len(getattr(asked, s)) for s in ("train", "valid", "test")}
-    right = asked.task.right(asked.choices, asked.test.answer.tolist())
+    task = asked.task
+    right = task.right(asked.choices, asked.test.answer.tolist())
     return dict(
-        task=asked.task.name,
+        task=task.name,
+        label=task.label,
+        headline=headline_of(task),
         **counts,
         clusters=int(asked.test.cluster.nunique()),
         choices=len(asked.choices),
@@ -510,5 +521,5 @@ def _facts(asked: Asked, settings: dict) -> dict:
             (right.sum(1) > 0).mean()
         ),  # test records with an allowed answer that is right
         settings=settings,
-        note=asked.task.note,
+        note=task.note,
     )
