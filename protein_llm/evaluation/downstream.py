@@ -325,7 +325,7 @@ def _threshold(task: Task, choices: list, p: np.ndarray, valid: pd.DataFrame) ->
         values.append(float(metric.score(found[list(metric.columns)].to_numpy().sum(0))))
     return float(tried[int(np.nanargmax(values))])
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #93c67159
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #6c135a70
 class Asked(NamedTuple):
     "What is asked of every system"
 
@@ -334,9 +334,10 @@ class Asked(NamedTuple):
     valid: pd.DataFrame
     test: pd.DataFrame
     choices: list  # Allowed answers [C]
+    kept: np.ndarray  # Where these stand among all that the task allows [C]
     known: Known
 
-
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #99ef6d40
 def _said(asked: Asked, scores: np.ndarray) -> Said:
     "What scores of valid and test records [m, C] say"
     task, n = asked.task, len(asked.valid)
@@ -352,19 +353,19 @@ def _said(asked: Asked, scores: np.ndarray) -> Said:
         parts.append(task.rank(asked.test, asked.choices, p).set_index(parts[0].index))
     return Said(p, texts, pd.concat(parts, axis=1))
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #46c29ef0
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #208b57dc
 def _allowed(
     task: Task, train: pd.DataFrame, most: int
-) -> tuple:  # answers [C], right of train [n, C]
+) -> tuple:  # answers [C], right of train [n, C], places [C]
     "The commonest answers that a task allows"
     choices = list(task.choices(train))
     if len(choices) < 2:
         raise ValueError(f"{task.name}: train allows {len(choices)} answers: use more proteins")
     right = task.right(choices, train.answer.tolist()).astype(float)
     commonest = np.sort(np.argsort(-right.mean(0), kind="stable")[:most])
-    return [choices[i] for i in commonest], right[:, commonest]
+    return [choices[i] for i in commonest], right[:, commonest], commonest
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #916771c8
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #0d0a0f9e
 def ask(
     task: Task,  # What is asked
     items: Items,  # From its `load`
@@ -378,12 +379,12 @@ def ask(
     for split, some in (("train", train), ("valid", valid), ("test", test)):
         if not len(some):
             raise ValueError(f"{task.name}: there is no {split} record: use more proteins")
-    choices, right = _allowed(task, train, limits.choices)
+    choices, right, kept = _allowed(task, train, limits.choices)
     right_valid = task.right(choices, valid.answer.tolist()).astype(float)
     prior = log_odds(right.mean(0), len(right))
     held = pd.concat([valid, test], ignore_index=True)
     known = Known(train, held, right, right_valid, prior, not task.join)
-    return Asked(task, train, valid, test, choices, known)
+    return Asked(task, train, valid, test, choices, kept, known)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #92e0dfde
 @dataclass
@@ -433,7 +434,7 @@ def _compared(asked: Asked, said: dict, arms: list, draws: int) -> pd.DataFrame:
     ]
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #a4c0d64b
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #098b3b86
 def _scores_of_all(
     asked: Asked, items: Items, arms: dict, features: Features, folder: Path
 ) -> tuple:
@@ -444,7 +445,7 @@ def _scores_of_all(
     if task.baselines:
         as_test = pd.concat([asked.train, held.assign(split="test")], ignore_index=True)
         own = task.baselines(Items(as_test, items.proteins), features.pooled, features.residues)
-        found |= {system: (scores, None) for system, scores in own.items()}
+        found |= {system: (scores[:, asked.kept], None) for system, scores in own.items()}
     settings = {s: setting for s, (_, setting) in found.items() if setting is not None}
     scores = {s: z for s, (z, _) in found.items()}
     n = len(asked.valid)
