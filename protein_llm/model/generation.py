@@ -27,9 +27,9 @@ class Decoding:
     samples: int = 1  # Answers to each prompt
     temperature: float = 0.0  # 0 takes the most likely token
     top_p: float = 1.0  # Draw from the likeliest with this probability
-    seed: int = 0
-    slots: int = 64  # Answers that are written at a time
-    read: int = 16  # Prompts that are read at a time
+    seed: int = 0  # Of samples
+    slots: int = 64  # Answers written at a time
+    read: int = 16  # Prompts read at a time
 
     def __post_init__(self):
         counts = {k: getattr(self, k) for k in ("max_new_tokens", "samples", "slots", "read")}
