@@ -79,6 +79,12 @@ TRIES = {
     "make smollm2": Try(
         "make -n smollm2", "half an hour, and it writes into figures/", "smollm2.py"
     ),
+    "make downstream": Try(
+        "make -n downstream", "minutes, and it writes into figures/", "reproduce.py"
+    ),
+    "make smollm2-tasks": Try(
+        "make -n smollm2-tasks", "half an hour, and it writes into figures/", "smollm2_tasks.py"
+    ),
     "make experiments": Try("make -n experiments", "hours", "reproduce.py"),
     "make search": Try("make -n search", "an hour, and it writes into figures/", "reproduce.py"),
     "make help": Try("make help", "", "make setup"),

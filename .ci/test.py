@@ -51,6 +51,17 @@ CHAIN = [
                 changes="n_test_clusters=20 n_valid_clusters=40 draws=50",
             ),
         ),
+        "downstream": (
+            "07_downstream",
+            dict(
+                TRAIN,
+                task="location",
+                arch="mlp",
+                n_written=2,
+                folder="runs/smoke/downstream",
+                changes="n_test_clusters=60 n_valid_clusters=40 draws=50",
+            ),
+        ),
         "figures": (
             "05_figures",
             dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report"),

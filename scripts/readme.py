@@ -14,6 +14,10 @@ START = "<!-- from figures/summary.txt and figures/results.csv, by `make readme`
 END = "<!-- end of the table -->"
 LARGER = "<!-- from figures/smollm2/summary.txt, by `make readme` -->"
 LARGER_END = "<!-- end of the second table -->"
+TASKS = "<!-- from figures/downstream, by `make readme` -->"
+TASKS_END = "<!-- end of the table of tasks -->"
+TASK_ORDER = ("go", "go_component", "go_process", "ec", "location", "stability", "ppi")
+ARMS = ("mlp", "perceiver", "flamingo", "text", "blind")
 SHOWN = dict(
     which_protein_pairs="pairs won",
     which_protein_first="first of 10",
@@ -62,6 +66,40 @@ def larger():
     return f"{sentences(text)}\n\n{text.partition(chr(10) * 2)[2].strip()}"
 
 
+def task_results(folder, task):
+    "What is known of a task, and its headline by system: value, interval, name"
+    facts = json.loads((folder / f"{task}.json").read_text(encoding="utf-8"))
+    with open(folder / f"{task}_results.csv", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    of = ("likelihood", facts["headline"], "test")
+    return facts, {r["system"]: r for r in rows if (r["answered"], r["metric"], r["split"]) == of}
+
+
+def task_lines(folder, arms):
+    "One line a task: the arms, and the best that is none of them"
+    lines = []
+    for task in (t for t in TASK_ORDER if (folder / f"{t}.json").exists()):
+        facts, found = task_results(folder, task)
+        sign = -1 if facts["better"] < 0 else 1
+        others = {s: sign * float(r["value"]) for s, r in found.items() if s not in ARMS}
+        best = max(sorted(others), key=others.get)
+        cells = [cell(found[s]) if s in found else "" for s in arms]
+        what = f"{facts['label']}: {facts['headline_label']} ({facts['test']:,} records)"
+        lines.append([what, *cells, f"{best.replace('_', ' ')} {cell(found[best])}"])
+    return lines
+
+
+def tasks():
+    "The headline of every task, of the default's arms and of the larger language model's"
+    folder, parts = ROOT / "figures" / "downstream", []
+    for where, arms in ((folder, ARMS), (folder / "smollm2", ("mlp",))):
+        head = ["", *(a if where == folder else f"{a}, SmolLM2" for a in arms), "best of the rest"]
+        lines = [head, ["---"] * len(head), *task_lines(where, arms)]
+        if len(lines) > 2:
+            parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join(parts)
+
+
 def rests(rows, shown):
     "How many records and clusters each column rests on"
     names = {}
@@ -72,7 +110,7 @@ def rests(rows, shown):
     return "; ".join(f"{', '.join(of)}: {n:,} of {k:,} clusters" for (n, k), of in names.items())
 
 
-PARTS = {(START, END): default, (LARGER, LARGER_END): larger}
+PARTS = {(START, END): default, (LARGER, LARGER_END): larger, (TASKS, TASKS_END): tasks}
 
 
 def filled(text):

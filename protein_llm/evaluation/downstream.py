@@ -498,7 +498,7 @@ def measure_task(
         _facts(asked, settings),
     )
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #96b036e3
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #24ab65d4
 def headline_of(
     task: Task,  # A task
 ) -> str:  # Name in `METRICS`
@@ -515,6 +515,8 @@ def _facts(asked: Asked, settings: dict) -> dict:
         task=task.name,
         label=task.label,
         headline=headline_of(task),
+        headline_label=METRICS[headline_of(task)].label,
+        better=METRICS[headline_of(task)].better,
         **counts,
         clusters=int(asked.test.cluster.nunique()),
         choices=len(asked.choices),

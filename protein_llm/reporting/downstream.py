@@ -6,7 +6,7 @@
 __all__ = ['ARM_ORDER', 'ASPECT_OF', 'items_of', 'arm_of', 'system_order', 'fig_task', 'task_table', 'task_claims',
            'task_results', 'save_task', 'task_atlas']
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #196ddbb1
+# %% ../../nbs/api/reporting/06_downstream.ipynb #a02253ce
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..config import TrainConfig
 from ..core import digest, ensure_stage, write_atomic, write_json
@@ -94,7 +95,7 @@ def system_order(
     ranked = scores.assign(key=-better * scores.value).sort_values(["key", "system"], kind="stable")
     return ranked.system.tolist()
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #fa13b011
+# %% ../../nbs/api/reporting/06_downstream.ipynb #fcfecf9c
 @mpl.rc_context(STYLE)
 def fig_task(
     found: TaskMeasurement,  # Of one task
@@ -111,6 +112,7 @@ def fig_task(
         ax.plot(r.value, y, "o", color=colour, markersize=6)
     name_rows(ax, [label(s) for s in order])
     direction = "higher is better" if own.better > 0 else "lower is better"
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set(title=f"{found.task.label}: {own.label}", xlabel=f"{own.unit} ({direction})".strip())
     return fig
 
