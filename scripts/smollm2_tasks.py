@@ -53,7 +53,7 @@ def measured(task, proteins, model, processor, arm):
     data = TaskData(items.records, items.proteins, processor, stores)
     features = Features(dict(feature=stores.pooled()))
     kept = run_folder("shared") / f"downstream-smollm2-{task.name}"
-    return measure_task(task, items, {arm: Arm(model, data)}, features, kept, LIMITS)
+    return measure_task(task, items, {arm: Arm(model, data)}, features, kept, LIMITS), items
 
 
 def main():
@@ -68,9 +68,9 @@ def main():
     processor = ProteinProcessor.from_pretrained(folder)
     for name in asked.tasks.split(","):
         task = task_named(name)
-        found = measured(task, proteins, model, processor, run.arm)
+        found, items = measured(task, proteins, model, processor, run.arm)
         headline = (task.ranked or task.metrics)[0]
-        save_task(found, asked.out, fig_task(found, headline), origin)
+        save_task(found, asked.out, items, fig_task(found, headline), origin)
         print(f"{task.label}: {found.facts}")
         print(task_table(found).iloc[:, :4].to_string())
         print("\n".join(task_claims(found, headline)), flush=True)
