@@ -83,7 +83,7 @@ _MOST = dict(  # None: what the format is worth
     wrong=PARTIAL,
 )
 
-# %% ../../nbs/api/rl/02_lab.ipynb #cd950b4c
+# %% ../../nbs/api/rl/02_lab.ipynb #9e6ce34c
 def tricks(
     task: str,  # Its name
     reference: str,  # A true answer
@@ -91,7 +91,7 @@ def tricks(
     prompt: str = "",  # The question; none: it is not tried
 ) -> dict:  # {trick: answer}
     "Answers made from a true one"
-    found = dict(malformed='```json\n{"answer": "?"}\n```', empty="", everything=everything)
+    found = dict(malformed=f'{{"answer": "{reference}"}}', empty="", everything=everything)
     found |= dict(negation=negated(reference), generic=GENERIC_ANSWER)
     found |= dict(filler=FILLER * 20, padded=f"{reference} {FILLER * 20}")
     if task in _ASPECTS:
@@ -149,13 +149,14 @@ def format_worth(
     "What its format parts pay at most"
     return fsum(w for p, w in reward.weights.items() if part_name(p) in FORMAT and w > 0)
 
-# %% ../../nbs/api/rl/02_lab.ipynb #e9d29935
-def _limits(answers: dict, form: float) -> list:
-    "The largest gain of each trick; `form`: what the format is worth"
-    limits = [_MOST.get(case, 1.0) for case in answers]
+# %% ../../nbs/api/rl/02_lab.ipynb #10f78c79
+def _limits(answers: dict, form: float, task: str) -> list:
+    "The largest gain of each trick; `form`: what the format is worth. Free text has none to break"
+    most = _MOST | (dict(malformed=1.0) if task == "entities" else {})
+    limits = [most.get(case, 1.0) for case in answers]
     return [form if limit is None else limit for limit in limits]
 
-# %% ../../nbs/api/rl/02_lab.ipynb #b20ea069
+# %% ../../nbs/api/rl/02_lab.ipynb #7cd1e8dc
 def adversarial_table(
     reward: Reward,  # To be tried
     references: list,  # True answers; None where nothing is known
@@ -173,7 +174,7 @@ def adversarial_table(
     first = {case: given[0][:40] for case, given in answers.items()}
     table = pd.DataFrame(dict(answer=first, paid=paid))
     table["gain"] = (table.paid - paid["empty"]) / span
-    table["most"] = _limits(answers, format_worth(reward) / span)
+    table["most"] = _limits(answers, format_worth(reward) / span, reward.task.name)
     return table.assign(holds=table.gain <= table.most + 1e-9).rename_axis("trick")
 
 # %% ../../nbs/api/rl/02_lab.ipynb #a11362dc
@@ -283,7 +284,7 @@ class Findings:
     samples: Samples  # Of the model that training starts from
     clusters: list  # Of the records
 
-# %% ../../nbs/api/rl/02_lab.ipynb #54cc769d
+# %% ../../nbs/api/rl/02_lab.ipynb #0f19dc62
 def examine(
     reward: Reward,  # Asked
     train_references: list,  # True answers of train, for trivial policies
@@ -295,7 +296,7 @@ def examine(
     "Ask everything. Raises `ValueError` where there is no policy `sft`"
     if "sft" not in policies:
         raise ValueError(f"no policy `sft` among {', '.join(policies)}: give its greedy answers")
-    references = records.answer.tolist()
+    references = [None if pd.isna(r) else r for r in records.answer]  # pandas writes None as NaN
     groups = records.group.tolist() if "group" in records else None
     given = trivial_policies(reward, train_references, len(records)) | policies
     tried = adversarial_table(reward, references, prompt)
