@@ -8,14 +8,14 @@ __all__ = ['GENERIC_ANSWER', 'FILLER', 'PARTIAL', 'MARGIN', 'LEAST_VARIED', 'voc
            'policy_table', 'Samples', 'sample_rewards', 'Findings', 'examine', 'headroom', 'reasons_against', 'verdict',
            'draw_rewards']
 
-# %% ../../nbs/api/rl/02_lab.ipynb #169b8ffa
+# %% ../../nbs/api/rl/02_lab.ipynb #84ce1f39
 from dataclasses import dataclass
 from math import fsum
 
 import numpy as np
 import pandas as pd
 
-from .rewards import FORMAT, Reward, best_constant, part_name
+from .rewards import FORMAT, PROBABLE_PPI, Reward, best_constant, part_name
 from ..scoring.table import bootstrap, ratio
 from ..tasks.ec import shipped_ec
 from ..tasks.go import Ontology, ontology
@@ -177,7 +177,7 @@ def adversarial_table(
     table["most"] = _limits(answers, format_worth(reward) / span, reward.task.name)
     return table.assign(holds=table.gain <= table.most + 1e-9).rename_axis("trick")
 
-# %% ../../nbs/api/rl/02_lab.ipynb #a11362dc
+# %% ../../nbs/api/rl/02_lab.ipynb #41815c26
 def trivial_policies(
     reward: Reward,  # For the best constant
     train_references: list,  # True answers of train
@@ -187,13 +187,14 @@ def trivial_policies(
     "Answers that do not depend on the protein"
     known = sorted(r for r in train_references if r is not None)
     names, counts = np.unique(known, return_counts=True)
+    majority = str(names[counts.argmax()])
     drawn = np.random.default_rng(seed).choice(len(known), n)
-    return dict(
-        empty=[""] * n,
-        constant=[best_constant(reward, known)[0]] * n,
-        majority=[str(names[counts.argmax()])] * n,
-        random=[known[i] for i in drawn],
-    )
+    found = dict(empty=[""] * n, constant=[best_constant(reward, known)[0]] * n)
+    found |= dict(majority=[majority] * n, random=[known[i] for i in drawn])
+    if reward.task.name == PROBABLE_PPI.name:
+        stated = f"{majority.removesuffix('.')}, probability {counts.max() / len(known):.2f}."
+        found["base_rate"] = [stated] * n
+    return found
 
 # %% ../../nbs/api/rl/02_lab.ipynb #d86c0549
 def paid_to(
