@@ -16,8 +16,8 @@ rewards and 240 batches of log-probabilities, `--quick` 6 and 60, and compares:
   reference and the entropy mask. Log-probabilities, entropies, losses and gradients are compared.
 
 Answers of a group share the distribution of their first token. Where the entropy mask's threshold falls among such
-equal entropies, rounding decides which are kept, and the two sides differ by up to 0.1 in the loss: of 40 other random models
-that happened in two, each time at first tokens alone. It does not in the one that is compared.
+equal entropies, rounding decides which are kept, and the two sides differ by up to 0.1: of 40 other
+random models that happened in two, each time at first tokens alone. It does not in the one that is compared.
 
 What TRL has and we have not: luspo, sapo, vespo, the entropy bonus, off-policy masks. `difference` is the largest one
 of all; the bar is 1e-5. `--write` writes some cases with what TRL makes of them to bench/grpo_oracle.json, with which
