@@ -44,7 +44,7 @@ class Decoding:
             given = f"samples={n} at temperature 0"
             raise ValueError(f"{given} would be one answer {n} times: raise temperature")
 
-# %% ../../nbs/api/model/11_generation.ipynb #9e82adb6
+# %% ../../nbs/api/model/11_generation.ipynb #d5627e27
 GREEDY = Decoding()
 
 
@@ -54,7 +54,12 @@ class Answer:
 
     tokens: list  # Token ids, without the one that ends the answer
     finish: str  # `eos`, or `length` when cut
-    log_prob: float  # Of tokens and end, at temperature 1 over all words, in nats
+    log_probs: list  # Of each token and the end, at temperature 1 over all words, in nats
+
+    @property
+    def log_prob(self) -> float:
+        "Of the answer, in nats"
+        return sum(self.log_probs, 0.0)
 
 # %% ../../nbs/api/model/11_generation.ipynb #548707e0
 def _gumbel(keys: Tensor, turn: Tensor, n: int) -> Tensor:
@@ -243,7 +248,7 @@ def _look_at(self: _Slots, latents: Tensor, protein: Tensor, rows: Tensor):
     self.latents[rows] = latents[protein]
     self.protein[rows] = torch.where(protein < 0, -1, rows)
 
-# %% ../../nbs/api/model/11_generation.ipynb #72df099f
+# %% ../../nbs/api/model/11_generation.ipynb #de24978a
 def _key(name: str, sample: int, how: Decoding) -> int:
     "64 bits that name one answer"
     digest = hashlib.sha256(f"{how.seed}/{sample}/{name}".encode()).digest()
@@ -256,7 +261,7 @@ class _Queue:
     def __init__(self, names, how):
         self.how = how
         self.keys = [_key(name, sample, how) for name in names for sample in range(how.samples)]
-        self.answers = [Answer([], "length", 0.0) for _ in self.keys]
+        self.answers = [Answer([], "length", []) for _ in self.keys]
         self.next = 0  # answer that begins next
         self.owner = [None] * min(how.slots, len(self.answers))  # answer of each slot
 
@@ -281,7 +286,7 @@ def take(self: _Queue) -> tuple[list, list]:
         self.owner[row] = answer
     return rows, new
 
-# %% ../../nbs/api/model/11_generation.ipynb #9df7433b
+# %% ../../nbs/api/model/11_generation.ipynb #c9462174
 @patch
 def put(
     self: _Queue,
@@ -292,7 +297,7 @@ def put(
 ) -> bool:  # Whether the answer ends there
     "Add a token to the answer of a slot"
     answer = self.answers[self.owner[row]]
-    answer.log_prob += log_prob
+    answer.log_probs.append(log_prob)
     if token == eos_id:
         answer.finish = "eos"
     else:
