@@ -7,12 +7,12 @@ __all__ = ['KNOWN_LLMS', 'ENCODERS', 'FROZEN', 'TRAINED', 'GIB', 'GPUS', 'RESERV
            'shape_of_config', 'llm_shape', 'EncoderShape', 'encoder_shape', 'encoder_flops', 'bridge_parameters',
            'parameter_counts', 'Records', 'batch_flops', 'total_flops', 'kept_per_token', 'kept_once', 'kept_by_gated',
            'memory_parts', 'GPU', 'gpu_named', 'gpu_here', 'Plan', 'micro_batch_tokens', 'held_gib', 'plan_memory',
-           'largest_micro_batch', 'flops_a_record', 'gpu_hours', 'mend_text', 'require_fit', 'plan_text',
-           'against_h100']
+           'largest_micro_batch', 'flops_a_record', 'gpu_hours', 'mend_text', 'require_fit', 'short_plan_text',
+           'plan_text', 'against_h100']
 
-# %% ../../nbs/api/training/11_plan.ipynb #12a3d3b5
+# %% ../../nbs/api/training/11_plan.ipynb #d8fc8b43
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -522,14 +522,14 @@ class Plan:
     def trained(self) -> int:
         return sum(self.counts[part] for part in TRAINED)
 
-# %% ../../nbs/api/training/11_plan.ipynb #638500c7
+# %% ../../nbs/api/training/11_plan.ipynb #9e8d6c52
 def micro_batch_tokens(
     cfg: TrainConfig,  # Records of a step, tokens of a micro-batch, ranks
     mean_tokens: float,  # Of a record
 ) -> float:  # Of the largest micro-batch
     "A rank's tokens are evened out over as few micro-batches as hold them"
     mine = cfg.batch_records * mean_tokens / cfg.processes
-    return mine / math.ceil(mine / cfg.batch_tokens)
+    return mine / math.ceil(mine / max(cfg.batch_tokens, cfg.max_tokens))
 
 
 def held_gib(
@@ -580,7 +580,7 @@ def gpu_hours(
     total = plan.cfg.train.steps * plan.cfg.train.batch_records * flops_a_record(plan)
     return total / (plan.gpu.peak * plan.mfu * plan.utilisation) / 3_600
 
-# %% ../../nbs/api/training/11_plan.ipynb #e6d8aeac
+# %% ../../nbs/api/training/11_plan.ipynb #34e827f2
 def _remedies(plan: Plan):
     "Changes of the training, the cheapest first"
     shards = ["none", "full"] if plan.cfg.train.processes > 1 else ["none"]
@@ -589,22 +589,25 @@ def _remedies(plan: Plan):
             yield dict(shard=shard, checkpoint_activations=again)
 
 
+def _fitting(plan: Plan, change: dict) -> dict | None:
+    "A change with the micro-batch that fits; None where the longest record does not"
+    train = replace(plan.cfg.train, **change)
+    most = largest_micro_batch(replace(plan, cfg=replace(plan.cfg, train=train)))
+    if most < train.max_tokens:
+        return None
+    return change | dict(batch_tokens=min(train.batch_tokens, most // 256 * 256 or most))
+
+# %% ../../nbs/api/training/11_plan.ipynb #0977a4ae
 def mend_text(
     plan: Plan,  # What does not fit
 ) -> str:  # Changes as they are written on a command line, or what else to do
     "The first change with which the estimate fits, the longest record included"
-    cfg = plan.cfg
-    longest = min(cfg.train.max_tokens, cfg.train.batch_tokens)
+    now = asdict(plan.cfg.train)
     for change in _remedies(plan):
-        asked = replace(plan, cfg=replace(cfg, train=replace(cfg.train, **change)))
-        most = largest_micro_batch(asked)
-        if most < longest:
-            continue
-        tokens = min(cfg.train.batch_tokens, most // 256 * 256 or most)
-        words = [f"{k}={v}" for k, v in change.items() if getattr(cfg.train, k) != v]
-        words += [f"batch_tokens={tokens}"] if tokens != cfg.train.batch_tokens else []
-        return " ".join(words)
-    if cfg.train.processes == 1:
+        fitting = _fitting(plan, change)
+        if fitting:
+            return " ".join(f"{k}={v}" for k, v in fitting.items() if now[k] != v)
+    if plan.cfg.train.processes == 1:
         return "several GPUs with shard=full, a GPU with more memory, or a smaller language model"
     return "more GPUs, GPUs with more memory, or a smaller language model"
 
@@ -628,7 +631,16 @@ def _count_text(n: float) -> str:
             return f"{n / size:.3g} {unit}"
     return f"{n:.3g} "
 
-# %% ../../nbs/api/training/11_plan.ipynb #0fd58fee
+# %% ../../nbs/api/training/11_plan.ipynb #f5460a2e
+def short_plan_text(
+    plan: Plan,  # What is about to be trained
+) -> str:  # One short line
+    "What is trained and computed, without memory and time: what is said of a training on CPUs"
+    everything = _count_text(sum(plan.counts.values()))
+    work = f"{_count_text(flops_a_record(plan))}FLOP a record"
+    return f"{_count_text(plan.trained)} of {everything} parameters are trained, {work}"
+
+# %% ../../nbs/api/training/11_plan.ipynb #6f8035e8
 def _time_text(plan: Plan) -> str:
     if not plan.gpu.peak:
         return ""
@@ -641,14 +653,11 @@ def plan_text(
     plan: Plan,  # What is about to be trained
 ) -> str:  # One paragraph
     "What a training takes, in words"
-    t, everything = plan.cfg.train, _count_text(sum(plan.counts.values()))
+    t = plan.cfg.train
     tokens = micro_batch_tokens(t, float(np.mean(plan.records.tokens)))
     held = f"about {held_gib(plan):.1f} of {plan.gpu.memory:.1f} GiB (estimate)"
-    return (
-        f"plan: {_count_text(plan.trained)} of {everything} parameters are trained; {t.processes} x {plan.gpu.name}, "
-        f"{held} at {tokens:,.0f} tokens a micro-batch; {_count_text(flops_a_record(plan))}FLOP a record"
-        + _time_text(plan)
-    )
+    memory = f"{t.processes} x {plan.gpu.name}, {held} at {tokens:,.0f} tokens a micro-batch"
+    return f"{short_plan_text(plan)}; {memory}{_time_text(plan)}"
 
 # %% ../../nbs/api/training/11_plan.ipynb #b3d4226f
 MEASURED = (  # micro-batch, checkpointing, one kernel for attention, samples/s, peak GiB, side
