@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FULL_PROTEINS', 'RECORDS_A_PROTEIN', 'PART_COLOURS', 'published_residues', 'published_records', 'corpus_records',
-           'utilisation_of', 'make_plan', 'memory_table', 'parts_table', 'feature_choices', 'plan_report', 'fig_memory']
+           'utilisation_of', 'make_plan', 'memory_table', 'parts_table', 'feature_choices', 'fits', 'plan_report',
+           'fig_memory']
 
 # %% ../../nbs/api/apps/02_plan.ipynb #2c36987a
 from dataclasses import asdict, replace
@@ -165,7 +166,7 @@ def parts_table(
     rows["gflop"] = [sum(flops.get(name, (0, 0))) / n / 1e9 for name in names]
     return rows
 
-# %% ../../nbs/api/apps/02_plan.ipynb #4096b4aa
+# %% ../../nbs/api/apps/02_plan.ipynb #dca40c1e
 FULL_PROTEINS, RECORDS_A_PROTEIN = 603_334, 7.5  # of the manifest full
 
 
@@ -187,12 +188,18 @@ def feature_choices(
     store_gb = n * float(np.mean(plan.records.residues)) * plan.encoder.width * 2 / 1e9
     found = dict(proteins=n, store_gb=store_gb, store=n * mean / hour)
     found |= dict(window=records / RECORDS_A_PROTEIN * mean / hour, step=records * mean / hour)
-    choose = "store" if store_gb <= disk_gb else "window"
-    if found["step"] < found[choose]:
-        choose = "step"
+    ways = ("store", "window", "step") if store_gb <= disk_gb else ("window", "step")
+    choose = min(ways, key=found.get)
     return found | dict(choose=choose)
 
-# %% ../../nbs/api/apps/02_plan.ipynb #190a9ff3
+# %% ../../nbs/api/apps/02_plan.ipynb #182487da
+def fits(
+    plan: Plan,  # From `make_plan`
+) -> bool:
+    "Whether the estimate is within what the GPU has"
+    return held_gib(plan) <= plan.gpu.memory - RESERVE
+
+
 def _memory_lines(plan: Plan) -> list:
     "Memory, and what to change where it does not fit"
     held, has = held_gib(plan), plan.gpu.memory - RESERVE
@@ -201,11 +208,11 @@ def _memory_lines(plan: Plan) -> list:
     lines = [
         f"memory      {held:.1f} of {has:.1f} GiB a GPU at {tokens:,.0f} tokens a micro-batch (estimate)"
     ]
-    if held > has:
+    if not fits(plan):
         return [*lines, f"            does not fit: use {mend_text(plan)}"]
     return [*lines, f"            largest micro-batch that fits: {most:,} tokens (estimate)"]
 
-
+# %% ../../nbs/api/apps/02_plan.ipynb #c191dcff
 def _feature_lines(plan: Plan, disk_gb: float) -> list:
     found = feature_choices(plan, disk_gb)
     if not found:
@@ -217,17 +224,18 @@ def _feature_lines(plan: Plan, disk_gb: float) -> list:
         f"            use features={found['choose']}",
     ]
 
-# %% ../../nbs/api/apps/02_plan.ipynb #58add1e7
+# %% ../../nbs/api/apps/02_plan.ipynb #da93e7f5
 def _time_lines(plan: Plan, price: float | None) -> list:
     hours = gpu_hours(plan)
     cost = "" if price is None else f", cost {hours * price:,.0f}"
     each = hours / plan.cfg.train.processes
+    how = f"MFU {plan.mfu:.0%} assumed, utilisation {plan.utilisation:.3f}"
     return [
-        f"time        {hours:,.3g} GPU-hours, {each:,.3g} hours{cost} (estimate: operations / (peak x MFU x utilisation),",
-        f"            MFU {plan.mfu:.0%} assumed, utilisation {plan.utilisation:.3f})",
+        f"time        {hours:,.3g} GPU-hours, {each:,.3g} hours{cost}",
+        f"            (estimate: operations / (peak x MFU x utilisation), {how})",
     ]
 
-
+# %% ../../nbs/api/apps/02_plan.ipynb #802978e7
 def plan_report(
     plan: Plan,  # From `make_plan`
     price: float | None = None,  # Of an hour of one GPU, in any currency
@@ -270,12 +278,13 @@ def fig_memory(
     with mpl.rc_context(STYLE):
         return _draw_memory(table, plan)
 
-# %% ../../nbs/api/apps/02_plan.ipynb #13ab3c71
+# %% ../../nbs/api/apps/02_plan.ipynb #149f2284
 def _draw_memory(table: pd.DataFrame, plan: Plan):
     from protein_llm.reporting.figures import axes_of
 
-    fig, (ax,) = axes_of(3.0)
-    names = [f"{r.shard}{', again' if r.checkpointing else ''}" for r in table.itertuples()]
+    fig, (ax,) = axes_of(3.6)
+    words = {False: "", True: "\ncheckpointing"}
+    names = [f"{r.shard}{words[r.checkpointing]}" for r in table.itertuples()]
     left = np.zeros(len(table))
     for part, colour in PART_COLOURS.items():
         if table[part].max() > 0.05:  # GiB; less is not seen
@@ -283,7 +292,7 @@ def _draw_memory(table: pd.DataFrame, plan: Plan):
         left = left + table[part].to_numpy()
     ax.axvline(plan.gpu.memory - RESERVE, color="#D55E00", linewidth=1.5)
     ax.text(plan.gpu.memory - RESERVE, -0.75, f"{plan.gpu.name} ", ha="right", color="#D55E00")
-    ax.set(xlabel="GiB of a GPU (estimate; again: checkpointing)")
+    ax.set(xlabel="GiB of a GPU (estimate)")
     ax.invert_yaxis()
-    ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.2, 1.02), handlelength=1.1)
+    ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.3, 1.06), handlelength=1.1)
     return fig
