@@ -120,8 +120,10 @@ def _records_of(training: Training) -> Records:
 def plan_of(
     training: Training,  # With its records read
 ) -> Plan:  # On a GPU for the device that it has; on a CPU without one
-    "What the training takes. Raises `ValueError` for a language model of another family"
+    "What the training takes. Raises `ValueError` on a bridge of one's own, or another family of language models"
     cfg, cuda = training.run.cfg, training.acc.device.type == "cuda"
+    if ":" in cfg.model.arch:
+        raise ValueError("a bridge of one's own has sizes when it is built")
     gpu = gpu_here("CPU", 0.0)
     if cuda:
         device = torch.cuda.get_device_properties(training.acc.device)

@@ -640,10 +640,10 @@ def short_plan_text(
     work = f"{_count_text(flops_a_record(plan))}FLOP a record"
     return f"{_count_text(plan.trained)} of {everything} parameters are trained, {work}"
 
-# %% ../../nbs/api/training/11_plan.ipynb #6f8035e8
+# %% ../../nbs/api/training/11_plan.ipynb #872562e3
 def _time_text(plan: Plan) -> str:
-    if not plan.gpu.peak:
-        return ""
+    if not plan.gpu.peak or plan.cfg.train.precision != "bfloat16":
+        return ""  # the peaks are of bfloat16
     hours = gpu_hours(plan)
     each = hours / plan.cfg.train.processes
     return f"; about {hours:.3g} GPU-hours, {each:.3g} hours (estimate at {plan.mfu:.0%} MFU)"
