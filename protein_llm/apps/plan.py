@@ -166,7 +166,7 @@ def parts_table(
     rows["gflop"] = [sum(flops.get(name, (0, 0))) / n / 1e9 for name in names]
     return rows
 
-# %% ../../nbs/api/apps/02_plan.ipynb #dca40c1e
+# %% ../../nbs/api/apps/02_plan.ipynb #4b1d7d73
 FULL_PROTEINS, RECORDS_A_PROTEIN = 603_334, 7.5  # of the manifest full
 
 
@@ -188,8 +188,9 @@ def feature_choices(
     store_gb = n * float(np.mean(plan.records.residues)) * plan.encoder.width * 2 / 1e9
     found = dict(proteins=n, store_gb=store_gb, store=n * mean / hour)
     found |= dict(window=records / RECORDS_A_PROTEIN * mean / hour, step=records * mean / hour)
-    ways = ("store", "window", "step") if store_gb <= disk_gb else ("window", "step")
-    choose = min(ways, key=found.get)
+    choose = "store" if store_gb <= disk_gb else "window"
+    if found["step"] < found[choose]:
+        choose = "step"
     return found | dict(choose=choose)
 
 # %% ../../nbs/api/apps/02_plan.ipynb #182487da
@@ -212,16 +213,17 @@ def _memory_lines(plan: Plan) -> list:
         return [*lines, f"            does not fit: use {mend_text(plan)}"]
     return [*lines, f"            largest micro-batch that fits: {most:,} tokens (estimate)"]
 
-# %% ../../nbs/api/apps/02_plan.ipynb #c191dcff
+# %% ../../nbs/api/apps/02_plan.ipynb #4a225327
 def _feature_lines(plan: Plan, disk_gb: float) -> list:
     found = feature_choices(plan, disk_gb)
     if not found:
         return ["features    none: this arm reads none"]
     size = f"{found['store_gb']:,.0f} GB for {found['proteins']:,} proteins"
     hours = ", ".join(f"{way} {found[way]:.3g}" for way in ("store", "window", "step"))
+    order = " order=proteins" if found["choose"] == "window" else ""
     return [
         f"features    a store takes {size}; GPU-hours of encoding: {hours} (estimate)",
-        f"            use features={found['choose']}",
+        f"            use features={found['choose']}{order}",
     ]
 
 # %% ../../nbs/api/apps/02_plan.ipynb #fd6375e7
