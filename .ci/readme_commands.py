@@ -101,6 +101,11 @@ TRIES = {
         "card.html",
         (0, 3),
     ),
+    ".venv/bin/protein-llm plan --preset qwen3_8b --arch mlp --gpus 8 --gpu h100": Try(
+        ".venv/bin/protein-llm plan --preset qwen3_8b --arch mlp --gpus 8 --gpu h100",
+        "",
+        "largest micro-batch",
+    ),
     ".venv/bin/protein-llm train --fields": Try(
         ".venv/bin/protein-llm train --fields", "", "lora_r=8"
     ),

@@ -27,8 +27,9 @@ SMOKE = dict(n_proteins=300, changes=HELD_OUT)
 TRAIN = dict(SMOKE, steps=4)
 EVALUATE = dict(TRAIN, changes=f"{HELD_OUT} n_generate=2 n_swap=10 draws=50")
 # What each notebook gets; those of one line run two at a time.
-# The first two start from nothing: both need the corpus, one builds it and the other waits.
+# Plans need nothing. The next two start from nothing: both need the corpus, one builds it and the other waits.
 CHAIN = [
+    {"plan": ("00_plan", {}), "plan for one GPU": ("00_plan", dict(preset="tiny", gpus=1))},
     {"encode": ("02_encode", SMOKE), "train text": ("03_train", dict(TRAIN, arch="text"))},
     {
         "data": ("01_data", SMOKE),
