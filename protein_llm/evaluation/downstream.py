@@ -498,7 +498,7 @@ def measure_task(
         _facts(asked, settings),
     )
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #24ab65d4
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #698eb217
 def headline_of(
     task: Task,  # A task
 ) -> str:  # Name in `METRICS`
@@ -508,21 +508,18 @@ def headline_of(
 
 def _facts(asked: Asked, settings: dict) -> dict:
     "Counts, settings and the task's note"
+    task, headline = asked.task, METRICS[headline_of(asked.task)]
+    about = dict(task=task.name, label=task.label, headline=headline.name)
+    about |= dict(headline_label=headline.label, better=headline.better)
     counts = {s: len(getattr(asked, s)) for s in ("train", "valid", "test")}
-    task = asked.task
     right = task.right(asked.choices, asked.test.answer.tolist())
     return dict(
-        task=task.name,
-        label=task.label,
-        headline=headline_of(task),
-        headline_label=METRICS[headline_of(task)].label,
-        better=METRICS[headline_of(task)].better,
+        **about,
         **counts,
         clusters=int(asked.test.cluster.nunique()),
         choices=len(asked.choices),
-        reachable=float(
-            (right.sum(1) > 0).mean()
-        ),  # test records with an allowed answer that is right
+        # test records with an allowed answer that is right
+        reachable=float((right.sum(1) > 0).mean()),
         settings=settings,
         note=task.note,
     )

@@ -198,10 +198,21 @@ def _question(found: TaskMeasurement, items: Items, record_id: str) -> tuple:
         given.append((systems, prediction, answer_sign(found.task, prediction, record.answer)))
     return page_answers(record.instruction, ", ".join(record.protein_ids), record.answer, given)
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #72ccec4a
+# %% ../../nbs/api/reporting/06_downstream.ipynb #db9f3c96
+_SAVED = dict(svg={"Date": None}, png={"Software": None})  # nothing of the day and the machine
+
+
+def _picture(fig: Figure, kind: str) -> bytes:
+    "The bytes of a figure, the same each time"
+    out = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        fig.savefig(out, format=kind, metadata=_SAVED[kind])
+    return out.getvalue()
+
+
 QUESTIONS = 4  # that a card shows
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #64a7052f
+# %% ../../nbs/api/reporting/06_downstream.ipynb #9cb216ad
 def task_card(
     found: TaskMeasurement,  # Of one task
     items: Items,  # What was asked
@@ -209,29 +220,22 @@ def task_card(
 ) -> str:  # HTML
     "What a biologist should read of a task: who knows it, what was asked, answers, and every number"
     task, headline = found.task, found.facts["headline"]
-    svg = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        fig.savefig(svg, format="svg", metadata={"Date": None})
     shown = found.samples.record_id.drop_duplicates().head(QUESTIONS)
-    numbers = [task_table(found, how).reset_index() for how in ("likelihood", "written")]
-    tables = [
-        page_table(t, c)
-        for t, c in zip(numbers, ("By likelihood", "Written"), strict=True)
-        if len(t)
-    ]
+    by = {how: task_table(found, how).reset_index() for how in ("likelihood", "written")}
+    tables = [page_table(table, how) for how, table in by.items() if len(table)]
     counts = {k: v for k, v in found.facts.items() if isinstance(v, int | float)}
     return html_page(
         f"{task.label}: who knows it?",
         [f"An answer is {task.grammar}.", task.note],
         [
-            ("Who knows it", [page_figure(svg.getvalue(), METRICS[headline].label)]),
+            ("Who knows it", [page_figure(_picture(fig, "svg"), METRICS[headline].label)]),
             ("What the differences support", [("list", task_claims(found, headline))]),
             ("Questions", [_question(found, items, r) for r in shown]),
             ("Every number", [*tables, page_table(pd.DataFrame([counts]), "What was asked")]),
         ],
     )
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #96ef8c5a
+# %% ../../nbs/api/reporting/06_downstream.ipynb #0d2389a2
 def save_task(
     found: TaskMeasurement,  # Of one task
     folder: Path | str,  # Gets the files below, named by the task
@@ -246,10 +250,9 @@ def save_task(
     for kind, table in tables.items():
         with write_atomic(folder / f"{name}_{kind}.csv") as tmp:
             table.to_csv(tmp, index=False, float_format="%.6g")
-    with mpl.rc_context(STYLE):
-        for kind, metadata in dict(svg={"Date": None}, png={"Software": None}).items():
-            with write_atomic(folder / f"{name}.{kind}") as tmp:
-                fig.savefig(tmp, format=kind, metadata=metadata)
+    for kind in _SAVED:
+        with write_atomic(folder / f"{name}.{kind}") as tmp:
+            tmp.write_bytes(_picture(fig, kind))
     with write_atomic(folder / f"{name}.html") as tmp:
         tmp.write_text(task_card(found, items, fig), encoding="utf-8")
     write_json(folder / f"{name}.json", dict(origin=origin, **found.facts))
