@@ -5,7 +5,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test experiments search downstream figures smollm2 smollm2-tasks lab readme outputs docs lock bench-env clean
+.PHONY: help setup reproduce test experiments search downstream levers figures smollm2 smollm2-tasks lab readme outputs docs lock bench-env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,9 @@ search: setup ## what makes an arm read: one change at a time, on validation pro
 
 downstream: setup ## GO, EC, location, stability and interaction asked of the default run's arms, into figures/downstream/
 	@$(BIN)/python scripts/reproduce.py downstream
+
+levers: setup ## what holds an arm back in GO terms: steps, proteins, tokens, rank, one at a time, into figures/ (about an hour)
+	@$(BIN)/python scripts/reproduce.py levers
 
 figures: setup ## the default run's figures into figures/, to be committed
 	@$(BIN)/python scripts/reproduce.py figures

@@ -58,6 +58,7 @@ DOWNSTREAM = dict(
     location=100,
     ec=100,
 )
+LEVERS = dict(folder="figures")
 FLAMINGO = dict(
     arch="flamingo", levers="LoRA of rank 8,half of the bridge's rate", folder="figures"
 )
@@ -97,6 +98,18 @@ STEPS = dict(
     downstream=[
         Step(f"07_downstream-{task}", "07_downstream", seconds, (), (), TASK | dict(task=task))
         for task, seconds in DOWNSTREAM.items()
+    ],
+    levers=[
+        Step("07_levers-go", "07_levers", 3_000, (), (), LEVERS | dict(task="go")),
+        # asks what the other has trained
+        Step(
+            "07_levers-go_component",
+            "07_levers",
+            600,
+            (),
+            ("07_levers-go",),
+            LEVERS | dict(task="go_component"),
+        ),
     ],
     figures=[
         Step("figures", "05_figures", 62, (), (), dict(folder="figures", report="runs/report"))
