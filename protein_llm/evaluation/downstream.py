@@ -8,7 +8,7 @@ __all__ = ['PULL', 'BINS', 'ECE', 'KS', 'ALPHAS', 'Limits', 'used_records', 'log
            'less_reference', 'Features', 'Arm', 'arm_votes', 'Said', 'Asked', 'ask', 'TaskMeasurement', 'measure_task',
            'headline_of']
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #cc98952e
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #8cc25b7c
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from .answers import answer_records, choice_losses, weights_digest
 from .baselines import composition, find_hits
 from .task_data import TaskData
 from ..model import Decoding, ProteinLLM
+from ..model.export import merged_copy
 from ..scoring.table import METRICS, Metric, declare, difference_table, score_table
 from ..tasks.task import Items, Task, chosen_texts, require_items, task_statistics
 
@@ -256,7 +257,7 @@ def baseline_task_scores(
         found["nearest_sequence"] = _nearest_sequence(known, sequences), None
     return found
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #fadb10fd
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #205bc13f
 def _kept(path: Path, make: Callable) -> np.ndarray:
     "An array that is made once"
     if not path.exists():
@@ -277,7 +278,7 @@ def arm_log_likelihoods(
 
     def make():
         asked = held[["record_id"]].assign(task=task.name)
-        losses = choice_losses(model, asked, data, {task.name: choices}, task.ends)
+        losses = choice_losses(merged_copy(model), asked, data, {task.name: choices}, task.ends)
         return -losses.nll.to_numpy().reshape(len(held), len(choices))
 
     key = digest(data.key, held.record_id.tolist(), choices, task.ends)
