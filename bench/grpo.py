@@ -8,9 +8,10 @@ without a reference, one optimizer step on each batch of rollouts. No token ends
 
 Asserted first, for every setting that is tried: both trainers make the same loss (1e-5) and the same gradient (1e-4 of
 its norm) of the same rollouts, which ours wrote. That is shown with `cispo`, whose loss is not 0 on the first step as
-that of `dapo` is, and with `dapo`. Then both draw their own. TRL gets its fastest setting among several numbers of
-rollouts a micro-batch, and ours among several numbers of tokens; the rollouts of TRL are always written at once, with
-its dynamic cache or, in the full run, a static one. No gradient checkpointing on either side.
+that of `dapo` is (their gradients are the same there), and at one setting with `dapo`. Then both draw their own. TRL
+gets its fastest setting among several numbers of rollouts a micro-batch, and ours among several numbers of tokens; the
+rollouts of TRL are always written at once, with its dynamic cache or, in the full run, a static one. No gradient
+checkpointing on either side.
 
 One thread; the CPU seconds of a step count, the least of the rounds, sides in turns; `_wall` by the clock. `--threads
 2` gives each side two. Where the time goes is printed: rollout (the decoder), scoring (rewards, advantages and what is
@@ -39,7 +40,7 @@ STAGES = ("rollout", "scoring", "update")
 OURS, QUICK_OURS = (1_024, 2_048, 4_096, 8_192), (2_048, 8_192)
 THEIRS = ((4, None), (8, None), (16, None), (64, None), (8, "static"))
 QUICK_THEIRS = ((8, None), (64, None))
-ROUNDS, QUICK_ROUNDS, STEPS = 4, 2, 2
+ROUNDS, QUICK_ROUNDS = 4, 2
 NEVER = -1  # the id of no token: nothing ends an answer
 
 
@@ -327,15 +328,12 @@ def check(ours, tried_ours, tried_theirs, folder):
         f"{len(rollouts)} rollouts of {rollouts.width}; rewards {rewards.min():.2f} to {rewards.max():.2f}",
         flush=True,
     )
-    worst = np.zeros(2)
-    for loss, policy in {"cispo": dict(epsilon_high=5.0), "dapo": {}}.items():
-        wanted = Theirs(ours, 8, None, loss, folder).gradient(rollouts)
-        print(f"{loss}: loss of TRL {wanted[0]:.6f}", flush=True)
+    policies, worst = {"cispo": dict(epsilon_high=5.0), "dapo": {}}, np.zeros(2)
+    for loss, size in [("dapo", 8), *(("cispo", n) for n in sorted({n for n, _ in tried_theirs}))]:
+        wanted = Theirs(ours, size, None, loss, folder).gradient(rollouts)
+        print(f"{loss}: loss of TRL {wanted[0]:.6f}, {size} rollouts a micro-batch", flush=True)
         for tokens in tried_ours:
-            found = ours.gradient(tokens, rollouts, rewards, loss=loss, **policy)
-            worst = np.maximum(worst, differences(found, wanted))
-        for size in sorted({size for size, _ in tried_theirs} - {8}):
-            found = Theirs(ours, size, None, loss, folder).gradient(rollouts)
+            found = ours.gradient(tokens, rollouts, rewards, loss=loss, **policies[loss])
             worst = np.maximum(worst, differences(found, wanted))
     assert worst[0] <= 1e-5 and worst[1] <= 1e-4, f"loss and gradient differ by {worst}"
     return worst
@@ -368,8 +366,8 @@ def compare(quick, folder):
     setting = choose("TRL, rollouts and cache", {s: side.timed for s, side in trl.items()}, 1)
     ours_steps, trl_steps = [], []
     for _ in range(QUICK_ROUNDS if quick else ROUNDS):
-        ours_steps += ours.timed(tokens, STEPS)
-        trl_steps += trl[setting].timed(STEPS)
+        ours_steps += ours.timed(tokens, 1)
+        trl_steps += trl[setting].timed(1)
     (mine, wall), (theirs, their_wall) = least(ours_steps), least(trl_steps)
     ratio = theirs / mine
     table({f"ours, {tokens} tokens": mine, f"TRL, {setting[0]} rollouts": theirs, "ratio": ratio})
