@@ -21,7 +21,6 @@ BARS = dict(rows_that_differ=0, proteins_in_both=0)
 def written(folder, quick):
     "The folder, and its tables"
     from protein_llm.apps.benchmark import benchmark_tables, write_benchmark
-
     from protein_llm.runs.arguments import asked_config
     from protein_llm.runs.data import RunData
 

@@ -62,7 +62,6 @@ def bare_model():
 def written_scores(name, records, model, processor):
     "Metrics of greedy answers, computed over the whole table"
     from protein_llm.apps.harness import ANSWERS, written_metrics
-
     from protein_llm.scoring.table import METRICS, answer_statistics
     from protein_llm.tasks.all_tasks import task_named
     from protein_llm.tasks.task import task_statistics
@@ -141,7 +140,6 @@ def main():
         sys.exit("no lm_eval in .venv-bench: run `make bench-env` first")
     sys.path[:0] = [str(ROOT)]
     from protein_llm.apps.benchmark import write_benchmark
-
     from protein_llm.runs.arguments import asked_config
     from protein_llm.runs.data import RunData
 

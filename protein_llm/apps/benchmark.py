@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
-from .harness import ANSWERS, harness_files
 
+from .harness import ANSWERS, harness_files
 from ..core import digest, write_folder, write_json
 from ..data.corpus import SPLITS, Corpus
 from ..data.ledger import Ledger, require_clean
@@ -216,7 +216,7 @@ def _sizes(parts: dict) -> list:
         rows.append(dict(configuration=f"`{name}`", **counts, what=about))
     return _rows(pd.DataFrame(rows))
 
-# %% ../../nbs/api/apps/06_benchmark.ipynb #4b0a3027
+# %% ../../nbs/api/apps/06_benchmark.ipynb #9f0bb85b
 _USE = """```python
 from datasets import load_dataset
 
@@ -235,7 +235,7 @@ Score anything else: answer `audit/test.jsonl`, add a field `prediction` to each
 protein-llm audit predictions.jsonl --train audit/train.jsonl.gz --valid audit/valid.jsonl.gz
 ```"""
 
-
+# %% ../../nbs/api/apps/06_benchmark.ipynb #c26a192a
 def data_card(
     data: RunData,  # Its corpus
     parts: dict,  # From `benchmark_tables`
@@ -268,7 +268,7 @@ def _write_audit(folder: Path, answers: dict):
         (folder / f"{split}.jsonl.gz").write_bytes(packed)
     (folder / "test.jsonl").write_bytes(_json_lines(answers["test"]))
 
-# %% ../../nbs/api/apps/06_benchmark.ipynb #4b0a3031
+# %% ../../nbs/api/apps/06_benchmark.ipynb #9d52fa05
 def _write_harness(folder: Path, parts: dict, path: str, tokens: int):
     "Tasks of lm-eval for the configurations that have test records"
     tested = [name for name, of in parts.items() if "test" in of]
@@ -278,7 +278,15 @@ def _write_harness(folder: Path, parts: dict, path: str, tokens: int):
     for name, text in harness_files(written, tuple(chosen), path, tokens).items():
         (folder / name).write_text(text, encoding="utf-8")
 
+# %% ../../nbs/api/apps/06_benchmark.ipynb #15ecdfaa
+def _write_tables(folder: Path, parts: dict):
+    "A Parquet file for each configuration and split"
+    for name, of in parts.items():
+        (folder / "data" / name).mkdir(parents=True)
+        for split, table in of.items():
+            table.to_parquet(folder / _place(name, split), index=False)
 
+# %% ../../nbs/api/apps/06_benchmark.ipynb #2bd329b4
 def write_benchmark(
     data: RunData,  # Of any arm
     folder: Path | str,  # Replaced when it was written here and holds nothing else
@@ -289,10 +297,7 @@ def write_benchmark(
     parts, left_out = benchmark_tables(data)
     path, tokens = repo or str(folder), data.cfg.evaluation.max_new_tokens
     with write_folder(folder) as new:
-        for name, of in parts.items():
-            (new / "data" / name).mkdir(parents=True)
-            for split, table in of.items():
-                table.to_parquet(new / _place(name, split), index=False)
+        _write_tables(new, parts)
         _write_audit(new / "audit", parts[ANSWERS])
         _write_harness(new / "lm_eval", parts, path, tokens)
         ledger.save(new)

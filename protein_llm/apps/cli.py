@@ -578,7 +578,6 @@ def benchmark(
     """
     from protein_llm.apps.benchmark import write_benchmark
     from protein_llm.model.hub import push_folder, require_repo
-
     from protein_llm.runs.data import RunData
 
     repo = require_repo(push) if push else ""

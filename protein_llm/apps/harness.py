@@ -68,7 +68,7 @@ def summed_score(
     "The last step: lm-eval calls it an aggregation"
     return float(METRICS[metric].score(np.sum(items, axis=0)))
 
-# %% ../../nbs/api/apps/05_harness.ipynb #4b0a2019
+# %% ../../nbs/api/apps/05_harness.ipynb #7c4f9745
 _WRITTEN = """task: protein_{name}
 dataset_path: {path}
 dataset_name: {name}
@@ -88,7 +88,7 @@ _METRIC = """- metric: {metric}
   aggregation: !function utils.score_{metric}
   higher_is_better: {better}"""
 
-
+# %% ../../nbs/api/apps/05_harness.ipynb #0ea11e7f
 def written_task(
     name: str,  # `answers`, or a downstream task
     path: str,  # The benchmark's folder, or its name on a hub

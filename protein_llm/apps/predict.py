@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 
 import torch
-from .harness import prompt_of
 from tqdm import tqdm
 
+from .harness import prompt_of
 from ..core import write_atomic
 from ..data.readers import read_table
 from ..text.prompts import llm_folder
@@ -71,7 +71,17 @@ def text_answers(
     written = out[:, batch.input_ids.shape[1] :]
     return [t.strip() for t in tokenizer.batch_decode(written, skip_special_tokens=True)]
 
-# %% ../../nbs/api/apps/07_predict.ipynb #4b0a4012
+# %% ../../nbs/api/apps/07_predict.ipynb #ecefd89c
+def _answer(rows: list, model, tokenizer, max_new_tokens: int, batch: int):
+    "Put a `prediction` into each record"
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["sequence"]))
+    for k in tqdm(range(0, len(rows), batch), unit="batch", mininterval=1):
+        some = [rows[i] for i in order[k : k + batch]]
+        found = text_answers(model, tokenizer, [prompt_of(r) for r in some], max_new_tokens)
+        for row, answer in zip(some, found, strict=True):
+            row["prediction"] = answer
+
+# %% ../../nbs/api/apps/07_predict.ipynb #addbdf75
 def write_predictions(
     records: Path | str,  # A file for `read_questions`
     out: Path | str,  # A new file of JSON lines
@@ -85,13 +95,7 @@ def write_predictions(
     if out.exists():
         raise FileExistsError(f"{out} is there already: give another name; it was not touched")
     rows = read_questions(records)
-    model, tokenizer = load_text_model(llm, device)
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["sequence"]))
-    for k in tqdm(range(0, len(rows), batch), desc=llm, unit="batch", mininterval=1):
-        some = [rows[i] for i in order[k : k + batch]]
-        found = text_answers(model, tokenizer, [prompt_of(r) for r in some], max_new_tokens)
-        for row, answer in zip(some, found, strict=True):
-            row["prediction"] = answer
+    _answer(rows, *load_text_model(llm, device), max_new_tokens, batch)
     with write_atomic(out) as tmp:
         tmp.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     return out
