@@ -158,7 +158,8 @@ def benchmark_tables(
             left_out[name] = str(e)
             continue
         parts |= {configuration: _by_split(t) for configuration, t in tables.items()}
-    return parts, left_out
+    left_out |= {name: "no record can be asked" for name, of in parts.items() if not of}
+    return {name: of for name, of in parts.items() if of}, left_out
 
 # %% ../../nbs/api/apps/06_benchmark.ipynb #4b0a3023
 def _place(configuration: str, split: str) -> str:

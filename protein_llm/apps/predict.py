@@ -67,7 +67,8 @@ def text_answers(
     texts = [_filled(tokenizer, p) for p in prompts]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
     how = dict(max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    out = model.generate(**batch.to(model.device), **how)
+    shown = {k: batch[k].to(model.device) for k in ("input_ids", "attention_mask")}
+    out = model.generate(**shown, **how)
     written = out[:, batch.input_ids.shape[1] :]
     return [t.strip() for t in tokenizer.batch_decode(written, skip_special_tokens=True)]
 
