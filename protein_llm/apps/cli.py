@@ -570,7 +570,7 @@ def benchmark(
     preset,  # Named configuration; None for the first
     changes,  # Words NAME=VALUE
 ):
-    """Write the corpus and its split as a data set: Parquet, a card, tasks of lm-eval.
+    """Write corpus and split as a data set for others.
 
     \b
     protein-llm benchmark my_benchmark
@@ -601,7 +601,7 @@ def predict(
     batch,  # Records answered together
     device,  # Where the model computes
 ):
-    """Answer the records of a file by a text model of transformers, for the audit.
+    """Answer the records of a file by a text model.
 
     RECORDS has protein_id, sequence, instruction and answer; the sequence goes into the prompt.
 
