@@ -529,7 +529,7 @@ def _model_folder(model: str) -> Path:
     folder = Path(model)
     return folder / "model" if (folder / "model" / "config.json").is_file() else folder
 
-# %% ../../nbs/api/apps/01_cli.ipynb #4b0a5002
+# %% ../../nbs/api/apps/01_cli.ipynb #ec428b50
 @main.command()
 @click.argument("model")
 @click.option("--card", metavar="FOLDER", help="Result card whose scores go on the model's page.")
@@ -540,9 +540,7 @@ def share(
     push,  # `user/name`; None: nothing is sent
     public,  # Whether a new place can be read by everybody
 ):
-    """Show what sharing a model would send; send it with --push.
-
-    The trained parts are sent with a page that names licences, the split and, with --card, results.
+    """Show what sharing a model would send, its page included; send it with --push.
 
     \b
     protein-llm share runs/tiny-mlp-0a1b2c
@@ -558,7 +556,7 @@ def share(
     click.echo("\n".join(f"{size:>12,} bytes  {name}" for name, size in files))
     click.echo("nothing was sent: --push USER/NAME sends it")
 
-# %% ../../nbs/api/apps/01_cli.ipynb #4b0a5003
+# %% ../../nbs/api/apps/01_cli.ipynb #04381059
 @main.command()
 @click.argument("folder")
 @_with(_PUSH)
@@ -573,7 +571,6 @@ def benchmark(
     """Write corpus and split as a data set for others.
 
     \b
-    protein-llm benchmark my_benchmark
     protein-llm benchmark my_benchmark --push lab/protein-benchmark
     """
     from protein_llm.apps.benchmark import write_benchmark

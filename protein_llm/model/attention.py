@@ -82,7 +82,7 @@ def _may_look(record: Tensor, shared: Tensor) -> Tensor:  # [.., t] each -> [..,
     before = torch.ones(2 * record.shape[-1:], dtype=bool, device=record.device).tril()
     return before & ((record[..., :, None] == record[..., None, :]) | shared[..., None, :])
 
-# %% ../../nbs/api/model/06_attention.ipynb #f59777ef
+# %% ../../nbs/api/model/06_attention.ipynb #878a927f
 def _masks(lengths: list, places: Tensor | None, record, shared, tails: bool) -> Tensor | list:
     "`masks` of `Runs`"
     if places is not None:
@@ -94,7 +94,7 @@ def _masks(lengths: list, places: Tensor | None, record, shared, tails: bool) ->
     mask = _tails if tails else _may_look
     return [mask(r, s) if bool(s.any()) else None for r, s in pieces]
 
-
+# %% ../../nbs/api/model/06_attention.ipynb #fb2ce3cd
 def _tails(record: Tensor, shared: Tensor) -> Tensor | _Tails:
     "Tails, unless padding them would cost more than a mask of the whole run"
     p, size = int(shared.sum()), len(record)

@@ -78,7 +78,7 @@ def card_results(
     columns = ("metric", "value", "low", "high", "n")
     return [{name: row[name] for name in columns} for row in own]
 
-# %% ../../nbs/api/model/14_hub.ipynb #4b0a1014
+# %% ../../nbs/api/model/14_hub.ipynb #7b7286aa
 def _listed(card: Path) -> list:
     "Results as the hub's client takes them"
     from huggingface_hub import EvalResult
@@ -92,7 +92,7 @@ def _listed(card: Path) -> list:
         for r in card_results(card)
     ]
 
-
+# %% ../../nbs/api/model/14_hub.ipynb #6031bca9
 def _result_lines(card: Path) -> list:
     "A table of the results, as Markdown"
     found = read_json(card / "card.json")

@@ -272,11 +272,11 @@ def load_trained(
     "Read trained parts into this model. Raises `FileNotFoundError` or `ValueError`, with what is missing or differs"
     return saving.load_trained(self, folder)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #afc796f2
+# %% ../../nbs/api/model/12_protein_llm.ipynb #cae95722
 @patch(cls_method=True)
 def from_pretrained(
     cls: ProteinLLM,
-    folder: Path | str,  # What `save_pretrained` wrote, or `user/name` of such a folder on the hub
+    folder: Path | str,  # What `save_pretrained` wrote, or `user/name` of one on the hub
     device: str = "cpu",  # Where the model goes
     llm=None,  # One that is loaded already; it becomes part of the result
     config: ProteinLLMConfig | None = None,  # Not read

@@ -156,7 +156,7 @@ def save_model(
         write_model(model, new, processor, trained_state(model) if state is None else state)
     return Path(folder)
 
-# %% ../../nbs/api/model/09_saving.ipynb #78786277
+# %% ../../nbs/api/model/09_saving.ipynb #9f6e6031
 def _from_hub(name: str) -> Path:
     "A model of the hub in its cache; fetched where it is not there. Raises `FileNotFoundError`"
     from huggingface_hub import snapshot_download
@@ -170,7 +170,7 @@ def _from_hub(name: str) -> Path:
             f"({type(e).__name__}): correct the name, look at the network, or log in with `hf auth login`"
         ) from e
 
-
+# %% ../../nbs/api/model/09_saving.ipynb #9b49a6a4
 def model_folder(
     folder: Path | str,  # What `save_pretrained` wrote, or `user/name` of such a folder on the hub
 ) -> Path:  # The folder itself, or where the hub's cache keeps it

@@ -207,7 +207,14 @@ class Rolled(NamedTuple):
     certain: Tensor | None = None  # False at tokens that `entropy_mask` leaves out [B, T]
     reference: Tensor | None = None  # Log-probability by the reference; for beta > 0 [B, T]
 
-# %% ../../nbs/api/rl/03_losses.ipynb #8a4d8cbe
+# %% ../../nbs/api/rl/03_losses.ipynb #fd298c2c
+def _kl_of(log_probs: Tensor, rolled: Rolled, ratio: Tensor, cfg: PolicyConfig) -> Tensor:
+    "KL of each token to the reference [B, T]"
+    if rolled.reference is None:
+        raise ValueError(f"beta={cfg.beta} needs log-probabilities by the reference")
+    return kl_divergence(log_probs, rolled.reference, ratio if cfg.correct_kl else None)
+
+# %% ../../nbs/api/rl/03_losses.ipynb #8809a55c
 def policy_loss(
     log_probs: Tensor,  # Of each token now [B, T]
     rolled: Rolled,  # What is known of the answers
@@ -225,9 +232,7 @@ def policy_loss(
     if rolled.certain is not None:
         per_token = per_token * rolled.certain
     if cfg.beta:
-        if rolled.reference is None:
-            raise ValueError(f"beta={cfg.beta} needs log-probabilities by the reference")
-        kl = kl_divergence(log_probs, rolled.reference, ratio if cfg.correct_kl else None)
+        kl = _kl_of(log_probs, rolled, ratio, cfg)
     loss = (per_token + cfg.beta * kl) * token_weights(rolled.mask, cfg.loss, sizes)
     return loss.sum(), _sums(ratio.detach(), advantage, kl.detach(), rolled.mask, cfg)
 

@@ -160,7 +160,7 @@ class Scores(NamedTuple):
     log_probs: Tensor  # Of each token [N, T]
     entropies: Tensor | None  # Where each was drawn from [N, T]
 
-# %% ../../nbs/api/rl/04_rollouts.ipynb #6b011ccf
+# %% ../../nbs/api/rl/04_rollouts.ipynb #522cfb5e
 def score_answers(
     model: ProteinLLM,  # A policy
     batch: Batch,  # Prompts with answers, on the model's device
@@ -178,9 +178,7 @@ def score_answers(
     first = F.pad(owner.bincount(minlength=len(batch.records)).cumsum(0)[:-1], (1, 0))
     place = owner, torch.arange(len(owner), device=owner.device) - first[owner]
     blank = nll.new_zeros(len(batch.records), width)
-    if not want_entropy:
-        return Scores(blank.index_put(place, -nll), None)
-    entropies = blank.index_put(place, token_entropies(hidden, head))
+    entropies = blank.index_put(place, token_entropies(hidden, head)) if want_entropy else None
     return Scores(blank.index_put(place, -nll), entropies)
 
 # %% ../../nbs/api/rl/04_rollouts.ipynb #726b23b8

@@ -316,7 +316,15 @@ def _with_records(rows: list, places: list) -> list:
     "Rows of groups to rows of records"
     return [np.concatenate([places[group] for group in row]) for row in rows]
 
-# %% ../../nbs/api/text/02_packing.ipynb #b9765766
+# %% ../../nbs/api/text/02_packing.ipynb #62235396
+def _skipped(groups: list, n: int) -> np.ndarray:  # [R]
+    "Tokens that each record leaves to the first of its group"
+    skipped = np.zeros(n, dtype=np.int64)
+    for group in groups:
+        skipped[group.places[1:]] = len(group.begin)
+    return skipped
+
+# %% ../../nbs/api/text/02_packing.ipynb #48a7c1a2
 def plan_records(
     records: np.ndarray,  # Positions in the store [R]
     store: TokenStore,  # Their ids
@@ -331,9 +339,7 @@ def plan_records(
     groups = _groups(records, store, cfg.max_tokens) if cfg.pack else []
     if len(groups) < world:  # too few to share among ranks, or unpacked: each record for itself
         groups = [_Group(place, [], length) for place, length in enumerate(lengths.tolist())]
-    skipped = np.zeros(len(records), dtype=np.int64)
-    for group in groups:
-        skipped[group.places[1:]] = len(group.begin)
+    skipped = _skipped(groups, len(records))
     tokens = np.array([group.tokens for group in groups])
     ranks = plan_step(tokens, cfg, world)
     places = [np.array(group.places) for group in groups]
