@@ -24,7 +24,7 @@ from ..core import write_atomic
 from ..reporting.figures import STYLE, axes_of
 from ..reporting.page import folded, html_page, page_figure, page_table
 
-# %% ../../nbs/api/apps/04a_answer_page.ipynb #3dbef6c1
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #451ba08d
 def fig_looks(
     attention: list,  # Multiples of the mean residue [L]
     domains: list,  # `start, end, name`; may be empty
@@ -47,7 +47,7 @@ def fig_looks(
         )
     return fig
 
-
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #94103b60
 def _draw_domain(ax, domain: dict, y: float, number: int):
     "A bar with its name; neighbours' names stand at two heights"
     ax.plot(
@@ -62,7 +62,7 @@ def _draw_domain(ax, domain: dict, y: float, number: int):
         middle, y * (1.2 + 0.6 * (number % 2)), domain["name"], ha="center", va="center", fontsize=9
     )
 
-# %% ../../nbs/api/apps/04a_answer_page.ipynb #e1a2531e
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #4734fff3
 def confidence_sentence(
     card: dict,  # Of `make_cards`
 ) -> str:
@@ -80,7 +80,7 @@ _COMES = dict(
     unknown="Whether it comes from the protein is not known for this arm",
 )
 
-
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #8a51df79
 def origin_sentence(
     card: dict,  # Of `make_cards`
 ) -> str:
@@ -90,7 +90,7 @@ def origin_sentence(
     told = ", ".join(f"{words[k]} {costs[k]:.1f}" for k in words if costs[k] is not None)
     return f"{_COMES[card['from_protein']]} (cost in nats by protein: {told})."
 
-# %% ../../nbs/api/apps/04a_answer_page.ipynb #7b4bdeb9
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #22f3897e
 def _copy_sentence(card: dict) -> str:
     "Whether the answer repeats what train proteins say"
     same, of = card["common"]
@@ -113,7 +113,7 @@ def _links(card: dict) -> Markup | str:
     ]
     return Markup("; ").join(parts) if parts else "Names nothing that the shipped tables hold."
 
-
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #ac3beacb
 def _warnings(card: dict) -> list:
     "What speaks against the answer before it is read"
     found = []
@@ -127,7 +127,7 @@ def _warnings(card: dict) -> list:
         found.append("The answer was cut at its longest length.")
     return found
 
-# %% ../../nbs/api/apps/04a_answer_page.ipynb #24d8e7df
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #42690d36
 def _nearest_part(card: dict) -> tuple:
     "The nearest train proteins"
     if not card["nearest"]:
@@ -143,7 +143,7 @@ def _nearest_part(card: dict) -> tuple:
     ]
     return page_table(pd.DataFrame(rows), "Nearest train proteins, and what train says of them")
 
-
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #38cdbf06
 def _looks_part(card: dict) -> list:
     "The figure of attention, where there is one"
     if card["attention"] is None:
@@ -182,7 +182,7 @@ def card_parts(
     asked = ("p", f"{card['question']} ({card['residues']:,} residues)")
     return [asked, said, ("list", [*facts, _links(card)]), _nearest_part(card), *_looks_part(card)]
 
-# %% ../../nbs/api/apps/04a_answer_page.ipynb #1606da62
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #7af313d2
 MOST_SHOWN = 200  # answers of a page
 
 
@@ -203,7 +203,7 @@ def _trust_section(calibration: dict | None) -> list:
         )
     ]
 
-
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #f9dbfab7
 def _fold(calibration: dict) -> str:
     about = calibration["about"]
     return (
@@ -211,7 +211,7 @@ def _fold(calibration: dict) -> str:
         f"An answer is right when its F1 by information with the reference is at least {about['right_from']}."
     )
 
-# %% ../../nbs/api/apps/04a_answer_page.ipynb #6a9590a1
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #c732f8a1
 def answers_page(
     cards: list,  # Of `make_cards`
     calibration: dict | None = None,  # Of the arm
@@ -235,7 +235,7 @@ def answers_page(
         title, lede, sections + _trust_section(calibration if cards else None), note=left
     )
 
-
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #55f38ed9
 def write_page(
     path: Path | str,  # Target
     part: Path,  # Of `answer_all`
@@ -247,7 +247,7 @@ def write_page(
     with write_atomic(path) as tmp:
         tmp.write_text(answers_page(cards, calibration, rejects, total))
 
-# %% ../../nbs/api/apps/04a_answer_page.ipynb #3ef0dd1d
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #29067954
 FORMATS = (".jsonl", ".tsv", ".html")
 
 
@@ -274,7 +274,7 @@ def part_of(
     "Where answers are kept while they come"
     return outs[0].with_name(f"{outs[0].name}.part")
 
-
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #ed2ba878
 def rejects_of(
     outs: list,  # From `require_targets`
 ) -> Path:

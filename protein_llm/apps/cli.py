@@ -444,7 +444,7 @@ def _ask(proteins: tuple, outs: list, given: dict) -> list:
         click.echo(f"{len(found.rejects):,} records were not asked about: {rejects_of(outs)}")
     return found.rejects
 
-# %% ../../nbs/api/apps/01_cli.ipynb #ddc25538
+# %% ../../nbs/api/apps/01_cli.ipynb #16573f7c
 _SERVE_OPTIONS = (
     _MODEL,
     click.option(
@@ -454,7 +454,7 @@ _SERVE_OPTIONS = (
     _count("rate", 1, 30, "Requests a minute from one address."),
 )
 
-
+# %% ../../nbs/api/apps/01_cli.ipynb #21590938
 @main.command()
 @_with(_SERVE_OPTIONS)
 def serve(
@@ -479,7 +479,7 @@ def serve(
         click.echo(f"open {address} (Ctrl-C ends it)")
         _until_stopped()
 
-
+# %% ../../nbs/api/apps/01_cli.ipynb #a0fb93b9
 def _until_stopped():
     "Wait for Ctrl-C"
     try:

@@ -17,7 +17,7 @@ from .evidence import AskedArm, load_arm
 from .proteins_in import ProteinsIn, read_text
 from ..data.templates import TEMPLATES
 
-# %% ../../nbs/api/apps/04c_panel.ipynb #c91db731
+# %% ../../nbs/api/apps/04c_panel.ipynb #21cd15d9
 def _widgets() -> dict:
     "The panel's parts. Raises `ImportError` that names the command where ipywidgets is not installed"
     try:
@@ -37,7 +37,7 @@ def _widgets() -> dict:
         answer=w.HTML(layout=wide),
     )
 
-
+# %% ../../nbs/api/apps/04c_panel.ipynb #df99af27
 @dataclass
 class AskPanel:
     "Widgets in which an arm is asked"
@@ -49,7 +49,7 @@ class AskPanel:
     def __post_init__(self):
         self.widgets["button"].on_click(lambda _: self.answer())
 
-# %% ../../nbs/api/apps/04c_panel.ipynb #7329d229
+# %% ../../nbs/api/apps/04c_panel.ipynb #b6003283
 @patch
 def given(self: AskPanel) -> ProteinsIn:
     "Proteins of the text, or of the file that was uploaded"
@@ -58,7 +58,7 @@ def given(self: AskPanel) -> ProteinsIn:
     sent = bytes(files[0].content) if files and not text.strip() else text
     return read_text(sent, longest=self.arm.longest)
 
-
+# %% ../../nbs/api/apps/04c_panel.ipynb #06ff4fce
 @patch
 def answer(self: AskPanel):
     "Ask, and show what came of it"
