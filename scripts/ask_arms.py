@@ -97,7 +97,7 @@ def sources(given):
     return cfg.data, {*proteins.index[proteins.split.isin(("valid", "test"))]}, run
 
 
-def fold_of(arm, data, used, config):
+def fold_of(arm, data, used, config, most):
     "Questions about proteins that were used for nothing else: protein, sequence, instruction, answer, cluster"
     folder = build_records(data)
     proteins = pd.read_parquet(folder / "proteins.parquet")[["protein_id", "sequence"]]
@@ -105,6 +105,8 @@ def fold_of(arm, data, used, config):
     ids = proteins.protein_id
     split = pd.Series("valid", proteins.index).mask(ids.isin(used), "used")
     split = split.mask(ids.isin(arm.train.proteins.index), "train").mask(ids.isin(seen), "reserved")
+    free = sorted(ids[split == "valid"], key=lambda p: shuffle_key(0, p))
+    split = split.mask(ids.isin(free[most:]), "used")  # no need to look for relatives of all
     rule = data.min_seq_id, data.coverage
     table, _ = drop_leaks(proteins.assign(split=split, cluster=ids), *rule)
     table = table[table.split == "valid"].reset_index(drop=True)

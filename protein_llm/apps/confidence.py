@@ -94,7 +94,7 @@ def fit_calibration(
     bins: list,  # Of `BINS`, identity of the nearest train protein [n]
     about: dict,  # Which fold it is
 ) -> dict:  # For `calibration.json`
-    "Raises `ValueError` where too few answers are right, or wrong"
+    "Raises `ValueError` on too few"
     right = np.asarray(right, bool)
     if min(right.sum(), (~right).sum()) < 2 * FOLDS or len(set(clusters)) < FOLDS:
         found = f"{right.sum()} of {len(right)} right, {len(set(clusters))} clusters"

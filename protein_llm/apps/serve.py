@@ -81,7 +81,7 @@ class Desk:
             raise Refused(503, "too many requests wait: try again in a minute") from e
         return await waiting
 
-# %% ../../nbs/api/apps/04b_serve.ipynb #a552c6e8
+# %% ../../nbs/api/apps/04b_serve.ipynb #85307508
 @patch
 async def next_jobs(self: Desk) -> list:  # (proteins, risk, future) of the same risk
     "The requests that are answered together"
@@ -96,7 +96,7 @@ async def next_jobs(self: Desk) -> list:  # (proteins, risk, future) of the same
         n += len(job[0])
     return jobs
 
-
+# %% ../../nbs/api/apps/04b_serve.ipynb #1ef88f20
 @patch
 async def _one_by_one(self: Desk, jobs: list):
     "Answer jobs of one risk, and hand each its part"
@@ -174,7 +174,7 @@ def require_own_site(
     if origin and origin.rpartition("//")[2] != host:
         raise Refused(403, "another site's page may not ask")
 
-# %% ../../nbs/api/apps/04b_serve.ipynb #819f760e
+# %% ../../nbs/api/apps/04b_serve.ipynb #54e3c51a
 def _risk(text) -> float | None:
     "A share, or None. Raises `Refused`"
     if text in ("", None):
@@ -187,7 +187,7 @@ def _risk(text) -> float | None:
         raise Refused(400, "risk: give a number from 0 to 1, or nothing")
     return risk
 
-
+# %% ../../nbs/api/apps/04b_serve.ipynb #fba3b6dc
 def checked(
     text,  # What was sent as proteins
     question,  # Likewise
@@ -214,7 +214,7 @@ def checked(
     ]
     return ProteinsIn(asked, found.rejects), _risk(risk)
 
-# %% ../../nbs/api/apps/04b_serve.ipynb #ce0943ea
+# %% ../../nbs/api/apps/04b_serve.ipynb #fc41491d
 _FORM = """<form method="post" action="/ask" enctype="multipart/form-data">
 <label>Proteins: FASTA, JSON lines, a table, or one sequence<br>
 <textarea name="proteins" rows="8" style="width:100%;box-sizing:border-box;font-size:1rem"></textarea></label><br>
@@ -224,7 +224,7 @@ _FORM = """<form method="post" action="/ask" enctype="multipart/form-data">
 <label>Accepted share of wrong answers (empty: always answer) <input name="risk" size="5"></label>
 <button style="font-size:1rem">Ask</button></form>"""
 
-
+# %% ../../nbs/api/apps/04b_serve.ipynb #10e8bc51
 def form_page(
     arm: AskedArm,  # Who answers
     limits: ServeLimits,  # What a request may bring
@@ -236,7 +236,7 @@ def form_page(
     form = Markup(_FORM.replace("{options}", options))
     return html_page("Ask a protein", lede, [("Your proteins", [("p", form)])], note=note)
 
-# %% ../../nbs/api/apps/04b_serve.ipynb #f023e0c1
+# %% ../../nbs/api/apps/04b_serve.ipynb #92649527
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
@@ -246,7 +246,7 @@ _HEADERS = {
     "Server": "protein-llm",
 }
 
-
+# %% ../../nbs/api/apps/04b_serve.ipynb #0069979f
 class _Handler(tornado.web.RequestHandler):
     "What all pages have: headers, checks, and errors that say one sentence"
 
@@ -267,14 +267,14 @@ class _Handler(tornado.web.RequestHandler):
     def write_error(self, status_code, **kw):
         self.say({404: "there is no such page"}.get(status_code, "this request cannot be answered"))
 
-# %% ../../nbs/api/apps/04b_serve.ipynb #ca3513f9
+# %% ../../nbs/api/apps/04b_serve.ipynb #c26b714f
 class _Nowhere(_Handler):
     "Any other address"
 
     def prepare(self):
         raise tornado.web.HTTPError(404)
 
-
+# %% ../../nbs/api/apps/04b_serve.ipynb #ee961002
 class _Page(_Handler):
     "The form, and answers to it"
 
@@ -304,7 +304,7 @@ class _Page(_Handler):
         except ValueError as e:
             self.refuse(e if isinstance(e, Refused) else Refused(400, str(e)))
 
-
+# %% ../../nbs/api/apps/04b_serve.ipynb #7d2c24f8
 def _file_text(files: dict) -> str:
     "Text of the file that was sent. Raises `Refused` on what is none"
     try:
