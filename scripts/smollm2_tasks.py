@@ -7,6 +7,7 @@ arm's score of an answer is its log-likelihood less its own mean over validation
 factors rounded to bfloat16 where the processor has units for that, which moves a log-likelihood by up to 0.1."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from protein_llm.evaluation.downstream import (
     Limits,
     measure_task,
 )
+from protein_llm.evaluation.probes import bridge_tokens
 from protein_llm.evaluation.task_data import TaskData, stores_for
 from protein_llm.model import ProteinLLM, ProteinProcessor
 from protein_llm.reporting.downstream import (
@@ -34,7 +36,7 @@ from protein_llm.tasks.all_tasks import task_named
 
 TASKS = ("go", "ec")
 # a likelihood takes seconds a record on two cores
-LIMITS = Limits(test=250, valid=100, choices=60, written=30, max_new_tokens=32)
+LIMITS = Limits(test=250, valid=100, choices=60, written=30, samples=16, max_new_tokens=32)
 
 
 def proteins_of(run):
@@ -53,9 +55,12 @@ def measured(task, proteins, model, processor, arm):
     items = items_of(task, proteins, LIMITS)
     stores = stores_for(items.proteins, processor)
     data = TaskData(items.records, items.proteins, processor, stores)
-    features = Features(dict(feature=stores.pooled()))
+    ids = items.proteins.protein_id.tolist()
+    tokens = bridge_tokens(model.bridge, stores, ids)  # what the language model is handed
+    features = Features(dict(feature=stores.pooled(), tokens=tokens))
     kept = run_folder("shared") / f"downstream-smollm2-{task.name}"
-    return measure_task(task, items, {arm: Arm(model, data)}, features, kept, LIMITS), items
+    limits = LIMITS if task.states else replace(LIMITS, samples=0)
+    return measure_task(task, items, {arm: Arm(model, data)}, features, kept, limits), items
 
 
 def main():

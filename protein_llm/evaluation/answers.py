@@ -167,7 +167,7 @@ def _answer_parts(model, records, data, how, part, todo, acc):
             some = records.iloc[k : k + part]
             _answer_part(model, some, data, how, todo.get(k), bar.update)
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #1c4b6c8c
+# %% ../../nbs/api/evaluation/02_answers.ipynb #9ae29b3f
 class _Prompt(Reading):
     "The keys and values of one prompt, which answers behind it read and do not change"
 
@@ -175,7 +175,7 @@ class _Prompt(Reading):
         if layer == len(self.kv):  # the prompt itself is read
             return super().update(key, value)
         pairs = zip(self.kv[layer], (key, value), strict=True)
-        return tuple(torch.cat([z.expand(len(new), -1, -1, -1), new], 2) for z, new in pairs)
+        return tuple(torch.cat([read, new], 2) for read, new in pairs)
 
 # %% ../../nbs/api/evaluation/02_answers.ipynb #c9865391
 class _Read(NamedTuple):
@@ -194,23 +194,24 @@ def _read(model: ProteinLLM, batch: Batch) -> _Read:
     out = model.llm.get_decoder()(**inputs, past_key_values=kept, use_cache=True)
     return _Read(batch, proteins, kept, out.last_hidden_state[:, -1:])
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #6601b1ce
+# %% ../../nbs/api/evaluation/02_answers.ipynb #a175da4f
 def _read_behind(model: ProteinLLM, prompt: _Read, ids: torch.Tensor) -> torch.Tensor:
     "Hidden states from the prompt's last token to the last of `ids` [C, A+1, D_lm]"
     batch, (C, A) = prompt.batch, ids.shape
     T, device = batch.input_ids.shape[1], ids.device
-    seen = torch.ones(A, T + A, dtype=bool, device=device).tril(
-        T
-    )  # the prompt, and what stands before
+    answer = torch.arange(C * A, device=device) // A
+    own = (answer[:, None] == answer).tril()  # answers stand in one row, and do not see each other
+    seen = torch.cat([own.new_ones(C * A, T), own], 1)  # the prompt, and what stands before
     out = model.llm.get_decoder()(
-        inputs_embeds=model.embed(ids),
-        **model.media(batch.protein_index[:, -1:].expand(C, A), prompt.proteins),
-        attention_mask=seen.expand(C, 1, A, T + A),
-        position_ids=T + torch.arange(A, device=device)[None],
+        inputs_embeds=model.embed(ids.view(1, C * A)),
+        **model.media(batch.protein_index[:, -1:].expand(1, C * A), prompt.proteins),
+        attention_mask=seen[None, None],
+        position_ids=T + torch.arange(A, device=device).repeat(C)[None],
         past_key_values=prompt.kept,
         use_cache=True,
     )
-    return torch.cat([prompt.last.expand(C, -1, -1), out.last_hidden_state], 1)
+    hidden = out.last_hidden_state.view(C, A, -1)
+    return torch.cat([prompt.last.expand(C, -1, -1), hidden], 1)
 
 # %% ../../nbs/api/evaluation/02_answers.ipynb #40e4414d
 def _seen(model: ProteinLLM, data: RunData, record: int) -> tuple:

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PULL', 'BINS', 'ECE', 'KS', 'ALPHAS', 'Limits', 'used_records', 'log_odds', 'Calibration', 'confidence_columns',
            'record_features', 'ridge_scores', 'knn_scores', 'Known', 'baseline_task_scores', 'arm_log_likelihoods',
-           'less_reference', 'Features', 'Arm', 'Said', 'Asked', 'ask', 'TaskMeasurement', 'measure_task',
+           'less_reference', 'Features', 'Arm', 'arm_votes', 'Said', 'Asked', 'ask', 'TaskMeasurement', 'measure_task',
            'headline_of']
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #cc98952e
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #8cc25b7c
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,10 +27,11 @@ from .answers import answer_records, choice_losses, weights_digest
 from .baselines import composition, find_hits
 from .task_data import TaskData
 from ..model import Decoding, ProteinLLM
+from ..model.export import merged_copy
 from ..scoring.table import METRICS, Metric, declare, difference_table, score_table
 from ..tasks.task import Items, Task, chosen_texts, require_items, task_statistics
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #80769492
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #d7d80ace
 @dataclass(frozen=True)
 class Limits:
     "How many records of a task are used, and how answers are written"
@@ -38,8 +39,9 @@ class Limits:
     train: int = 4_000  # Records that baselines learn from, at most
     valid: int = 150  # Records that choose settings, thresholds and the unit of scores
     test: int = 300  # Records that are asked
-    choices: int = 150  # Allowed answers, the commonest in train
+    choices: int = 100  # Allowed answers, the commonest in train
     written: int = 60  # Of these, that arms write answers to; 0: none
+    samples: int = 0  # Answers drawn for each record, which vote for what they state; 0: no votes
     max_new_tokens: int = 48  # Of a written answer
     draws: int = 1_000  # Of the bootstrap over clusters
     seed: int = 0  # Of the choice of records
@@ -255,7 +257,7 @@ def baseline_task_scores(
         found["nearest_sequence"] = _nearest_sequence(known, sequences), None
     return found
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #fadb10fd
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #205bc13f
 def _kept(path: Path, make: Callable) -> np.ndarray:
     "An array that is made once"
     if not path.exists():
@@ -276,7 +278,7 @@ def arm_log_likelihoods(
 
     def make():
         asked = held[["record_id"]].assign(task=task.name)
-        losses = choice_losses(model, asked, data, {task.name: choices}, task.ends)
+        losses = choice_losses(merged_copy(model), asked, data, {task.name: choices}, task.ends)
         return -losses.nll.to_numpy().reshape(len(held), len(choices))
 
     key = digest(data.key, held.record_id.tolist(), choices, task.ends)
@@ -317,6 +319,24 @@ def _written(
     key = digest(weights_digest(arm.model), arm.data.key, some.record_id.tolist(), how)
     found = answer_records(arm.model, some, arm.data, folder / f"written-{key}", how)
     return found[["record_id", "prediction"]]
+
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #c81cff43
+def arm_votes(
+    task: Task,  # What is asked; it `states`
+    arm: Arm,  # Which writes
+    held: pd.DataFrame,  # Records that are asked
+    choices: list,  # Allowed answers
+    folder: Path,  # Where drawn answers are kept
+    limits: Limits,  # `samples` of each record
+) -> np.ndarray:  # Between 0 and 1 [m, C]
+    "The share of drawn answers that state each allowed answer. Raises `ValueError` on a task without `states`"
+    if task.states is None:
+        raise ValueError(f"{task.name}: its answers give no votes: samples=0")
+    how = Decoding(limits.max_new_tokens, samples=limits.samples, temperature=1.0, seed=limits.seed)
+    key = digest(weights_digest(arm.model), arm.data.key, held.record_id.tolist(), how)
+    found = answer_records(arm.model, held, arm.data, folder / f"drawn-{key}", how)
+    stated = task.states(choices, found.prediction.tolist())
+    return stated.reshape(len(held), limits.samples, len(choices)).mean(1)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #9dea9306
 class Said(NamedTuple):
@@ -401,7 +421,7 @@ def ask(
     known = Known(train, held, right, right_valid, prior, not task.join)
     return Asked(task, train, valid, test, choices, kept, known)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #92e0dfde
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #1226f757
 @dataclass
 class TaskMeasurement:
     "What was found for one task"
@@ -415,6 +435,9 @@ class TaskMeasurement:
     facts: dict = field(
         default_factory=dict
     )  # Counts, settings, and what has to stand beside the numbers
+    statistics: dict = field(
+        default_factory=dict
+    )  # Columns of the metrics of each system, by record
 
 
 def _metrics(task: Task, written: bool = False) -> tuple:
@@ -449,7 +472,7 @@ def _compared(asked: Asked, said: dict, arms: list, draws: int) -> pd.DataFrame:
     ]
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #098b3b86
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #25d3e67b
 def _scores_of_all(
     asked: Asked, items: Items, arms: dict, features: Features, folder: Path
 ) -> tuple:
@@ -473,6 +496,18 @@ def _scores_of_all(
         scores[a] = z if a == "blind" else less_reference(z, blind, n)
     return scores, settings
 
+
+def _votes_of(asked: Asked, arms: dict, folder: Path, limits: Limits) -> dict:
+    "Scores of valid and test records by the votes of each arm"
+    if not limits.samples:
+        return {}
+    held, choices = asked.known.held, asked.choices
+    return {
+        f"{a}_votes": arm_votes(asked.task, arm, held, choices, folder, limits)
+        for a, arm in arms.items()
+        if a != "blind"
+    }
+
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #ffc36a36
 def _writing(asked: Asked, arms: dict, folder: Path, limits: Limits) -> tuple:  # scores, samples
     "What arms write, scored"
@@ -487,7 +522,7 @@ def _writing(asked: Asked, arms: dict, folder: Path, limits: Limits) -> tuple:  
         samples.append(_sample(name, some, texts).assign(answered="written"))
     return [t.assign(answered="written") for t in tables], samples
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #fed7ee86
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #2eeff8d5
 def measure_task(
     task: Task,  # What is asked
     items: Items,  # From its `load`
@@ -500,6 +535,8 @@ def measure_task(
     folder, asked = Path(folder), ask(task, items, limits)
     folder.mkdir(parents=True, exist_ok=True)
     scores, settings = _scores_of_all(asked, items, arms, features, folder)
+    votes = _votes_of(asked, arms, folder, limits)
+    scores |= votes
     said = {s: _said(asked, z) for s, z in scores.items()}
     samples = [
         _sample(s, asked.test, of.texts).assign(answered="likelihood") for s, of in said.items()
@@ -508,9 +545,10 @@ def measure_task(
     return TaskMeasurement(
         task,
         pd.concat([_scored(asked, said, limits.draws), *tables], ignore_index=True),
-        _compared(asked, said, list(arms), limits.draws),
+        _compared(asked, said, [*arms, *votes], limits.draws),
         pd.concat([*samples, *written], ignore_index=True),
-        _facts(asked, settings),
+        _facts(asked, settings) | dict(samples=limits.samples),
+        {s: of.statistics for s, of in said.items()},
     )
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #698eb217

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROBED', 'STRENGTHS', 'TooFew', 'common_entities', 'least_for', 'entity_labels', 'ridge_predictions', 'probe',
-           'bridge_means', 'probe_inputs', 'probe_run']
+           'bridge_means', 'bridge_tokens', 'probe_inputs', 'probe_run']
 
 # %% ../../nbs/api/evaluation/08_probes.ipynb #afcb4998
 from collections import Counter
@@ -162,6 +162,22 @@ def bridge_means(
         mean = ((tokens * weight).sum(1) / weight.sum(1)).numpy()
         means |= dict(zip(some, mean, strict=True))
     return np.stack([means[p] for p in protein_ids])
+
+# %% ../../nbs/api/evaluation/08_probes.ipynb #86e9fb58
+@torch.no_grad()
+def bridge_tokens(
+    bridge: nn.Module,  # On the CPU, reads features, makes as many tokens of each protein
+    features: FeatureStore,  # Of these proteins
+    protein_ids: list,  # Proteins
+    batch: int = 32,  # Proteins at once
+) -> pd.DataFrame:  # [n, N * D], by protein id
+    "The tokens that a bridge makes of each protein, side by side"
+    ids = list(dict.fromkeys(protein_ids))
+    parts = []
+    for k in range(0, len(ids), batch):
+        tokens = bridge.eval()(*features.batch(ids[k : k + batch]))  # [P, N, D]
+        parts.append(tokens.float().flatten(1).numpy())
+    return pd.DataFrame(np.concatenate(parts), index=ids)
 
 # %% ../../nbs/api/evaluation/08_probes.ipynb #4b33eee8
 def _probed_proteins(records: dict, most: int) -> tuple:  # all ids, those of train

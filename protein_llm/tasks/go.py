@@ -8,8 +8,8 @@ __all__ = ['GO_ASPECTS', 'EXPERIMENTAL', 'ELECTRONIC', 'GO_ANSWERED', 'THRESHOLD
            'interpro2go', 'retold_terms', 'electronic_annotations', 'read_cafa', 'read_gaf', 'most_specific',
            'go_answer', 'GoAnswer', 'parse_go', 'Accretion', 'information_accretion', 'held_out_proteins',
            'shipped_accretion', 'go_score', 'require_unit_scores', 'relative_likelihoods', 'propagated_scores',
-           'rank_columns', 'go_choices', 'go_right', 'go_rank', 'best_threshold', 'go_items', 'interpro2go_scores',
-           'go_task']
+           'rank_columns', 'go_choices', 'go_right', 'go_states', 'go_rank', 'best_threshold', 'go_items',
+           'interpro2go_scores', 'go_task']
 
 # %% ../../nbs/api/tasks/03_go.ipynb #60b7f5c8
 import gzip
@@ -613,6 +613,20 @@ def go_right(
     truths = [_truth(reference, aspect) for reference in references]
     return np.array([[float(t in truth) for t in terms] for truth in truths])
 
+# %% ../../nbs/api/tasks/03_go.ipynb #938dab05
+def go_states(
+    choices: list,  # Of `go_choices` [C]
+    answers: list,  # As they were written [n]
+    aspect: str = "MF",  # MF, CC or BP
+) -> np.ndarray:  # 1 where the answer states the term [n, C]
+    "Which choice each answer states; one that breaks the grammar states none"
+    terms, known = _chosen(choices, aspect), ontology(aspect)
+    stated = []
+    for answer in answers:
+        found = parse_go(answer, aspect)
+        stated.append(frozenset() if found is None else lineage(known, found.terms))
+    return np.array([[float(t in above) for t in terms] for above in stated])
+
 # %% ../../nbs/api/tasks/03_go.ipynb #2f9d4245
 def go_rank(
     records: pd.DataFrame,  # `record_id, answer` [n]
@@ -698,7 +712,7 @@ def interpro2go_scores(
     scores = [[float(t in terms) for t in chosen] for terms in known]
     return dict(interpro2go=np.array(scores).reshape(len(known), len(chosen)))
 
-# %% ../../nbs/api/tasks/03_go.ipynb #656c8cd4
+# %% ../../nbs/api/tasks/03_go.ipynb #846fead1
 _GRAMMAR = (
     "GO terms parted by `;`: names or exact synonyms, ids, or both (`GO:0005524 ATP binding`)"
 )
@@ -716,6 +730,7 @@ def _parts(of: dict, weighed: dict, annotations: pd.DataFrame | None) -> dict:
         load=partial(go_items, annotations=annotations, **of),
         choices=partial(go_choices, **of),
         right=partial(go_right, **of),
+        states=partial(go_states, **of),
         rank=partial(go_rank, **weighed),
         baselines=partial(interpro2go_scores, **of),
     )

@@ -39,13 +39,15 @@ class _Written:
     load: Callable  # proteins of a corpus (`protein_id, sequence, split, cluster`) -> `Items`
     metrics: tuple  # Names in `METRICS`: sums of the columns of `score`
 
-# %% ../../nbs/api/tasks/01_task.ipynb #84ca104b
+# %% ../../nbs/api/tasks/01_task.ipynb #5d21b3df
 @dataclass(frozen=True)
 class Task(_Written):
     "A question whose answers can be checked, and how it is answered by likelihood"
 
     choices: Callable | None = None  # train records -> the answers that likelihood chooses among
     right: Callable | None = None  # (choices, references) -> which choice is right of which [n, C]
+    # (choices, written answers) -> which choice each answer states [n, C]; None: samples give no votes
+    states: Callable | None = None
     rank: Callable | None = None  # (records, choices, scores [n, C]) -> columns, one row a record
     ranked: tuple = ()  # Names in `METRICS`: sums of the columns of `rank`
     join: str = ""  # Between choices, where an answer may hold several; empty: it holds one
