@@ -192,9 +192,7 @@ def nearest_proteins(
     sequences: list,  # Of the proteins that are asked about
     train: TrainSet,  # Of the arm
     threads: int = 2,  # Of MMseqs2
-) -> (
-    list
-):  # For each a table `protein_id, identity, coverage, copy`, nearest first, at most `NEAREST` rows
+) -> list:  # For each a table `protein_id, identity, coverage, copy`, nearest first
     "Train proteins that align"
     ids = list(range(len(sequences)))
     asked = pd.DataFrame(dict(protein_id=ids, sequence=sequences))

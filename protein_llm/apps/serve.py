@@ -276,12 +276,12 @@ class _Nowhere(_Handler):
 
 # %% ../../nbs/api/apps/04b_serve.ipynb #ee961002
 class _Page(_Handler):
-    "The form, and answers to it"
+    "The form"
 
     def prepare(self):
         try:
-            headers = self.request.headers
-            require_own_site(self.request.host, headers.get("Origin", ""), self.local)
+            origin = self.request.headers.get("Origin", "")
+            require_own_site(self.request.host, origin, self.local)
             if self.request.method == "POST":
                 self.rates.count(self.request.remote_ip, time.monotonic())
         except Refused as e:
@@ -361,6 +361,20 @@ async def _serve(arm: AskedArm, host: str, port: int, limits: ServeLimits, ready
         desk.thread.shutdown(wait=True)
 
 # %% ../../nbs/api/apps/04b_serve.ipynb #da95ebd7
+def _run(arm, host, port, limits, stop, opened, found: dict):
+    "Serve in this thread; `found` gets the port, or the error"
+
+    def ready(got):
+        found["port"] = got
+        opened.set()
+
+    try:
+        asyncio.run(_serve(arm, host, port, limits, ready, stop))
+    except OSError as e:
+        found["error"] = e
+        opened.set()
+
+
 @contextmanager
 def serving(
     arm: AskedArm,  # Who answers
@@ -370,19 +384,7 @@ def serving(
 ) -> Iterator[str]:  # The page's address
     "A server in a thread. Raises `OSError` where the port is taken"
     opened, stop, found = threading.Event(), threading.Event(), {}
-
-    def ready(got):
-        found["port"] = got
-        opened.set()
-
-    def run():
-        try:
-            asyncio.run(_serve(arm, host, port, limits, ready, stop))
-        except OSError as e:
-            found["error"] = e
-            opened.set()
-
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=_run, args=(arm, host, port, limits, stop, opened, found))
     thread.start()
     try:
         opened.wait()
