@@ -296,10 +296,10 @@ class _Page(_Handler):
         return cards, found.rejects
 
     async def post(self):
-        given = {k: self.get_body_argument(k, "") for k in ("proteins", "question", "risk")}
+        text, *more = [self.get_body_argument(k, "") for k in ("proteins", "question", "risk")]
         try:
-            text = given["proteins"] or _file_text(self.request.files)
-            cards, rejects = await self.answered(text, given["question"], given["risk"])
+            text = text or _file_text(self.request.files)
+            cards, rejects = await self.answered(text, *more)
             self.finish(answers_page(cards, self.desk.arm.calibration, rejects))
         except ValueError as e:
             self.refuse(e if isinstance(e, Refused) else Refused(400, str(e)))
@@ -360,7 +360,7 @@ async def _serve(arm: AskedArm, host: str, port: int, limits: ServeLimits, ready
         worker.cancel()
         desk.thread.shutdown(wait=True)
 
-# %% ../../nbs/api/apps/04b_serve.ipynb #da95ebd7
+# %% ../../nbs/api/apps/04b_serve.ipynb #f5bd8625
 def _run(arm, host, port, limits, stop, opened, found: dict):
     "Serve in this thread; `found` gets the port, or the error"
 
@@ -374,7 +374,7 @@ def _run(arm, host, port, limits, stop, opened, found: dict):
         found["error"] = e
         opened.set()
 
-
+# %% ../../nbs/api/apps/04b_serve.ipynb #8a2350fc
 @contextmanager
 def serving(
     arm: AskedArm,  # Who answers
