@@ -290,11 +290,6 @@ class _Page(_Handler):
     def get(self):
         self.finish(form_page(self.desk.arm, self.desk.limits))
 
-    async def answered(self, text, question, risk) -> tuple:
-        found, risk = checked(text, question, risk, self.desk.arm, self.desk.limits)
-        cards = await self.desk.ask(found.proteins, risk) if found.proteins else []
-        return cards, found.rejects
-
     async def post(self):
         text, *more = [self.get_body_argument(k, "") for k in ("proteins", "question", "risk")]
         try:
@@ -303,6 +298,13 @@ class _Page(_Handler):
             self.finish(answers_page(cards, self.desk.arm.calibration, rejects))
         except ValueError as e:
             self.refuse(e if isinstance(e, Refused) else Refused(400, str(e)))
+
+# %% ../../nbs/api/apps/04b_serve.ipynb #5e12f0aa
+@patch
+async def answered(self: _Page, text, question, risk) -> tuple:
+    found, risk = checked(text, question, risk, self.desk.arm, self.desk.limits)
+    cards = await self.desk.ask(found.proteins, risk) if found.proteins else []
+    return cards, found.rejects
 
 # %% ../../nbs/api/apps/04b_serve.ipynb #7d2c24f8
 def _file_text(files: dict) -> str:
