@@ -70,6 +70,10 @@ PIN = (
     ".venv/bin/protein-llm pin "
     "mol_instructions swissprot protein_lm swissprot_clap prot_describe protein2text_qa"
 )
+ASK = (
+    '.venv/bin/protein-llm ask assets/five_proteins.fasta --question "Where in the cell is this protein found?" '
+    "--model tiny_mlp --out answers.html"
+)
 TRIES = {
     "make reproduce": Try("make -n reproduce", "20 minutes", "reproduce.py"),
     "make test": Try("make -n test", "it is what runs here", "test.py"),
@@ -117,6 +121,14 @@ TRIES = {
         ".venv/bin/protein-llm plan --preset qwen3_8b --arch mlp --gpus 8 --gpu h100",
         "",
         "largest micro-batch",
+    ),
+    ASK: Try(
+        f"{ASK.rpartition(' ')[0]} {HERE}/answers.html",
+        "it writes elsewhere",
+        "5 answers",
+    ),
+    ".venv/bin/protein-llm serve --model tiny_mlp": Try(
+        ".venv/bin/protein-llm serve --help", "it does not end by itself", "Ctrl-C"
     ),
     ".venv/bin/protein-llm train --fields": Try(
         ".venv/bin/protein-llm train --fields", "", "lora_r=8"

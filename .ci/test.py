@@ -30,6 +30,7 @@ EVALUATE = dict(TRAIN, changes=f"{HELD_OUT} n_generate=2 n_swap=10 draws=50")
 # Plans need nothing. The next two start from nothing: both need the corpus, one builds it and the other waits.
 CHAIN = [
     {"plan": ("00_plan", {}), "plan for one GPU": ("00_plan", dict(preset="tiny", gpus=1))},
+    {"ask": ("09_ask", dict(page="runs/smoke/answers.html"))},
     {"encode": ("02_encode", SMOKE), "train text": ("03_train", dict(TRAIN, arch="text"))},
     {
         "data": ("01_data", SMOKE),
