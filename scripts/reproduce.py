@@ -48,6 +48,9 @@ EVERY = dict(  # all proteins, enough records to learn from them, and more of th
 
 
 TASK = dict(folder="figures/downstream")
+# the lab's objections are in the page; the training is to show what they are worth
+GRPO = dict(folder="figures/grpo", force=True)
+REWARDS = dict(go=700, ec=500)
 # task: seconds on two cores, beside another; the dearest first
 DOWNSTREAM = dict(
     ppi=200,
@@ -110,6 +113,10 @@ STEPS = dict(
             ("07_levers-go",),
             LEVERS | dict(task="go_component"),
         ),
+    ],
+    grpo=[
+        Step(f"08_grpo-{reward}", "08_grpo", seconds, (), (), GRPO | dict(reward=reward))
+        for reward, seconds in REWARDS.items()
     ],
     figures=[
         Step("figures", "05_figures", 62, (), (), dict(folder="figures", report="runs/report"))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'SAMPLES', 'ASPECT_OF', 'items_of', 'arm_of', 'system_order', 'fig_task', 'task_table', 'task_claims',
-           'task_results', 'answer_sign', 'task_card', 'save_task', 'task_atlas']
+           'task_results', 'answer_sign', 'picture', 'task_card', 'save_task', 'task_atlas']
 
 # %% ../../nbs/api/reporting/06_downstream.ipynb #0107512e
 import io
@@ -201,7 +201,10 @@ def _question(found: TaskMeasurement, items: Items, record_id: str) -> tuple:
 _SAVED = dict(svg={"Date": None}, png={"Software": None})  # nothing of the day and the machine
 
 
-def _picture(fig: Figure, kind: str) -> bytes:
+def picture(
+    fig: Figure,  # In our style
+    kind: str,  # svg or png
+) -> bytes:
     "The bytes of a figure, the same each time"
     out = io.BytesIO()
     with mpl.rc_context(STYLE):
@@ -227,7 +230,7 @@ def task_card(
         f"{task.label}: who knows it?",
         [f"An answer is {task.grammar}.", task.note],
         [
-            ("Who knows it", [page_figure(_picture(fig, "svg"), METRICS[headline].label)]),
+            ("Who knows it", [page_figure(picture(fig, "svg"), METRICS[headline].label)]),
             ("What the differences support", [("list", task_claims(found, headline))]),
             ("Questions", [_question(found, items, r) for r in shown]),
             ("Every number", [*tables, page_table(pd.DataFrame([counts]), "What was asked")]),
@@ -259,7 +262,7 @@ def save_task(
             table.to_csv(tmp, index=False, float_format="%.6g")
     for kind in _SAVED:
         with write_atomic(folder / f"{name}.{kind}") as tmp:
-            tmp.write_bytes(_picture(fig, kind))
+            tmp.write_bytes(picture(fig, kind))
     with write_atomic(folder / f"{name}.html") as tmp:
         tmp.write_text(task_card(found, items, fig), encoding="utf-8")
     write_json(folder / f"{name}.json", dict(origin=origin, **found.facts))
