@@ -126,7 +126,10 @@ def rewards():
     "What training by rewards gave, one line a reward, and the sentences on it"
     head = ["reward", "start", "GRPO", "best control", "shuffled rewards", "best of the rest"]
     lines, sentences = [head, ["---"] * len(head)], []
-    for path in sorted((ROOT / "figures" / "grpo").glob("*.json"), reverse=True):
+    paths = sorted((ROOT / "figures" / "grpo").glob("*.json"), reverse=True)
+    if not paths:
+        return "`make grpo` was not run for this version so far: there are no numbers yet."
+    for path in paths:
         facts = json.loads(path.read_text(encoding="utf-8"))
         with open(path.with_name(f"{path.stem}_results.csv"), encoding="utf-8") as f:
             rows = [r for r in csv.DictReader(f) if r["metric"] == "reward"]

@@ -15,6 +15,12 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+
+from ..core import write_atomic, write_json
+from ..evaluation.downstream import Features, Limits, measure_task
+from .downstream import answer_sign, picture, system_order
+from .figures import STYLE, axes_of, interval_text
+from .page import html_page, page_answers, page_figure, page_table
 from protein_llm.rl.controls import (
     TRAINED,
     Study,
@@ -24,12 +30,6 @@ from protein_llm.rl.controls import (
     system_statistics,
     votes,
 )
-
-from ..core import write_atomic, write_json
-from ..evaluation.downstream import Features, Limits, measure_task
-from .downstream import answer_sign, picture, system_order
-from .figures import STYLE, axes_of, interval_text
-from .page import html_page, page_answers, page_figure, page_table
 from ..rl.lab import Findings, examine, headroom, policy_table, reasons_against
 from protein_llm.scoring.table import (
     METRICS,
@@ -434,7 +434,9 @@ def fig_grpo(
 # %% ../../nbs/api/reporting/07_grpo.ipynb #81f858e7
 def _relative(checks: pd.DataFrame) -> pd.DataFrame:
     "Steps as a share of each training, which have different numbers of them"
-    return checks.assign(step=checks.step / checks.groupby("system").step.transform("max"))
+    return checks.assign(
+        step=checks.step / checks.groupby("system").step.transform("max").clip(lower=1)
+    )
 
 
 def reward_table(

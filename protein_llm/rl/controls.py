@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WRITE', 'READ', 'LEARN', 'TRAINED', 'SHARES', 'Recipe', 'equal_steps', 'Study', 'open_study', 'write_answers',
            'paid_for', 'copied_weights', 'set_weights', 'Checks', 'learn_answers', 'shuffled', 'learn_rewards',
-           'best_samples', 'learn_samples', 'vote', 'votes', 'System', 'train_system', 'ask_system', 'kept_system',
-           'all_systems', 'answers_of', 'system_statistics']
+           'best_samples', 'learn_nothing', 'learn_samples', 'vote', 'votes', 'System', 'train_system', 'ask_system',
+           'kept_system', 'all_systems', 'answers_of', 'system_statistics']
 
 # %% ../../nbs/api/rl/07_controls.ipynb #a8b7aed0
 import time
@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from .prompts import swapped
 
 from ..config import TrainConfig
 from ..core import digest, ensure_stage
@@ -29,6 +28,7 @@ from ..model import Decoding, ProteinLLM, ProteinProcessor
 from ..model.parts import trained_parameters
 from ..progress import progress
 from .grpo import GRPO, GRPOConfig
+from .prompts import swapped
 from .rewards import Reward, part_name
 from ..runs.run import Run
 from ..tasks.task import Items, task_statistics
@@ -271,15 +271,20 @@ def best_samples(
     predictions: list,  # k answers to each, side by side [n*k]
     paid: np.ndarray,  # Their rewards [n, k]
 ) -> pd.DataFrame:  # Prompts whose samples differ in reward, the first best one as `answer`
-    "What rejection sampling learns from. Raises `ValueError` where no prompt's samples differ"
+    "What rejection sampling learns from; nothing where no prompt's samples differ"
     differ = np.nanmax(paid, 1) - np.nanmin(paid, 1) > 1e-8
-    if not differ.any():
-        raise ValueError(
-            f"samples of {len(records)} prompts earn the same: nothing is to be chosen"
-        )
     texts = np.array(predictions, dtype=object).reshape(paid.shape)
     best = texts[np.arange(len(texts)), np.nanargmax(paid, 1)]
     return records.assign(answer=best)[differ].reset_index(drop=True)
+
+# %% ../../nbs/api/rl/07_controls.ipynb #7c0a51e2
+def learn_nothing(
+    study: Study,  # Its model stays as it is
+) -> tuple:  # An empty log, and one check
+    "What a training gives that has nothing to learn from"
+    checks = Checks(study, 1)
+    checks(0)
+    return pd.DataFrame(), checks.keep_best()
 
 # %% ../../nbs/api/rl/07_controls.ipynb #4e6e56a6
 def learn_samples(
@@ -295,6 +300,9 @@ def learn_samples(
     how = Decoding(grpo.max_new_tokens, grpo.k * rounds, 1.0, seed=seed)
     texts = write_answers(study, asked, how).prediction.tolist()
     chosen = best_samples(asked, texts, paid_for(study.reward, asked, texts))
+    if chosen.empty:
+        print(f"{label}: all samples of a prompt earn the same, so nothing is learned")
+        return learn_nothing(study)
     data = TaskData(chosen, study.items.proteins, study.processor, study.data.features)
     steps = equal_steps(grpo, written=True)
     cfg = replace(study.recipe.sft, steps=steps, batch_records=grpo.prompts * grpo.k, seed=seed)

@@ -28,7 +28,9 @@ def _first_parts(table: pd.DataFrame, proteins: pd.DataFrame, more: dict, seed: 
     names = table.cluster[free & ~table.cluster.isin(read)].unique()
     order = sorted(names, key=lambda cluster: shuffle_key(seed, cluster))
     held = dict(zip(order, [name for name in HELD for _ in range(more[name])], strict=False))
-    return part.where(~free, table.cluster.map(held).fillna("rl"))
+    others = sorted({*table.cluster[free]} - {*held}, key=lambda c: shuffle_key(seed, c))
+    of = held | dict.fromkeys(others[: more["rl"]], "rl")
+    return part.where(~free, table.cluster.map(of))
 
 # %% ../../nbs/api/rl/06_prompts.ipynb #d9a42cac
 def _apart(table: pd.DataFrame, proteins: pd.DataFrame) -> pd.DataFrame:
@@ -43,7 +45,7 @@ def _apart(table: pd.DataFrame, proteins: pd.DataFrame) -> pd.DataFrame:
 def prompt_parts(
     proteins: pd.DataFrame,  # Of a corpus: `protein_id, sequence, cluster, split, left_out, read`
     asked: frozenset,  # Proteins that the task asks about
-    more: dict,  # Unused clusters to hold out besides: `valid` and `test`
+    more: dict,  # Unused clusters at most, to hold out besides and for prompts: `valid`, `test`, `rl`
     seed: int = 0,  # Of the order of clusters
 ) -> pd.DataFrame:  # `protein_id, sequence, cluster, part`: sft, rl, valid or test
     "Who is trained on how, and who is asked. Raises `ValueError` where no protein is left for prompts"
@@ -108,7 +110,7 @@ def prompt_items(
 def kept_parts(
     task: Task,  # What is asked
     proteins: pd.DataFrame,  # Of a corpus
-    more: dict,  # Unused clusters to hold out besides: `valid` and `test`
+    more: dict,  # Unused clusters at most, to hold out besides and for prompts: `valid`, `test`, `rl`
     key: str,  # Of the corpus
     seed: int = 0,  # Of the order of clusters
 ) -> pd.DataFrame:  # From `prompt_parts`
