@@ -5,7 +5,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test experiments search downstream levers grpo figures smollm2 smollm2-tasks lab readme outputs docs lock bench-env clean
+.PHONY: help setup reproduce test experiments search downstream downstream-more levers grpo figures smollm2 smollm2-tasks lab readme outputs docs lock bench-env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -25,8 +25,11 @@ experiments: setup ## every arm on all proteins with a report below runs/experim
 search: setup ## what makes an arm read: one change at a time, on validation proteins; its table into figures/ (about an hour)
 	@$(BIN)/python scripts/reproduce.py search
 
-downstream: setup ## GO, EC, location, stability and interaction asked of the default run's arms, into figures/downstream/
+downstream: setup ## GO functions, EC, stability and interaction asked of the default run's arms, into figures/downstream/
 	@$(BIN)/python scripts/reproduce.py downstream
+
+downstream-more: setup ## likewise GO components and processes, and location
+	@$(BIN)/python scripts/reproduce.py downstream-more
 
 levers: setup ## what holds an arm back in GO terms: steps, proteins, tokens, rank, one at a time, into figures/ (about an hour)
 	@$(BIN)/python scripts/reproduce.py levers

@@ -212,6 +212,7 @@ def versions():
         "settings.ini": r"(?m)^version = (.+)$",
         "protein_llm/__init__.py": r'(?m)^__version__ = "(.+)"$',
         "CITATION.cff": r"(?m)^version: (.+)$",
+        ".zenodo.json": r'(?m)^  "version": "(.+)",$',
     }
     found = {}
     for name, pattern in named.items():

@@ -102,6 +102,18 @@ TRIES = {
         "card.html",
         (0, 3),
     ),
+    ".venv/bin/protein-llm benchmark runs/benchmark": Try(
+        ".venv/bin/protein-llm benchmark --help", "own_model.py tries it", "--push"
+    ),
+    ".venv/bin/protein-llm predict runs/benchmark/audit/test.jsonl --llm tiny_lm --out runs/tiny_lm.jsonl": Try(
+        ".venv/bin/protein-llm predict --help", "own_model.py tries it", "--llm"
+    ),
+    ".venv/bin/protein-llm share runs/NAME": Try(
+        '.venv/bin/protein-llm share "$(dirname "$(ls -t runs/tiny-mlp-*/trained.json | head -n 1)")"',
+        "the run of the smoke tests",
+        "nothing was sent",
+    ),
+    "make bench-env": Try("make -n bench-env", "gigabytes", "bench/requirements.txt"),
     ".venv/bin/protein-llm plan --preset qwen3_8b --arch mlp --gpus 8 --gpu h100": Try(
         ".venv/bin/protein-llm plan --preset qwen3_8b --arch mlp --gpus 8 --gpu h100",
         "",

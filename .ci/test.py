@@ -77,6 +77,7 @@ CHAIN = [
 SCRIPTS = {
     "two processes, whole and in slices, train as one does": "two_processes.py",
     "every command of README": "readme_commands.py",
+    "docs/score_your_model.md, from the records to a card": "own_model.py",
     "a training killed again and again goes on as if nothing had been": "killed.py",
     "bad inputs are refused with a sentence": "inputs.py",
     "make's commands: finished steps, signals, files that are not ours": "commands.py",

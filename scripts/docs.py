@@ -24,6 +24,8 @@ PAGES = {
     "04_evaluate": "Losses, answers, baselines, intervals",
     "05_figures": "Figures and report",
 }
+# written by hand
+OWN_PAGES = {"score_your_model": "A result card for your own model"}
 MOST_MB = 6
 
 
@@ -77,7 +79,7 @@ def front(folder):
         "",
         "| page | what it shows |",
         "| --- | --- |",
-        *[f"| [{name}]({name}.md) | {what} |" for name, what in PAGES.items()],
+        *[f"| [{name}]({name}.md) | {what} |" for name, what in (PAGES | OWN_PAGES).items()],
         "",
         "The report on one page is [report.html](report.html): download it, or open it from a clone.",
     ]
@@ -94,6 +96,8 @@ def main():
         for name in PAGES:
             page(name, folder)
         shutil.copy(ROOT / "runs" / "report" / "report.html", folder / "report.html")
+        for name in OWN_PAGES:
+            shutil.copy(DOCS / f"{name}.md", folder / f"{name}.md")
         front(folder)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
         if size > MOST_MB:

@@ -52,15 +52,8 @@ TASK = dict(folder="figures/downstream")
 GRPO = dict(folder="figures/grpo", force=True)
 REWARDS = dict(go=700, ec=500)
 # task: seconds on two cores, beside another; the dearest first
-DOWNSTREAM = dict(
-    ppi=200,
-    go=200,
-    go_component=200,
-    go_process=200,
-    stability=200,
-    location=100,
-    ec=100,
-)
+DOWNSTREAM = dict(ppi=400, stability=400, go=220, ec=100)
+DOWNSTREAM_MORE = dict(go_process=270, go_component=270, location=100)
 LEVERS = dict(folder="figures")
 FLAMINGO = dict(
     arch="flamingo", levers="LoRA of rank 8,half of the bridge's rate", folder="figures"
@@ -71,6 +64,14 @@ def train_step(arch):
     "The training of one arm"
     makes = (f"tiny-{arch}-*/trained.json", f"tiny-{arch}-*/model/**/*")
     return Step(f"03_train-{arch}", "03_train", 203, makes, ("02_encode",), dict(arch=arch))
+
+
+def task_steps(tasks):
+    "The downstream tasks of a target"
+    return [
+        Step(f"07_downstream-{task}", "07_downstream", seconds, (), (), TASK | dict(task=task))
+        for task, seconds in tasks.items()
+    ]
 
 
 STEPS = dict(
@@ -98,10 +99,7 @@ STEPS = dict(
         # what its frozen language model costs it
         Step("search-flamingo", "06_search", 500, (), (), FLAMINGO),
     ],
-    downstream=[
-        Step(f"07_downstream-{task}", "07_downstream", seconds, (), (), TASK | dict(task=task))
-        for task, seconds in DOWNSTREAM.items()
-    ],
+    downstream=task_steps(DOWNSTREAM),
     levers=[
         Step("07_levers-go", "07_levers", 3_000, (), (), LEVERS | dict(task="go")),
         # asks what the other has trained
@@ -121,7 +119,7 @@ STEPS = dict(
     figures=[
         Step("figures", "05_figures", 62, (), (), dict(folder="figures", report="runs/report"))
     ],
-)
+) | {"downstream-more": task_steps(DOWNSTREAM_MORE)}
 
 
 def clock(seconds):

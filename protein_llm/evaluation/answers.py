@@ -194,13 +194,13 @@ def _read(model: ProteinLLM, batch: Batch) -> _Read:
     out = model.llm.get_decoder()(**inputs, past_key_values=kept, use_cache=True)
     return _Read(batch, proteins, kept, out.last_hidden_state[:, -1:])
 
-# %% ../../nbs/api/evaluation/02_answers.ipynb #051445d4
+# %% ../../nbs/api/evaluation/02_answers.ipynb #a175da4f
 def _read_behind(model: ProteinLLM, prompt: _Read, ids: torch.Tensor) -> torch.Tensor:
     "Hidden states from the prompt's last token to the last of `ids` [C, A+1, D_lm]"
     batch, (C, A) = prompt.batch, ids.shape
     T, device = batch.input_ids.shape[1], ids.device
-    before = torch.ones(A, A, dtype=bool, device=device).tril()
-    own = torch.block_diag(*[before] * C)  # answers stand in one row, and do not see each other
+    answer = torch.arange(C * A, device=device) // A
+    own = (answer[:, None] == answer).tril()  # answers stand in one row, and do not see each other
     seen = torch.cat([own.new_ones(C * A, T), own], 1)  # the prompt, and what stands before
     out = model.llm.get_decoder()(
         inputs_embeds=model.embed(ids.view(1, C * A)),

@@ -8,7 +8,7 @@ __all__ = ['PULL', 'BINS', 'ECE', 'KS', 'ALPHAS', 'Limits', 'used_records', 'log
            'less_reference', 'Features', 'Arm', 'arm_votes', 'Said', 'Asked', 'ask', 'TaskMeasurement', 'measure_task',
            'headline_of']
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #cc98952e
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #19f1c821
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from .answers import answer_records, choice_losses, weights_digest
 from .baselines import composition, find_hits
 from .task_data import TaskData
 from ..model import Decoding, ProteinLLM
+from ..model.export import merged_copy
 from ..scoring.table import METRICS, Metric, declare, difference_table, score_table
 from ..tasks.task import Items, Task, chosen_texts, require_items, task_statistics
 
@@ -256,7 +257,7 @@ def baseline_task_scores(
         found["nearest_sequence"] = _nearest_sequence(known, sequences), None
     return found
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #fadb10fd
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #205bc13f
 def _kept(path: Path, make: Callable) -> np.ndarray:
     "An array that is made once"
     if not path.exists():
@@ -277,7 +278,7 @@ def arm_log_likelihoods(
 
     def make():
         asked = held[["record_id"]].assign(task=task.name)
-        losses = choice_losses(model, asked, data, {task.name: choices}, task.ends)
+        losses = choice_losses(merged_copy(model), asked, data, {task.name: choices}, task.ends)
         return -losses.nll.to_numpy().reshape(len(held), len(choices))
 
     key = digest(data.key, held.record_id.tolist(), choices, task.ends)
@@ -420,23 +421,17 @@ def ask(
     known = Known(train, held, right, right_valid, prior, not task.join)
     return Asked(task, train, valid, test, choices, kept, known)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #1226f757
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #9805a2c8
 @dataclass
 class TaskMeasurement:
     "What was found for one task"
 
     task: Task
-    scores: (
-        pd.DataFrame
-    )  # Of all systems, as `score_table` gives them, and `answered`: likelihood or written
+    scores: pd.DataFrame  # As `score_table` gives them, and `answered`: likelihood or written
     differences: pd.DataFrame  # Of each arm to each other system
     samples: pd.DataFrame  # `system, record_id, answer, prediction`
-    facts: dict = field(
-        default_factory=dict
-    )  # Counts, settings, and what has to stand beside the numbers
-    statistics: dict = field(
-        default_factory=dict
-    )  # Columns of the metrics of each system, by record
+    facts: dict = field(default_factory=dict)  # Counts, settings, and the task's note
+    statistics: dict = field(default_factory=dict)  # What each system's metrics sum, by record
 
 
 def _metrics(task: Task, written: bool = False) -> tuple:
@@ -444,10 +439,11 @@ def _metrics(task: Task, written: bool = False) -> tuple:
     return tuple(dict.fromkeys([*task.metrics, "parse_rate", *more]))
 
 
-def _sample(system: str, test: pd.DataFrame, texts: list) -> pd.DataFrame:
-    return test[["record_id", "answer"]].assign(system=system, prediction=texts)
+def _sample(system: str, test: pd.DataFrame, texts: list, answered: str) -> pd.DataFrame:
+    about = dict(system=system, prediction=texts, answered=answered)
+    return test[["record_id", "answer"]].assign(**about)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #e57a00de
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #e55102f8
 def _scored(asked: Asked, said: dict, draws: int) -> pd.DataFrame:
     "Scores of all systems that answered by likelihood"
     metrics, clusters = _metrics(asked.task), asked.test.cluster
@@ -458,7 +454,7 @@ def _scored(asked: Asked, said: dict, draws: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).assign(answered="likelihood")
 
 
-def _compared(asked: Asked, said: dict, arms: list, draws: int) -> pd.DataFrame:
+def _compared(asked: Asked, said: dict, arms: dict, draws: int) -> pd.DataFrame:
     "Each arm against each system that is not one, and against `blind`"
     metrics, clusters = _metrics(asked.task), asked.test.cluster
     others = [s for s in said if s not in arms or s == "blind"]
@@ -471,7 +467,7 @@ def _compared(asked: Asked, said: dict, arms: list, draws: int) -> pd.DataFrame:
     ]
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #25d3e67b
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #d849d14f
 def _scores_of_all(
     asked: Asked, items: Items, arms: dict, features: Features, folder: Path
 ) -> tuple:
@@ -495,7 +491,7 @@ def _scores_of_all(
         scores[a] = z if a == "blind" else less_reference(z, blind, n)
     return scores, settings
 
-
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #beb2f5cc
 def _votes_of(asked: Asked, arms: dict, folder: Path, limits: Limits) -> dict:
     "Scores of valid and test records by the votes of each arm"
     if not limits.samples:
@@ -507,7 +503,11 @@ def _votes_of(asked: Asked, arms: dict, folder: Path, limits: Limits) -> dict:
         if a != "blind"
     }
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #ffc36a36
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #2fa38228
+def _stacked(tables: list) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True)
+
+
 def _writing(asked: Asked, arms: dict, folder: Path, limits: Limits) -> tuple:  # scores, samples
     "What arms write, scored"
     tables, samples = [], []
@@ -518,39 +518,35 @@ def _writing(asked: Asked, arms: dict, folder: Path, limits: Limits) -> tuple:  
         statistics = task_statistics(asked.task, some, texts)
         metrics = _metrics(asked.task, written=True)
         tables.append(score_table(name, statistics, some.cluster, metrics, None, limits.draws))
-        samples.append(_sample(name, some, texts).assign(answered="written"))
+        samples.append(_sample(name, some, texts, "written"))
     return [t.assign(answered="written") for t in tables], samples
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #2eeff8d5
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #b2851a08
 def measure_task(
     task: Task,  # What is asked
     items: Items,  # From its `load`
-    arms: dict,  # `Arm` by name; `blind` among them where there is one
-    features: Features,  # That baselines read
-    folder: Path | str,  # Where likelihoods and written answers are kept
+    arms: dict,  # `Arm` by name, `blind` among them
+    features: Features,  # Of baselines
+    folder: Path | str,  # Of answers
     limits: Limits = Limits(),  # How many records
 ) -> TaskMeasurement:
-    "Ask arms and baselines the same records. Raises as `ask`"
+    "Ask arms and baselines the same. Raises as `ask`"
     folder, asked = Path(folder), ask(task, items, limits)
     folder.mkdir(parents=True, exist_ok=True)
     scores, settings = _scores_of_all(asked, items, arms, features, folder)
     votes = _votes_of(asked, arms, folder, limits)
     scores |= votes
     said = {s: _said(asked, z) for s, z in scores.items()}
-    samples = [
-        _sample(s, asked.test, of.texts).assign(answered="likelihood") for s, of in said.items()
-    ]
+    chosen = [_sample(s, asked.test, of.texts, "likelihood") for s, of in said.items()]
     tables, written = _writing(asked, arms if limits.written else {}, folder, limits)
-    return TaskMeasurement(
-        task,
-        pd.concat([_scored(asked, said, limits.draws), *tables], ignore_index=True),
-        _compared(asked, said, [*arms, *votes], limits.draws),
-        pd.concat([*samples, *written], ignore_index=True),
-        _facts(asked, settings) | dict(samples=limits.samples),
-        {s: of.statistics for s, of in said.items()},
-    )
+    scored = _stacked([_scored(asked, said, limits.draws), *tables])
+    compared = _compared(asked, said, arms | votes, limits.draws)
+    facts = _facts(asked, settings, limits)
+    statistics = {s: of.statistics for s, of in said.items()}
+    samples = _stacked([*chosen, *written])
+    return TaskMeasurement(task, scored, compared, samples, facts, statistics)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #698eb217
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #ac31d896
 def headline_of(
     task: Task,  # A task
 ) -> str:  # Name in `METRICS`
@@ -558,7 +554,7 @@ def headline_of(
     return (task.ranked or task.metrics)[0]
 
 
-def _facts(asked: Asked, settings: dict) -> dict:
+def _facts(asked: Asked, settings: dict, limits: Limits) -> dict:
     "Counts, settings and the task's note"
     task, headline = asked.task, METRICS[headline_of(asked.task)]
     about = dict(task=task.name, label=task.label, headline=headline.name)
@@ -573,5 +569,6 @@ def _facts(asked: Asked, settings: dict) -> dict:
         # test records with an allowed answer that is right
         reachable=float((right.sum(1) > 0).mean()),
         settings=settings,
+        samples=limits.samples,
         note=task.note,
     )

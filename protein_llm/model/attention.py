@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ..text.packing import Batch
 
-# %% ../../nbs/api/model/06_attention.ipynb #865ec2b8
+# %% ../../nbs/api/model/06_attention.ipynb #316d22d6
 class Runs(NamedTuple):
     "How a batch falls into runs of tokens of records that begin alike, or of padding, row after row"
 
@@ -26,13 +26,25 @@ class Runs(NamedTuple):
     # Of tokens when runs are padded to the longest, L [B*T], below R*L; None: one is too long
     places: Tensor | None
     # What a token may look at, where runs hold several records: padded [R, 1, L, L], or of each run
-    # [t, t], None for one of a single record. None: what stands before it
+    # [t, t] or `_Tails`, None for one of a single record. None: what stands before it
     masks: Tensor | list | None = None
 
-# %% ../../nbs/api/model/06_attention.ipynb #30bbb297
+
+class _Tails(NamedTuple):
+    "A long run of records that begin alike: what they share, and a tail of each"
+
+    shared: int  # Tokens of the common beginning, P
+    count: int  # Tails, K
+    places: (
+        Tensor  # Of the tails' tokens when tails are padded to the longest, L [t - P], below K*L
+    )
+    mask: Tensor  # What a tail's token may look at: the beginning, and its tail up to itself [L, P + L]
+
+# %% ../../nbs/api/model/06_attention.ipynb #6155890e
 def record_runs(
     segment_ids: Tensor,  # Record of each token, -1 at padding [B, T]
     position_ids: Tensor,  # Of each token in its record, 0 at padding [B, T]
+    tails: bool = False,  # Cut long runs into what their records share and what follows it
 ) -> Runs | None:  # None when plain causal attention does
     "The runs of a batch"
     if _is_causal(segment_ids):
@@ -48,7 +60,7 @@ def record_runs(
     if not bool((changes & ~begins).any()):
         return Runs(lengths, places)
     shared = position < _shared_length(position, changes, begins)
-    return Runs(lengths, places, _masks(lengths, places, apart, shared))
+    return Runs(lengths, places, _masks(lengths, places, apart, shared, tails))
 
 # %% ../../nbs/api/model/06_attention.ipynb #34c16c35
 def _is_causal(segment_ids: Tensor) -> bool:
@@ -70,8 +82,8 @@ def _may_look(record: Tensor, shared: Tensor) -> Tensor:  # [.., t] each -> [..,
     before = torch.ones(2 * record.shape[-1:], dtype=bool, device=record.device).tril()
     return before & ((record[..., :, None] == record[..., None, :]) | shared[..., None, :])
 
-# %% ../../nbs/api/model/06_attention.ipynb #7bc9e6fb
-def _masks(lengths: list, places: Tensor | None, record: Tensor, shared: Tensor) -> Tensor | list:
+# %% ../../nbs/api/model/06_attention.ipynb #f59777ef
+def _masks(lengths: list, places: Tensor | None, record, shared, tails: bool) -> Tensor | list:
     "`masks` of `Runs`"
     if places is not None:
         padded = record.new_full((len(lengths) * max(lengths), 2), -2)
@@ -79,23 +91,38 @@ def _masks(lengths: list, places: Tensor | None, record: Tensor, shared: Tensor)
         record, shared = padded.unflatten(0, (len(lengths), -1)).unbind(2)
         return _may_look(record, shared == 1)[:, None]
     pieces = zip(record.split(lengths), shared.split(lengths), strict=True)
-    return [_may_look(r, s) if bool(s.any()) else None for r, s in pieces]
+    mask = _tails if tails else _may_look
+    return [mask(r, s) if bool(s.any()) else None for r, s in pieces]
 
-# %% ../../nbs/api/model/06_attention.ipynb #e2a17627
+
+def _tails(record: Tensor, shared: Tensor) -> Tensor | _Tails:
+    "Tails, unless padding them would cost more than a mask of the whole run"
+    p, size = int(shared.sum()), len(record)
+    lengths = torch.unique_consecutive(record[p:], return_counts=True)[1].tolist()
+    longest, device = max(lengths), record.device
+    cells = p * p // 2 + len(lengths) * longest * (p + longest)
+    if cells > size * size:
+        return _may_look(record, shared)
+    mask = torch.ones(longest, p + longest, dtype=bool, device=device).tril(p)
+    return _Tails(p, len(lengths), _padded_places(lengths, device), mask)
+
+# %% ../../nbs/api/model/06_attention.ipynb #f2b5abc2
 SHORT = 128  # longest run that others are padded to: beyond it the padding costs more than a call for each run
 
 
 def _places(lengths: list, device) -> Tensor | None:
     "Where tokens stand when runs are padded to the longest"
-    longest = max(lengths)
-    if longest > SHORT:
-        return None
+    return None if max(lengths) > SHORT else _padded_places(lengths, device)
+
+
+def _padded_places(lengths: list, device) -> Tensor:
+    "The same, however long they are"
     counts = torch.tensor(lengths, device=device)
     begins = torch.tensor([0, *accumulate(lengths[:-1])], device=device)
-    shift = torch.arange(len(lengths), device=device) * longest - begins
+    shift = torch.arange(len(lengths), device=device) * max(lengths) - begins
     return torch.arange(sum(lengths), device=device) + shift.repeat_interleave(counts)
 
-# %% ../../nbs/api/model/06_attention.ipynb #c18923ce
+# %% ../../nbs/api/model/06_attention.ipynb #560babe7
 def _attend_in_runs(query, key, value, runs, scaling, dropout):
     "Causal attention within each run of tokens: [B, H, T, E] -> [B, T, H, E]"
     B, _, T, _ = query.shape
@@ -105,21 +132,44 @@ def _attend_in_runs(query, key, value, runs, scaling, dropout):
     pieces = [z.transpose(1, 2).flatten(0, 1).split(runs.lengths) for z in (query, key, value)]
     out = []
     for *piece, mask in zip(*pieces, masks, strict=True):
-        q, k, v = (z.transpose(0, 1)[None] for z in piece)  # [1, H, t, E]
-        how = dict(attn_mask=mask, is_causal=mask is None)
-        out.append(F.scaled_dot_product_attention(q, k, v, **how, **settings)[0].transpose(0, 1))
+        attend = _attend_in_tails if isinstance(mask, _Tails) else _attend_in_run
+        out += attend(*piece, mask, settings)
     return torch.cat(out).unflatten(0, (B, T))
 
-# %% ../../nbs/api/model/06_attention.ipynb #745df31b
+
+def _attend_in_run(query, key, value, mask, settings) -> list:  # [t, H, E] each
+    q, k, v = (z.transpose(0, 1)[None] for z in (query, key, value))  # [1, H, t, E]
+    how = dict(attn_mask=mask, is_causal=mask is None)
+    return [F.scaled_dot_product_attention(q, k, v, **how, **settings)[0].transpose(0, 1)]
+
+# %% ../../nbs/api/model/06_attention.ipynb #d1dd7155
+def _attend_in_tails(query, key, value, tails, settings) -> list:  # [t, H, E] each
+    "Records that begin alike: their beginning by itself, then their tails beside each other"
+    sizes = [tails.shared, len(query) - tails.shared]
+    begins, rests = zip(*[z.split(sizes) for z in (query, key, value)], strict=True)
+    begin = _attend_in_run(*begins, None, settings)
+    q, *others = (
+        _pad_runs(z, tails.places, tails.count, len(tails.mask)) for z in rests
+    )  # [K, H, L, E]
+    shared = (z.transpose(0, 1).expand(tails.count, -1, -1, -1) for z in begins[1:])
+    k, v = (torch.cat(pair, 2) for pair in zip(shared, others, strict=True))  # [K, H_kv, P + L, E]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=tails.mask, **settings)
+    return [*begin, out.transpose(1, 2).flatten(0, 1).index_select(0, tails.places)]
+
+
+def _pad_runs(flat: Tensor, places: Tensor, R: int, L: int) -> Tensor:  # [T, H, E] -> [R, H, L, E]
+    "Runs side by side, zeros behind their ends"
+    rows = flat.new_zeros(R * L, *flat.shape[1:]).index_copy(0, places, flat)
+    return rows.unflatten(0, (R, L)).transpose(1, 2)
+
+# %% ../../nbs/api/model/06_attention.ipynb #8094c5e4
 def _attend_side_by_side(query, key, value, runs, scaling, dropout):
     "The same in one call, for short runs: [B, H, T, E] -> [B, T, H, E]"
     B, _, T, _ = query.shape
     R, L = len(runs.lengths), max(runs.lengths)
 
     def padded(z):
-        flat = z.transpose(1, 2).flatten(0, 1)  # [B*T, H, E]
-        rows = flat.new_zeros(R * L, *flat.shape[1:]).index_copy(0, runs.places, flat)
-        return rows.unflatten(0, (R, L)).transpose(1, 2)  # [R, H, L, E]
+        return _pad_runs(z.transpose(1, 2).flatten(0, 1), runs.places, R, L)
 
     settings = dict(scale=scaling, dropout_p=dropout, enable_gqa=True)
     how = dict(attn_mask=runs.masks, is_causal=runs.masks is None)
@@ -162,12 +212,13 @@ ATTENTION = "records"  # its name for transformers
 AttentionInterface.register(ATTENTION, record_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
-# %% ../../nbs/api/model/06_attention.ipynb #f87b316d
+# %% ../../nbs/api/model/06_attention.ipynb #683cb116
 def record_inputs(
     batch: Batch,  # One record a row, padded on either side, or packed
+    tails: bool = False,  # What `record_runs` takes
 ) -> dict:  # Keywords of the decoder; none when plain causal attention gives the same
     "What keeps the decoder within records"
-    runs = record_runs(batch.segment_ids, batch.position_ids)
+    runs = record_runs(batch.segment_ids, batch.position_ids, tails)
     if runs is None:
         return {}
     # without any, transformers would make a mask

@@ -61,26 +61,26 @@ class Answer:
         "Of the answer, in nats"
         return sum(self.log_probs, 0.0)
 
-# %% ../../nbs/api/model/11_generation.ipynb #548707e0
+# %% ../../nbs/api/model/11_generation.ipynb #5c260bac
 def _gumbel(keys: Tensor, turn: Tensor, n: int) -> Tensor:
     "Gumbel noise of n tokens, from a 64-bit key and the number of tokens before [B, n], double"
-    count = turn[:, None] * n + torch.arange(1, n + 1, device=keys.device)  # of an answer's draws
-    x = keys[:, None] + count * -0x61C8864680B583EB  # multiplication wraps around
-    x = _mix(x, 30, -0x40A7B892E31B1A47)
-    x = _mix(x, 27, -0x6B2FB644ECCEEE15)
-    x = x ^ _shift(x, 31)
-    uniform = (_shift(x, 11).double() + 0.5) * 2**-53
-    return -(-uniform.log()).log()
+    x = turn[:, None] * n + torch.arange(1, n + 1, device=keys.device)  # of an answer's draws
+    x.mul_(-0x61C8864680B583EB).add_(keys[:, None])  # multiplication wraps around
+    _mix(x, 30, -0x40A7B892E31B1A47)
+    _mix(x, 27, -0x6B2FB644ECCEEE15)
+    x.bitwise_xor_(_shift(x, 31))
+    uniform = _shift(x, 11).double().add_(0.5).mul_(2**-53)
+    return uniform.log_().neg_().log_().neg_()
 
 
-def _mix(x: Tensor, bits: int, factor: int) -> Tensor:
-    "A step of SplitMix64"
-    return (x ^ _shift(x, bits)) * factor
+def _mix(x: Tensor, bits: int, factor: int):
+    "A step of SplitMix64, in place"
+    x.bitwise_xor_(_shift(x, bits)).mul_(factor)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     "Shift to the right as if 64-bit numbers had no sign"
-    return (x >> bits) & (1 << 64 - bits) - 1
+    return (x >> bits).bitwise_and_((1 << 64 - bits) - 1)
 
 # %% ../../nbs/api/model/11_generation.ipynb #62b206fc
 def pick_tokens(

@@ -165,7 +165,7 @@ def _require_proteins(sequences: list):
 @patch(cls_method=True)
 def from_pretrained(
     cls: ProteinProcessor,
-    folder: Path | str,  # What `save_pretrained` wrote, or its id in the hub's cache
+    folder: Path | str,  # What `save_pretrained` wrote, or `user/name` of such a folder on the hub
     **passed,  # As transformers' `AutoProcessor` passes it on
 ) -> ProteinProcessor:
     "A saved processor. Raises `FileNotFoundError` without one of its files, `ValueError` when it is another model's"

@@ -276,7 +276,7 @@ def load_trained(
 @patch(cls_method=True)
 def from_pretrained(
     cls: ProteinLLM,
-    folder: Path | str,  # What `save_pretrained` wrote, or its id in the hub's cache
+    folder: Path | str,  # What `save_pretrained` wrote, or `user/name` of such a folder on the hub
     device: str = "cpu",  # Where the model goes
     llm=None,  # One that is loaded already; it becomes part of the result
     config: ProteinLLMConfig | None = None,  # Not read

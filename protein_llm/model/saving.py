@@ -157,20 +157,33 @@ def save_model(
     return Path(folder)
 
 # %% ../../nbs/api/model/09_saving.ipynb #78786277
+def _from_hub(name: str) -> Path:
+    "A model of the hub in its cache; fetched where it is not there. Raises `FileNotFoundError`"
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(name))
+    except (OSError, HFValidationError) as e:
+        raise FileNotFoundError(
+            f"the model {name!r} is neither a folder, nor in the hub's cache on this machine, nor was it fetched "
+            f"({type(e).__name__}): correct the name, look at the network, or log in with `hf auth login`"
+        ) from e
+
+
 def model_folder(
-    folder: Path | str,  # What `save_pretrained` wrote, or the hub id of such a folder
+    folder: Path | str,  # What `save_pretrained` wrote, or `user/name` of such a folder on the hub
 ) -> Path:  # The folder itself, or where the hub's cache keeps it
-    "Find a saved model. Raises `FileNotFoundError`"
+    "Find a saved model; one of the hub is fetched when it is first named. Raises `FileNotFoundError`"
     path = Path(folder).expanduser()
     if path.is_dir():
         return path
-    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)) and not path.parent.is_dir()
-    if is_id:
-        return llm_folder(str(folder))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)) and not path.parent.is_dir():
+        return _from_hub(str(folder))
     why = "that is a file" if path.exists() else "there is no such folder"
     raise FileNotFoundError(f"{path}: {why}: give the folder that `save_pretrained` wrote")
 
-
+# %% ../../nbs/api/model/09_saving.ipynb #78786278
 def require_file(
     folder: Path,  # A saved model
     name: str,  # A file in it

@@ -7,8 +7,7 @@ __all__ = ['GROUPS', 'COMPARED', 'VERSION', 'card_scores', 'card_differences', '
            'make_card', 'fig_bins', 'card_page', 'write_card', 'read_card', 'compare_cards', 'comparison_table',
            'fig_comparison', 'with_ranking', 'run_card']
 
-# %% ../../nbs/api/reporting/03_card.ipynb #42cae90a
-import io
+# %% ../../nbs/api/reporting/03_card.ipynb #b2fd03be
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,7 +39,7 @@ from protein_llm.evaluation.compare import (
     with_hits,
 )
 from ..evaluation.measure import ledger_of, measure, measured_baselines
-from .figures import STYLE, WIDTH, interval_text
+from .figures import STYLE, WIDTH, figure_bytes, interval_text
 from .page import folded, html_page, page_figure, page_table
 from ..runs.run import Run
 from ..scoring.entities import Information, frozen_dictionary, known_entities
@@ -452,16 +451,16 @@ def _group_sections(name: str, scores: pd.DataFrame) -> list:
             )
     return sections
 
-# %% ../../nbs/api/reporting/03_card.ipynb #9da15b0f
+# %% ../../nbs/api/reporting/03_card.ipynb #343824da
 def _bins_part(card: dict, scores: pd.DataFrame) -> list:
     "The figure by identity of the nearest train protein, where that is known"
     if not (scores.by == "bin").any():
         return []
     drawn = [card["name"], card["baselines"]["best"], "majority"]
-    file = io.BytesIO()
     figure = fig_bins(scores, [s for s in drawn if s in set(scores.system)])
-    figure.savefig(file, format="svg", metadata=dict(Date=None))
-    return [page_figure(file.getvalue(), "A system that copies its neighbour falls with identity.")]
+    return [
+        page_figure(figure_bytes(figure), "A system that copies its neighbour falls with identity.")
+    ]
 
 
 def _losses_section(card: dict) -> list:

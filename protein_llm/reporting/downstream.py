@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'SAMPLES', 'ASPECT_OF', 'items_of', 'arm_of', 'system_order', 'fig_task', 'task_table', 'task_claims',
-           'task_results', 'answer_sign', 'picture', 'task_card', 'save_task', 'task_atlas']
+           'task_results', 'answer_sign', 'task_card', 'save_task', 'task_atlas']
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #0107512e
-import io
+# %% ../../nbs/api/reporting/06_downstream.ipynb #3019508d
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,14 @@ from ..evaluation.answers import weights_digest
 from ..evaluation.downstream import Arm, Limits, TaskMeasurement, used_records
 from ..evaluation.task_data import TaskData, stores_for
 from ..model import ProteinLLM, ProteinProcessor
-from .figures import COLOURS, STYLE, axes_of, interval_text, name_rows
+from protein_llm.reporting.figures import (
+    COLOURS,
+    STYLE,
+    axes_of,
+    figure_bytes,
+    interval_text,
+    name_rows,
+)
 from .page import html_page, page_answers, page_figure, page_table
 from ..scoring.table import METRICS, claim, label, score_table
 from ..tasks.atlas import ATLAS, atlas_columns
@@ -197,24 +203,10 @@ def _question(found: TaskMeasurement, items: Items, record_id: str) -> tuple:
         given.append((systems, prediction, answer_sign(found.task, prediction, record.answer)))
     return page_answers(record.instruction, ", ".join(record.protein_ids), record.answer, given)
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #db9f3c96
-_SAVED = dict(svg={"Date": None}, png={"Software": None})  # nothing of the day and the machine
-
-
-def picture(
-    fig: Figure,  # In our style
-    kind: str,  # svg or png
-) -> bytes:
-    "The bytes of a figure, the same each time"
-    out = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        fig.savefig(out, format=kind, metadata=_SAVED[kind])
-    return out.getvalue()
-
-
+# %% ../../nbs/api/reporting/06_downstream.ipynb #1eba91cb
 QUESTIONS = 4  # that a card shows
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #9cb216ad
+
 def task_card(
     found: TaskMeasurement,  # Of one task
     items: Items,  # What was asked
@@ -230,7 +222,7 @@ def task_card(
         f"{task.label}: who knows it?",
         [f"An answer is {task.grammar}.", task.note],
         [
-            ("Who knows it", [page_figure(picture(fig, "svg"), METRICS[headline].label)]),
+            ("Who knows it", [page_figure(figure_bytes(fig), METRICS[headline].label)]),
             ("What the differences support", [("list", task_claims(found, headline))]),
             ("Questions", [_question(found, items, r) for r in shown]),
             ("Every number", [*tables, page_table(pd.DataFrame([counts]), "What was asked")]),
@@ -244,7 +236,7 @@ SAMPLES = 40  # records whose answers are kept beside the scores
 def _first(samples: pd.DataFrame) -> pd.DataFrame:
     return samples[samples.record_id.isin(samples.record_id.drop_duplicates().head(SAMPLES))]
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #9a66dcab
+# %% ../../nbs/api/reporting/06_downstream.ipynb #e6d3bc11
 def save_task(
     found: TaskMeasurement,  # Of one task
     folder: Path | str,  # Gets the files below, named by the task
@@ -260,9 +252,9 @@ def save_task(
     for kind, table in tables.items():
         with write_atomic(folder / f"{name}_{kind}.csv") as tmp:
             table.to_csv(tmp, index=False, float_format="%.6g")
-    for kind in _SAVED:
+    for kind in ("svg", "png"):
         with write_atomic(folder / f"{name}.{kind}") as tmp:
-            tmp.write_bytes(picture(fig, kind))
+            tmp.write_bytes(figure_bytes(fig, kind))
     with write_atomic(folder / f"{name}.html") as tmp:
         tmp.write_text(task_card(found, items, fig), encoding="utf-8")
     write_json(folder / f"{name}.json", dict(origin=origin, **found.facts))

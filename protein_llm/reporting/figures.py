@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['COLOURS', 'WIDTH', 'STYLE', 'LEDGER_KINDS', 'axes_of', 'smooth', 'fig_training_loss', 'fig_grad_norm', 'name_rows',
            'fig_eval_loss', 'fig_by_group', 'fig_scores', 'fig_protein_use', 'fig_corpus', 'fig_funnel', 'fig_overlap',
-           'fig_ledger', 'fig_attention', 'interval_text', 'require_figures_folder', 'save_figure']
+           'fig_ledger', 'fig_attention', 'interval_text', 'require_figures_folder', 'figure_bytes', 'save_figure']
 
-# %% ../../nbs/api/reporting/01_figures.ipynb #4b94bf1d
+# %% ../../nbs/api/reporting/01_figures.ipynb #c7b16693
 import hashlib
+import io
 from pathlib import Path
 
 import matplotlib as mpl
@@ -678,7 +679,23 @@ def require_figures_folder(
         raise FileExistsError(f"{what}: give another folder; nothing was touched")
     return folder
 
-# %% ../../nbs/api/reporting/01_figures.ipynb #60eac67f
+# %% ../../nbs/api/reporting/01_figures.ipynb #0974f427
+_SAVED = dict(svg={"Date": None}, png={"Software": None})  # nothing of the day and the machine
+
+
+def figure_bytes(
+    fig: Figure,  # What a `fig_*` function returned
+    kind: str = "svg",  # svg or png
+) -> bytes:  # The same each time
+    "A figure as a file holds it. Raises `ValueError` on another kind"
+    if kind not in _SAVED:
+        raise ValueError(f"unknown kind of figure {kind!r}: choose from {', '.join(_SAVED)}")
+    out = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        fig.savefig(out, format=kind, metadata=_SAVED[kind])
+    return out.getvalue()
+
+# %% ../../nbs/api/reporting/01_figures.ipynb #6502e711
 def save_figure(
     fig: Figure,  # What a `fig_*` function returned
     table: pd.DataFrame,  # The plotted table
@@ -691,10 +708,9 @@ def save_figure(
     lines = table.to_csv(index=False)
     facts = dict(figure=name, origin=origin, table=hashlib.sha256(lines.encode()).hexdigest())
     write_json(folder / f"{name}.json", facts)  # first: it says that the others are ours
-    with mpl.rc_context(STYLE):
-        for kind, metadata in dict(svg={"Date": None}, png={"Software": None}).items():
-            with write_atomic(folder / f"{name}.{kind}") as tmp:
-                fig.savefig(tmp, format=kind, metadata=metadata)
+    for kind in _SAVED:
+        with write_atomic(folder / f"{name}.{kind}") as tmp:
+            tmp.write_bytes(figure_bytes(fig, kind))
     with write_atomic(folder / f"{name}.csv") as tmp:
         tmp.write_text(lines)
     return folder / f"{name}.svg"

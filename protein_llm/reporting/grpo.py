@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from ..core import write_atomic, write_json
 from ..evaluation.downstream import Features, Limits, measure_task
-from .downstream import answer_sign, picture, system_order
-from .figures import STYLE, axes_of, interval_text
+from .downstream import answer_sign, system_order
+from .figures import STYLE, axes_of, figure_bytes, interval_text
 from .page import html_page, page_answers, page_figure, page_table
 from protein_llm.rl.controls import (
     TRAINED,
@@ -497,7 +497,7 @@ def reward_page(
         ("Why", [("list", why_sentences(found))]),
         (
             "What was watched",
-            [page_figure(picture(fig, "svg"), "mean over seeds, and their range")],
+            [page_figure(figure_bytes(fig, "svg"), "mean over seeds, and their range")],
         ),
         (
             "The same prompts over time",
@@ -537,7 +537,7 @@ def save_reward(
             table.to_csv(tmp, index=False, float_format="%.6g")
     for kind in ("svg", "png"):
         with write_atomic(folder / f"{found.name}.{kind}") as tmp:
-            tmp.write_bytes(picture(fig, kind))
+            tmp.write_bytes(figure_bytes(fig, kind))
     with write_atomic(folder / f"{found.name}.html") as tmp:
         tmp.write_text(reward_page(found, study, fig), encoding="utf-8")
     told = dict(claims=reward_claims(found), why=why_sentences(found), reasons=found.lab["reasons"])

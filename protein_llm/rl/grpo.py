@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRPOConfig', 'GRPO', 'reward_table']
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #8aab82db
+# %% ../../nbs/api/rl/05_grpo.ipynb #0b4b4abd
 import json
 import math
 import time
@@ -36,6 +36,7 @@ from protein_llm.rl.losses import (
 )
 from protein_llm.rl.rollouts import (
     Rollouts,
+    Scores,
     join_rollouts,
     pad_rows,
     rollout_batches,
@@ -195,6 +196,21 @@ def sample(
     kept = join_rollouts([r for r, _ in parts]), torch.cat([w for _, w in parts])
     return *kept, torch.cat(drawn)
 
+# %% ../../nbs/api/rl/05_grpo.ipynb #5c05ffc6
+@patch(as_prop=True)
+def learns_at_once(self: GRPO) -> bool:
+    "Whether the policy has not moved when it learns from a token, and learns from all"
+    cfg = self.cfg
+    return cfg.passes == cfg.minibatches == cfg.policy.top_entropy == 1
+
+
+def _watched(scores: Scores, rollouts: Rollouts) -> dict:
+    "Sum of entropies, and the largest difference to what was written"
+    width = scores.log_probs.shape[1]
+    written, _ = pad_rows(rollouts.log_probs, width, scores.log_probs.device)
+    mismatch = (scores.log_probs.detach() - written).abs().max().item()
+    return dict(entropy=scores.entropies.sum().item(), mismatch=mismatch)
+
 # %% ../../nbs/api/rl/05_grpo.ipynb #6e9f0326
 @patch
 @torch.no_grad()
@@ -212,7 +228,7 @@ def reference_log_probs(
         p.copy_(now[name])
     return found
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #92e2d0f7
+# %% ../../nbs/api/rl/05_grpo.ipynb #afdd0a0a
 @patch
 def known(
     self: GRPO,
@@ -221,21 +237,30 @@ def known(
 ) -> tuple[Rolled, dict]:  # As tensors on the model's device; numbers to watch
     "Advantages, and what policy and reference say of answers before the update"
     policy, device = self.cfg.policy, self.model.device
-    written, mask = pad_rows(rollouts.log_probs, rollouts.width, device)
-    scores = token_log_probs(self.model, self.data, rollouts, self.cfg)
-    told = dict(entropy=scores.entropies[mask].mean().item())
-    told["mismatch"] = (scores.log_probs - written)[mask].abs().max().item()
+    _, mask = pad_rows(rollouts.log_probs, rollouts.width, device)
+    scores, certain, told = Scores(None, None), None, {}
+    if not self.learns_at_once:
+        scores = token_log_probs(self.model, self.data, rollouts, self.cfg)
+        told = _watched(scores, rollouts)
+        told["entropy"] /= int(mask.sum())
     if policy.mask_truncated:
         mask = mask & ~torch.from_numpy(rollouts.is_cut).to(device)[:, None]
     reference = self.reference_log_probs(rollouts) if policy.beta else None
-    certain = entropy_mask(scores.entropies, mask, policy.top_entropy)
+    if policy.top_entropy < 1:
+        certain = entropy_mask(scores.entropies, mask, policy.top_entropy)
     gained = advantages(rewards, policy.scale).flatten().to(device)
     return Rolled(scores.log_probs, gained, mask, certain, reference), told
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #a82a1f40
+# %% ../../nbs/api/rl/05_grpo.ipynb #2310cb12
 def _some(rolled: Rolled, which: np.ndarray) -> Rolled:
     "Some rows of each tensor"
     return Rolled(*[None if z is None else z[which] for z in rolled])
+
+
+def _add(total: dict, numbers: dict):
+    "Add sums up, and keep the largest mismatch"
+    for name, value in numbers.items():
+        total[name] = max(total[name], value) if name == "mismatch" else total[name] + value
 
 
 def _norm_of_gradient(model: ProteinLLM, cfg: GRPOConfig, step: int) -> float:
@@ -246,7 +271,7 @@ def _norm_of_gradient(model: ProteinLLM, cfg: GRPOConfig, step: int) -> float:
         raise FloatingPointError(f"step {step + 1}: the gradient is {norm}: lower lr")
     return norm
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #3a0fe32e
+# %% ../../nbs/api/rl/05_grpo.ipynb #9130bb91
 @patch
 def update(
     self: GRPO,
@@ -255,22 +280,23 @@ def update(
     which: np.ndarray,  # Those of this optimizer step
 ) -> dict:  # `loss`, `grad_norm`, and sums over tokens
     "An optimizer step"
-    cfg, total = self.cfg, dict(loss=0.0, kl=0.0, clipped=0.0)
+    cfg, total = self.cfg, dict(loss=0.0, kl=0.0, clipped=0.0, entropy=0.0, mismatch=0.0)
     tokens = int(rolled.mask[which].sum())
     shared = int(rolled.mask.sum()) / cfg.minibatches
     sizes = Sizes(len(which), tokens, shared, cfg.max_new_tokens)
     self.opt.zero_grad(set_to_none=True)
     for rows, batch in rollout_batches(self.model, rollouts, self.data, cfg, which):
-        log_probs = score_answers(self.model, batch, rollouts.width).log_probs
-        loss, sums = policy_loss(log_probs, _some(rolled, rows), sizes, cfg.policy)
+        scores = score_answers(self.model, batch, rollouts.width, self.learns_at_once)
+        loss, sums = policy_loss(scores.log_probs, _some(rolled, rows), sizes, cfg.policy)
         loss.backward()
-        for name, value in dict(loss=loss.item(), **sums).items():
-            total[name] += value
+        _add(total, dict(loss=loss.item(), **sums))
+        if self.learns_at_once:
+            _add(total, _watched(scores, some_rollouts(rollouts, rows)))
     norm = _norm_of_gradient(self.model, cfg, self.step)
     self.opt.step()
     return total | dict(tokens=tokens, grad_norm=norm)
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #840393db
+# %% ../../nbs/api/rl/05_grpo.ipynb #6a61cf91
 @patch
 def updates(
     self: GRPO,
@@ -288,6 +314,9 @@ def updates(
     table = pd.DataFrame(done)
     tokens = max(1, table.tokens.sum())
     means = table[["loss", "grad_norm"]].mean().to_dict()
+    if self.learns_at_once:
+        written = sum(map(len, rollouts.tokens))
+        means |= dict(entropy=table.entropy.sum() / written, mismatch=table.mismatch.max())
     return means | dict(kl=table.kl.sum() / tokens, clipped=table.clipped.sum() / tokens)
 
 # %% ../../nbs/api/rl/05_grpo.ipynb #c649a21a

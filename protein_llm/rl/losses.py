@@ -195,17 +195,19 @@ def token_weights(
         return mask / max(sizes.rollout_tokens, 1)
     raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
 
-# %% ../../nbs/api/rl/03_losses.ipynb #46e36ba8
+# %% ../../nbs/api/rl/03_losses.ipynb #da2912d3
 class Rolled(NamedTuple):
     "Answers as padded tensors, with what is known of them before a step"
 
-    old: Tensor  # Log-probability of each token when it was written [B, T]
+    old: (
+        Tensor | None
+    )  # Log-probability of each token when it was written; None: as it is now [B, T]
     advantages: Tensor  # Of each answer [B]
     mask: Tensor  # True at tokens to learn from [B, T]
     certain: Tensor | None = None  # False at tokens that `entropy_mask` leaves out [B, T]
     reference: Tensor | None = None  # Log-probability by the reference; for beta > 0 [B, T]
 
-# %% ../../nbs/api/rl/03_losses.ipynb #74c9055d
+# %% ../../nbs/api/rl/03_losses.ipynb #8a4d8cbe
 def policy_loss(
     log_probs: Tensor,  # Of each token now [B, T]
     rolled: Rolled,  # What is known of the answers
@@ -213,7 +215,8 @@ def policy_loss(
     cfg: PolicyConfig,  # Which loss
 ) -> tuple[Tensor, dict]:  # Loss; sums over tokens of `kl` and `clipped`
     "The share of some answers in the loss of their step. Raises `ValueError` when beta > 0 without a reference"
-    ratio = ratios(log_probs, rolled.old, rolled.mask, cfg.loss)
+    old = log_probs.detach() if rolled.old is None else rolled.old
+    ratio = ratios(log_probs, old, rolled.mask, cfg.loss)
     advantage, kl = rolled.advantages[:, None], torch.zeros_like(log_probs)
     if cfg.loss == "cispo":
         per_token = cispo_loss(ratio, log_probs, advantage, cfg)

@@ -160,7 +160,7 @@ class Scores(NamedTuple):
     log_probs: Tensor  # Of each token [N, T]
     entropies: Tensor | None  # Where each was drawn from [N, T]
 
-# %% ../../nbs/api/rl/04_rollouts.ipynb #b077b579
+# %% ../../nbs/api/rl/04_rollouts.ipynb #6b011ccf
 def score_answers(
     model: ProteinLLM,  # A policy
     batch: Batch,  # Prompts with answers, on the model's device
@@ -169,7 +169,8 @@ def score_answers(
 ) -> Scores:  # In the order of the batch's records
     "One teacher-forced pass, with a gradient of the log-probabilities"
     inputs = model.decoder_inputs(batch, model.see(batch))
-    out = model.llm.get_decoder()(**inputs, **record_inputs(batch), use_cache=False)
+    how = record_inputs(batch, tails=True)  # long answers to one prompt
+    out = model.llm.get_decoder()(**inputs, **how, use_cache=False)
     rows, cols = answer_positions(batch.labels, batch.segment_ids)
     hidden, head = out.last_hidden_state[rows, cols], model.llm.get_output_embeddings().weight
     nll = token_nll(hidden, head, batch.labels[rows, cols + 1])
@@ -182,7 +183,7 @@ def score_answers(
     entropies = blank.index_put(place, token_entropies(hidden, head))
     return Scores(blank.index_put(place, -nll), entropies)
 
-# %% ../../nbs/api/rl/04_rollouts.ipynb #d2cd2a9d
+# %% ../../nbs/api/rl/04_rollouts.ipynb #726b23b8
 def rollout_batches(
     model: ProteinLLM,  # Where it is, batches go
     rollouts: Rollouts,  # Answers
@@ -193,7 +194,8 @@ def rollout_batches(
     "Micro-batches of rollouts. Raises `ValueError` on one longer than `max_tokens`"
     store = rollout_tokens(data.tokens, rollouts)
     which = np.arange(len(store)) if which is None else which
-    plan = plan_records(which, store, cfg)
+    most = max(cfg.batch_tokens, cfg.max_tokens)  # a group may fill a row
+    plan = plan_records(which, store, cfg, most=most)
     features = data.features if data.reads_features else None
     for rows in plan.ranks[0]:
         order = np.concatenate(rows)

@@ -316,16 +316,18 @@ def _with_records(rows: list, places: list) -> list:
     "Rows of groups to rows of records"
     return [np.concatenate([places[group] for group in row]) for row in rows]
 
-# %% ../../nbs/api/text/02_packing.ipynb #49eb02da
+# %% ../../nbs/api/text/02_packing.ipynb #b9765766
 def plan_records(
     records: np.ndarray,  # Positions in the store [R]
     store: TokenStore,  # Their ids
     cfg: TrainConfig,  # `batch_tokens`, `max_tokens`, `pack`
     world: int = 1,  # Ranks
+    most: int | None = None,  # Most tokens of records that share a beginning; None: `max_tokens`
 ) -> StepPlan:
     "`plan_step` for records of which some share a beginning. Raises what it raises"
     lengths = store.lengths(records)
     _check_lengths(lengths, cfg.max_tokens)
+    cfg = replace(cfg, max_tokens=most or cfg.max_tokens)
     groups = _groups(records, store, cfg.max_tokens) if cfg.pack else []
     if len(groups) < world:  # too few to share among ranks, or unpacked: each record for itself
         groups = [_Group(place, [], length) for place, length in enumerate(lengths.tolist())]
