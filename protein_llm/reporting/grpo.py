@@ -43,7 +43,7 @@ from protein_llm.scoring.table import (
 )
 from ..tasks.task import Items, task_statistics
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #281404b9
+# %% ../../nbs/api/reporting/07_grpo.ipynb #19ccf0b0
 def _lost(sums: np.ndarray) -> np.ndarray:  # [.., 3] -> [..]
     "Reward with the right protein less that with another one; sums of `rewarded, swapped, records`"
     return (sums[..., 0] - sums[..., 1]) / sums[..., 2]
@@ -52,7 +52,7 @@ def _lost(sums: np.ndarray) -> np.ndarray:  # [.., 3] -> [..]
 def _mean(name: str, words: str, column: str, **more) -> Metric:
     return Metric(name, words, (column, "records"), ratio, of="rl", **more)
 
-
+# %% ../../nbs/api/reporting/07_grpo.ipynb #544ac41e
 RL_METRICS = declare(
     _mean("reward", "reward", "rewarded"),
     _mean("reward_swapped", "reward with another protein", "swapped"),
@@ -106,7 +106,7 @@ def lab_of(
     given = baselines | greedy
     return examine(study.reward, train.answer.tolist(), valid, given, drawn.tolist(), prompt)
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #903648c7
+# %% ../../nbs/api/reporting/07_grpo.ipynb #c71a27d0
 def _answered(study: Study, texts: list) -> pd.DataFrame:
     "The columns of a system of which only answers to test records are known"
     test = study.of("test")
@@ -121,7 +121,7 @@ def _voted(study: Study, sft: System) -> tuple:
     said, _, earned = votes(study, drawn)
     return _answered(study, said), earned
 
-
+# %% ../../nbs/api/reporting/07_grpo.ipynb #4473c0e4
 def all_statistics(
     study: Study,  # Task, reward and records
     systems: dict,  # From `all_systems`
@@ -139,7 +139,7 @@ def all_statistics(
     tables |= {name: [_answered(study, texts)] * len(seeds) for name, texts in baselines.items()}
     return tables, earned
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #4a434efc
+# %% ../../nbs/api/reporting/07_grpo.ipynb #13c042c3
 def _measurable(tables: list, names: tuple) -> tuple:
     "The metrics whose columns all tables have"
     has = set.intersection(*[{*t, "records"} for t in tables])
@@ -159,7 +159,7 @@ def reward_scores(
         parts.append(score_table(name, mean, clusters, _measurable(tables, metrics), None, draws))
     return pd.concat(parts, ignore_index=True)
 
-
+# %% ../../nbs/api/reporting/07_grpo.ipynb #b95df6f0
 def reward_differences(
     statistics: dict,  # From `all_statistics`
     clusters: list,  # Of the test records
@@ -177,7 +177,7 @@ def reward_differences(
         parts.append(seed_difference_table(a, b, *given, draws=draws))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #885f8159
+# %% ../../nbs/api/reporting/07_grpo.ipynb #abd3411e
 def on_prompts(
     study: Study,  # Reward and records
     systems: dict,  # From `all_systems`
@@ -191,7 +191,7 @@ def on_prompts(
         tables.append(pd.DataFrame(dict(rewarded=paid), index=prompts.record_id))
     return tables
 
-
+# %% ../../nbs/api/reporting/07_grpo.ipynb #ec24c426
 def learned_prompts(
     study: Study,  # Reward and records
     systems: dict,  # From `all_systems`
@@ -302,7 +302,7 @@ def why_sentences(
     weak = "did not learn its own prompts beyond doubt: the signal is too weak for these steps, more of them would tell"
     return [*sentences, f"So the policy {learned if gained else weak}."]
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #6df00fd3
+# %% ../../nbs/api/reporting/07_grpo.ipynb #2812b079
 def _watched(systems: dict, kind: str) -> pd.DataFrame:
     "Logs or checks of all systems"
     parts = [
@@ -312,7 +312,7 @@ def _watched(systems: dict, kind: str) -> pd.DataFrame:
     ]
     return pd.concat(parts, ignore_index=True)
 
-
+# %% ../../nbs/api/reporting/07_grpo.ipynb #f8500dcb
 def _facts_of(study: Study, systems: dict, earned: dict, log: pd.DataFrame) -> dict:
     "Counts, settings and what was watched"
     test, grpo = study.of("test"), study.recipe.grpo
@@ -338,7 +338,7 @@ def _facts_of(study: Study, systems: dict, earned: dict, log: pd.DataFrame) -> d
         best=max(controls, key=controls.get),
     )
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #9ff53f34
+# %% ../../nbs/api/reporting/07_grpo.ipynb #adda7ae6
 KEPT = 40  # test records whose answers are kept beside the numbers
 
 
@@ -359,7 +359,7 @@ def _lab_tables(lab: Findings, draws: int) -> dict:
     tables |= dict(headroom=headroom(lab, draws), parts=lab.samples.parts)
     return tables | dict(reasons=reasons_against(lab, draws=draws))
 
-
+# %% ../../nbs/api/reporting/07_grpo.ipynb #8e35e584
 def measure_study(
     study: Study,  # Task, reward and records
     systems: dict,  # From `all_systems`
@@ -383,7 +383,7 @@ def measure_study(
     facts = _facts_of(study, systems, earned, log)
     return Found(study.reward.name, **tables, log=log, checks=checks, **told, facts=facts)
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #7cf1aa53
+# %% ../../nbs/api/reporting/07_grpo.ipynb #05a9d2c4
 SYSTEM_COLOURS = dict(
     grpo="#0072B2",
     continued_sft="#E69F00",
@@ -409,7 +409,7 @@ def _line(ax, table: pd.DataFrame, column: str, system: str):
     ax.fill_between(mean.index, of_step.min(), of_step.max(), color=colour, alpha=0.18, linewidth=0)
     ax.plot(mean.index, mean, color=colour, linewidth=1.4, label=label(system))
 
-
+# %% ../../nbs/api/reporting/07_grpo.ipynb #3daf68c6
 @mpl.rc_context(STYLE)
 def fig_grpo(
     found: Found,  # Of one reward
@@ -451,7 +451,7 @@ def reward_table(
     shown = [m for m in metrics if m in table]
     return table.loc[order, shown].rename(columns=label, index=label).fillna("")
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #b39a5800
+# %% ../../nbs/api/reporting/07_grpo.ipynb #aab19614
 def _questions(found: Found, study: Study, n: int = 4) -> list:
     "Test questions with what each system answered"
     parts, task = [], study.reward.task
@@ -472,7 +472,7 @@ def _over_time(found: Found) -> pd.DataFrame:
     own = found.checks[(found.checks.system == "grpo") & (found.checks.seed == 0)]
     return own[["step", "reward", *[c for c in own if c.startswith("answer ")]]]
 
-
+# %% ../../nbs/api/reporting/07_grpo.ipynb #c32aa49c
 def reward_page(
     found: Found,  # Of one reward
     study: Study,  # Which it is of

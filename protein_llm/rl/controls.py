@@ -229,7 +229,7 @@ def learn_answers(
     log = train_more(study.model, data, record_ids, cfg, label, each=checks)
     return log, checks.keep_best()
 
-# %% ../../nbs/api/rl/07_controls.ipynb #1486c1cc
+# %% ../../nbs/api/rl/07_controls.ipynb #5ff06f9b
 def shuffled(
     reward: Callable,  # `reward(predictions, references, groups)`
     seed: int = 0,  # Of the order
@@ -244,7 +244,7 @@ def shuffled(
 
     return paid
 
-
+# %% ../../nbs/api/rl/07_controls.ipynb #432d2204
 def learn_rewards(
     study: Study,  # Its model is trained
     reward: Callable,  # Of the training; checks ask the study's own
@@ -350,7 +350,7 @@ def votes(
     best = max(earned, key=earned.get)
     return [vote(row.tolist(), best) for row in texts["test"]], best, earned[best]
 
-# %% ../../nbs/api/rl/07_controls.ipynb #bcf6a717
+# %% ../../nbs/api/rl/07_controls.ipynb #559bc409
 @dataclass(frozen=True)
 class System:
     "What a training gave"
@@ -364,7 +364,7 @@ class System:
     )  # From `write_answers`, with `asked`: valid, test, swapped, rl, drawn, drawn_valid
     losses: pd.DataFrame  # `sum, count, record_id` of the corpus' records
 
-
+# %% ../../nbs/api/rl/07_controls.ipynb #ca0203b4
 def train_system(
     study: Study,  # Its model, as the training starts from it
     name: str,  # One of `TRAINED`
@@ -402,10 +402,10 @@ def ask_system(
         asked["drawn_valid"] = study.of("valid"), drawn
     return pd.concat([write_answers(study, *of).assign(asked=part) for part, of in asked.items()])
 
-# %% ../../nbs/api/rl/07_controls.ipynb #bf32c41f
+# %% ../../nbs/api/rl/07_controls.ipynb #4c13b7c0
 _TABLES = ("log", "checks", "answers", "losses")
 
-
+# %% ../../nbs/api/rl/07_controls.ipynb #8eaf3bcc
 def kept_system(
     study: Study,  # Its model, as the training starts from it; trained afterwards
     name: str,  # `arm`, or one of `TRAINED`
@@ -449,7 +449,7 @@ def all_systems(
                 start = copied_weights(study.model)
     return found
 
-# %% ../../nbs/api/rl/07_controls.ipynb #889075c3
+# %% ../../nbs/api/rl/07_controls.ipynb #fe79efb0
 def answers_of(
     system: System,  # Asked
     part: str,  # `asked` of its answers
@@ -465,7 +465,7 @@ def answers_of(
     order = np.argsort(first[rows.record_id].to_numpy(), kind="stable")
     return rows.iloc[order].reset_index(drop=True)
 
-
+# %% ../../nbs/api/rl/07_controls.ipynb #3507a4eb
 def system_statistics(
     study: Study,  # Task, reward and records
     system: System,  # Asked

@@ -32,7 +32,7 @@ def _first_parts(table: pd.DataFrame, proteins: pd.DataFrame, more: dict, seed: 
     of = held | dict.fromkeys(others[: more["rl"]], "rl")
     return part.where(~free, table.cluster.map(of))
 
-# %% ../../nbs/api/rl/06_prompts.ipynb #d9a42cac
+# %% ../../nbs/api/rl/06_prompts.ipynb #e942ecf0
 def _apart(table: pd.DataFrame, proteins: pd.DataFrame) -> pd.DataFrame:
     "Without held-out proteins that have a relative among seen ones, then without prompts that have one among held-out"
     new = table[table.part.isin(HELD) & ~table.split.isin(SPLITS)]
@@ -41,7 +41,7 @@ def _apart(table: pd.DataFrame, proteins: pd.DataFrame) -> pd.DataFrame:
     held, prompts = table[table.part.isin(HELD)], table[table.part == "rl"]
     return table[~table.protein_id.isin(find_relatives(held, prompts).target)]
 
-
+# %% ../../nbs/api/rl/06_prompts.ipynb #a292e070
 def prompt_parts(
     proteins: pd.DataFrame,  # Of a corpus: `protein_id, sequence, cluster, split, left_out, read`
     asked: frozenset,  # Proteins that the task asks about
@@ -79,7 +79,7 @@ def require_apart(
         raise ValueError(f"{named} are relatives, of {len(near)} such pairs: drop one of each")
     return parts.part.value_counts().to_dict()
 
-# %% ../../nbs/api/rl/06_prompts.ipynb #cb92894e
+# %% ../../nbs/api/rl/06_prompts.ipynb #ce7e0cd9
 def _some_of(records: pd.DataFrame, most: dict, seed: int) -> pd.DataFrame:
     "At most so many records of each part, in their order"
     rng, kept = np.random.default_rng(seed), []
@@ -88,7 +88,7 @@ def _some_of(records: pd.DataFrame, most: dict, seed: int) -> pd.DataFrame:
         kept.append(np.sort(rng.permutation(at)[:n]))
     return records.iloc[np.concatenate(kept)].reset_index(drop=True)
 
-
+# %% ../../nbs/api/rl/06_prompts.ipynb #7f42106c
 def prompt_items(
     task: Task,  # What is asked
     parts: pd.DataFrame,  # From `prompt_parts`

@@ -26,8 +26,7 @@ def train_more(
     record_ids: list,  # The train records among them
     cfg: TrainConfig,  # Steps, records of a step, learning rates, seed
     label: str = "more steps",  # Of the progress bar
-    each: Callable
-    | None = None,  # Told the number of steps that were taken, after each; may ask the model
+    each: Callable | None = None,  # Told the number of steps taken, after each
 ) -> (
     pd.DataFrame
 ):  # One row a step: `step, loss, answer_tokens, grad_norm` and more, as a run's log
