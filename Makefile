@@ -5,7 +5,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test experiments search downstream downstream-more levers figures smollm2 smollm2-tasks lab readme outputs docs lock bench-env clean
+.PHONY: help setup reproduce test experiments search downstream downstream-more levers grpo figures smollm2 smollm2-tasks lab readme outputs docs lock bench-env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ downstream-more: setup ## likewise GO components and processes, and location
 
 levers: setup ## what holds an arm back in GO terms: steps, proteins, tokens, rank, one at a time, into figures/ (about an hour)
 	@$(BIN)/python scripts/reproduce.py levers
+
+grpo: setup ## training by rewards (GO terms, EC numbers) against its controls, three seeds, into figures/grpo/
+	@$(BIN)/python scripts/reproduce.py grpo
 
 figures: setup ## the default run's figures into figures/, to be committed
 	@$(BIN)/python scripts/reproduce.py figures

@@ -89,6 +89,7 @@ TRIES = {
     "make smollm2-tasks": Try(
         "make -n smollm2-tasks", "half an hour, and it writes into figures/", "smollm2_tasks.py"
     ),
+    "make grpo": Try("make -n grpo", "minutes, and it writes into figures/", "reproduce.py"),
     "make experiments": Try("make -n experiments", "hours", "reproduce.py"),
     "make search": Try("make -n search", "an hour, and it writes into figures/", "reproduce.py"),
     "make help": Try("make help", "", "make setup"),

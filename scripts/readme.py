@@ -16,6 +16,8 @@ LARGER = "<!-- from figures/smollm2/summary.txt, by `make readme` -->"
 LARGER_END = "<!-- end of the second table -->"
 TASKS = "<!-- from figures/downstream, by `make readme` -->"
 TASKS_END = "<!-- end of the table of tasks -->"
+REWARDS = "<!-- from figures/grpo, by `make readme` -->"
+REWARDS_END = "<!-- end of the table of rewards -->"
 TASK_ORDER = ("go", "go_component", "go_process", "ec", "location", "stability", "ppi")
 ARMS = ("mlp", "perceiver", "flamingo", "text", "blind")
 SHOWN = dict(
@@ -100,6 +102,43 @@ def tasks():
     return "\n\n".join(parts)
 
 
+def reward_line(facts, scores):
+    "Start, policy, best control, shuffled rewards and best baseline of one reward"
+    best = facts["best"]
+    known = (
+        "arm",
+        "sft",
+        "grpo",
+        "continued_sft",
+        "rejection_sampling",
+        "shuffled_rewards",
+        "vote",
+    )
+    others = {s: float(r["value"]) for s, r in scores.items() if s not in known}
+    other = max(sorted(others), key=others.get)
+    what = f"{facts['label']} ({facts['records']['test']:,} records)"
+    cells = [cell(scores[s]) for s in ("sft", "grpo")]
+    cells += [f"{s.replace('_', ' ')} {cell(scores[s])}" for s in (best, other)]
+    return [what, *cells[:2], cells[2], cell(scores["shuffled_rewards"]), cells[3]]
+
+
+def rewards():
+    "What training by rewards gave, one line a reward, and the sentences on it"
+    head = ["reward", "start", "GRPO", "best control", "shuffled rewards", "best of the rest"]
+    lines, sentences = [head, ["---"] * len(head)], []
+    paths = sorted((ROOT / "figures" / "grpo").glob("*.json"), reverse=True)
+    if not paths:
+        return "`make grpo` was not run for this version so far: there are no numbers yet."
+    for path in paths:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        with open(path.with_name(f"{path.stem}_results.csv"), encoding="utf-8") as f:
+            rows = [r for r in csv.DictReader(f) if r["metric"] == "reward"]
+        lines.append(reward_line(facts, {r["system"]: r for r in rows}))
+        sentences += [f"- {facts['label']}: {s}" for s in (facts["claims"][0], facts["why"][-1])]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table}\n\n" + "\n".join(sentences)
+
+
 def rests(rows, shown):
     "How many records and clusters each column rests on"
     names = {}
@@ -110,7 +149,12 @@ def rests(rows, shown):
     return "; ".join(f"{', '.join(of)}: {n:,} of {k:,} clusters" for (n, k), of in names.items())
 
 
-PARTS = {(START, END): default, (LARGER, LARGER_END): larger, (TASKS, TASKS_END): tasks}
+PARTS = {
+    (START, END): default,
+    (LARGER, LARGER_END): larger,
+    (TASKS, TASKS_END): tasks,
+    (REWARDS, REWARDS_END): rewards,
+}
 
 
 def filled(text):

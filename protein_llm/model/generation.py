@@ -152,7 +152,8 @@ def step(self: _Slots) -> list:
         past_key_values=self,
         use_cache=True,
     )
-    self.length += 1
+    # a row whose answer ended waits here until others have, too: it must not leave its room
+    self.length = (self.length + 1).clamp(max=self.kv[0][0].shape[2] - 1)
     return self.choose(out.last_hidden_state[:, 0], self.rows)
 
 # %% ../../nbs/api/model/11_generation.ipynb #10d73a91

@@ -102,8 +102,8 @@ class GRPO:
         self,
         model: ProteinLLM,  # The policy; its weights are the reference
         data: TaskData,  # Tokens and features of the prompts
-        records: pd.DataFrame,  # `record_id`, and `answer` as the reference of the reward
-        reward: Callable,  # `reward(predictions, references)`: a number or None for each
+        records: pd.DataFrame,  # `record_id`, `answer` as the reference; `group` where rewards rank within one
+        reward: Callable,  # `reward(predictions, references)`, with groups a third: a number or None each
         cfg: GRPOConfig,  # How it is trained
         folder: Path | str | None = None,  # Of log and checkpoints, to go on from
     ):
@@ -111,6 +111,7 @@ class GRPO:
             raise ValueError(f"{len(records)} records for prompts={cfg.prompts}: give more")
         self.model, self.data, self.reward, self.cfg = model.eval(), data, reward, cfg
         self.answers = records.answer.tolist()
+        self.groups = records.group.tolist() if "group" in records else None
         self.positions = data.tokens.positions(records.record_id.tolist())
         self.folder = None if folder is None else Path(folder)
         self.step, self.log = 0, []
@@ -139,9 +140,11 @@ def reward_table(
     predictions: list,  # Answers [P*k]
     references: list,  # Of each answer [P*k]
     k: int,  # Answers to a prompt
+    groups: list
+    | None = None,  # What each answer is ranked among [P*k]; None: the reward takes none
 ) -> Tensor:  # NaN where there is none [P, k]
     "Rewards of groups. Raises `ValueError` on one that is not finite, or where one is missing"
-    found = reward(predictions, references)
+    found = reward(predictions, references, *([] if groups is None else [groups]))
     if len(found) != len(predictions):
         raise ValueError(f"{len(found)} rewards for {len(predictions)} answers")
     for value, text in zip(found, predictions, strict=True):
@@ -161,8 +164,9 @@ def draw(
     cfg = self.cfg
     how = Decoding(cfg.max_new_tokens, cfg.k, 1.0, seed=seed)
     rollouts = write_rollouts(self.model, self.positions[picked], self.data, how)
-    references = [self.answers[i] for i in picked.repeat(cfg.k)]
-    return rollouts, reward_table(self.reward, rollouts.texts, references, cfg.k)
+    rows, known = picked.repeat(cfg.k), (self.answers, self.groups)
+    references, groups = [None if of is None else [of[i] for i in rows] for of in known]
+    return rollouts, reward_table(self.reward, rollouts.texts, references, cfg.k, groups)
 
 
 def _some_groups(rollouts: Rollouts, rewards: Tensor, groups: np.ndarray) -> tuple:

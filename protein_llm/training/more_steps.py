@@ -6,6 +6,8 @@
 __all__ = ['train_more']
 
 # %% ../../nbs/api/training/10_more_steps.ipynb #3114bb2c
+from collections.abc import Callable
+
 import pandas as pd
 import torch
 from accelerate import Accelerator
@@ -24,6 +26,7 @@ def train_more(
     record_ids: list,  # The train records among them
     cfg: TrainConfig,  # Steps, records of a step, learning rates, seed
     label: str = "more steps",  # Of the progress bar
+    each: Callable | None = None,  # Told the number of steps taken, after each
 ) -> (
     pd.DataFrame
 ):  # One row a step: `step, loss, answer_tokens, grad_norm` and more, as a run's log
@@ -36,5 +39,9 @@ def train_more(
             picks = at[step_records(len(at), step, cfg)]
             lines.append(train_step(model, opt, step, picks, data, cfg, acc))
             bar.update()
+            if each:
+                model.eval()
+                each(step + 1)
+                model.train()
     model.eval()
     return pd.DataFrame(lines)
