@@ -134,9 +134,8 @@ def make_calibration(given, most):
     "calibration.json of an arm"
     data, used, folder = sources(given)
     arm = load_arm(given)
-    fold = some_of(
-        fold_of(arm, data, used, folder / "config.json"), most or QUESTIONS.get(given, MANY)
-    )
+    most = most or QUESTIONS.get(given, MANY)
+    fold = some_of(fold_of(arm, data, used, folder / "config.json", most), most)
     if not len(fold):
         sys.exit(f"{given}: no protein is left that was used for nothing else")
     told = f"proteins of the manifest {data.manifest} in no split of the arm, without a relative in train."

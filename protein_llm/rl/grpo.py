@@ -94,18 +94,18 @@ class GRPOConfig:
     seed: int = 0
     __post_init__ = _check_grpo
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #1a952565
+# %% ../../nbs/api/rl/05_grpo.ipynb #bc7616cf
 class GRPO:
-    "A training by rewards on its way. Raises `ValueError` on too few prompts, or a folder of another training"
+    "A training by rewards. Raises `ValueError` on too few prompts, or another's folder"
 
     def __init__(
         self,
-        model: ProteinLLM,  # The policy; its weights are the reference
-        data: TaskData,  # Tokens and features of the prompts
-        records: pd.DataFrame,  # `record_id`, `answer` as the reference; `group` where rewards rank within one
-        reward: Callable,  # `reward(predictions, references)`, with groups a third: a number or None each
+        model: ProteinLLM,  # The policy, and the reference
+        data: TaskData,  # Of prompts
+        records: pd.DataFrame,  # `record_id`, `answer`; `group` where rewards rank within one
+        reward: Callable,  # (predictions, references[, groups]) -> numbers or None
         cfg: GRPOConfig,  # How it is trained
-        folder: Path | str | None = None,  # Of log and checkpoints, to go on from
+        folder: Path | str | None = None,  # Of log and checkpoints
     ):
         if len(records) < cfg.prompts:
             raise ValueError(f"{len(records)} records for prompts={cfg.prompts}: give more")
