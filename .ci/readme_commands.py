@@ -86,6 +86,10 @@ TRIES = {
     "make downstream": Try(
         "make -n downstream", "minutes, and it writes into figures/", "reproduce.py"
     ),
+    "make downstream-more": Try(
+        "make -n downstream-more", "minutes, and it writes into figures/", "reproduce.py"
+    ),
+    "make levers": Try("make -n levers", "minutes, and it writes into figures/", "reproduce.py"),
     "make smollm2-tasks": Try(
         "make -n smollm2-tasks", "half an hour, and it writes into figures/", "smollm2_tasks.py"
     ),
