@@ -75,6 +75,7 @@ ASK = (
     "--model tiny_mlp --out answers.html"
 )
 TRIES = {
+    "make setup": Try("make -n setup", "every other command does it first", "setup.sh"),
     "make reproduce": Try("make -n reproduce", "20 minutes", "reproduce.py"),
     "make test": Try("make -n test", "it is what runs here", "test.py"),
     "make readme": Try("make -n readme", "it writes into the repository", "readme.py"),
