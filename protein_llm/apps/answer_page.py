@@ -6,8 +6,7 @@
 __all__ = ['MOST_SHOWN', 'FORMATS', 'fig_looks', 'confidence_sentence', 'origin_sentence', 'card_parts', 'answers_page',
            'write_page', 'require_targets', 'part_of', 'rejects_of', 'write_files']
 
-# %% ../../nbs/api/apps/04a_answer_page.ipynb #c0c11ada
-import io
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #f8b24482
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from .ask import read_cards, write_jsonl, write_tsv
 from .confidence import fig_trust, trust_table
 from .proteins_in import write_rejects
 from ..core import write_atomic
-from ..reporting.figures import STYLE, axes_of
+from ..reporting.figures import STYLE, axes_of, figure_bytes
 from ..reporting.page import folded, html_page, page_figure, page_table
 
 # %% ../../nbs/api/apps/04a_answer_page.ipynb #451ba08d
@@ -143,20 +142,17 @@ def _nearest_part(card: dict) -> tuple:
     ]
     return page_table(pd.DataFrame(rows), "Nearest train proteins, and what train says of them")
 
-# %% ../../nbs/api/apps/04a_answer_page.ipynb #38cdbf06
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #41f9162e
 def _looks_part(card: dict) -> list:
     "The figure of attention, where there is one"
     if card["attention"] is None:
         return [("p", "This arm has no bridge that looks at residues.")]
-    out = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        fig = fig_looks(card["attention"], card["domains"])
-        fig.savefig(out, format="svg", metadata=dict(Date=None))
+    fig = fig_looks(card["attention"], card["domains"])
     known = (
         "its domains in orange" if card["domains"] else "its domains are not in the shipped table"
     )
     words = f"Where the bridge looked, in multiples of the mean residue; {known}."
-    return [page_figure(out.getvalue(), words)]
+    return [page_figure(figure_bytes(fig), words)]
 
 # %% ../../nbs/api/apps/04a_answer_page.ipynb #6aeef137
 def card_parts(
@@ -182,7 +178,7 @@ def card_parts(
     asked = ("p", f"{card['question']} ({card['residues']:,} residues)")
     return [asked, said, ("list", [*facts, _links(card)]), _nearest_part(card), *_looks_part(card)]
 
-# %% ../../nbs/api/apps/04a_answer_page.ipynb #7af313d2
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #23e0b9b2
 MOST_SHOWN = 200  # answers of a page
 
 
@@ -190,16 +186,17 @@ def _trust_section(calibration: dict | None) -> list:
     "How far to trust the confidence"
     if calibration is None:
         return []
-    out = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        fig_trust(calibration).savefig(out, format="svg", metadata=dict(Date=None))
     words = "Left: share of right answers by confidence. Right: share of wrong ones when only the surest are answered."
     caption = "On held-out proteins; identity is that of the nearest train protein, risk the share of wrong answers"
     table = page_table(trust_table(calibration), caption)
     return [
         (
             "How far to trust the confidence",
-            [page_figure(out.getvalue(), words), ("p", _fold(calibration)), table],
+            [
+                page_figure(figure_bytes(fig_trust(calibration)), words),
+                ("p", _fold(calibration)),
+                table,
+            ],
         )
     ]
 

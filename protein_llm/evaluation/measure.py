@@ -544,7 +544,7 @@ def _in_worker(work: Callable, job: tuple, place: int, threads: int, launcher: i
         torch.set_num_threads(threads)
     return work(*job)
 
-# %% ../../nbs/api/evaluation/05_measure.ipynb #c52e8ece
+# %% ../../nbs/api/evaluation/05_measure.ipynb #0cb77afb
 def side_by_side(
     work: Callable,  # A function of a module; what it takes and returns is pickled
     jobs: list,  # Arguments of each piece of work, a tuple each
@@ -554,9 +554,10 @@ def side_by_side(
     workers = workers_for(len(jobs), torch.cuda.device_count(), torch.get_num_threads())
     tell = tell or (lambda result: None)
     if workers == 1:
-        results = [work(*job) for job in jobs]
-        for result in results:
-            tell(result)
+        results = []
+        for job in jobs:
+            results.append(work(*job))
+            tell(results[-1])
         return results
     pool = get_reusable_executor(workers, timeout=WAITING)
     share = max(1, torch.get_num_threads() // workers), os.getpid()
