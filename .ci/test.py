@@ -127,17 +127,23 @@ class Tally:
     "Counts, and prints one line for each result"
 
     def __init__(self):
-        self.passed, self.failed = 0, 0
+        self.passed, self.failures = 0, []
 
     def add(self, name, error="", seconds=None):
         "A result: `error` is empty, or the output of what failed"
         took = "" if seconds is None else f"  {seconds:.0f} s"
         print(f"{'FAILED' if error else 'ok    '} {name}{took}", flush=True)
         if error:
-            print("    " + "\n    ".join(error.strip().splitlines()[-60:]), flush=True)
-            self.failed += 1
+            self.failures.append((name, error.strip().splitlines()))
+            print("    " + "\n    ".join(self.failures[-1][1][-60:]), flush=True)
         else:
             self.passed += 1
+
+    def end(self):
+        "The count, below the last words of each error: whoever is shown the end of this log alone sees why it is red"
+        for name, lines in self.failures:
+            print(f"\nFAILED {name}\n    " + "\n    ".join(lines[-25:]))
+        print(f"{self.passed} passed, {len(self.failures)} failed", flush=True)
 
 
 def read(path):
