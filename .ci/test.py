@@ -3,6 +3,7 @@ Started by `make test`."""
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -180,7 +181,10 @@ def library(tally):
             p.relative_to(ROOT / "nbs").as_posix(), "its error stands below" if p in bad else ""
         )
     if bad:
+        tally.failures[-1][1].extend(out.splitlines())
         print(out)
+    slowest = re.findall(r"^(.+\.ipynb): (\d+) secs$", out, re.M)[:12]
+    print("       slowest: " + ", ".join(f"{name} {seconds} s" for name, seconds in slowest))
     print(f"       nbdev_test  {time.time() - began:.0f} s", flush=True)
 
 
