@@ -6,14 +6,16 @@
 __all__ = ['RIGHT', 'SIGNS_OF_TRUTH', 'FOLDS', 'LEAST_ANSWERS', 'agreement', 'signs_of', 'probability', 'fit_calibration',
            'risk_coverage', 'threshold_for', 'trust_table', 'fig_trust']
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #f28d0e44
+# %% ../../nbs/api/apps/03b_confidence.ipynb #5d803de7
 from math import log
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from ..core import set_seed
 from ..evaluation.baselines import BINS
@@ -62,16 +64,16 @@ def signs_of(
         log((same + 1) / (of + 2)),
     ]
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #da7b860f
-def _scaled(signs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    return (signs - mean) / std
+# %% ../../nbs/api/apps/03b_confidence.ipynb #17e2a03b
+def _regression() -> Pipeline:
+    "A logistic regression on standardised signs"
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.5))
 
 
 def _fitted(signs: np.ndarray, right: np.ndarray) -> dict:
-    "Weights of a logistic regression on standardised signs"
-    mean, std = signs.mean(0), np.maximum(signs.std(0), 1e-6)
-    model = LogisticRegression(C=0.5).fit(_scaled(signs, mean, std), right)
-    weights = dict(mean=mean, std=std, weights=model.coef_[0])
+    "Its numbers, fitted on all answers"
+    scaler, model = _regression().fit(signs, right)
+    weights = dict(mean=scaler.mean_, std=scaler.scale_, weights=model.coef_[0])
     return {k: v.tolist() for k, v in weights.items()} | dict(constant=float(model.intercept_[0]))
 
 
@@ -80,13 +82,13 @@ def probability(
     signs: np.ndarray,  # `SIGNS_OF_TRUTH` of each answer [n, 6]
 ) -> np.ndarray:  # [n]
     "How probable it is that answers are right"
-    scaled = _scaled(np.asarray(signs, float), np.array(fitted["mean"]), np.array(fitted["std"]))
+    scaled = (np.asarray(signs, float) - fitted["mean"]) / fitted["std"]
     return expit(scaled @ np.array(fitted["weights"]) + fitted["constant"])
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #7ce4eb89
+# %% ../../nbs/api/apps/03b_confidence.ipynb #809de2e1
 FOLDS = 5
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #d978b066
+
 def fit_calibration(
     signs: np.ndarray,  # `SIGNS_OF_TRUTH` of the fold's answers [n, 6]
     right: np.ndarray,  # Whether each is right [n]
@@ -99,11 +101,10 @@ def fit_calibration(
     if min(right.sum(), (~right).sum()) < 2 * FOLDS or len(set(clusters)) < FOLDS:
         found = f"{right.sum()} of {len(right)} right, {len(set(clusters))} clusters"
         raise ValueError(f"{found}: too few to calibrate on: use more records")
-    held = np.zeros(len(right))
-    for some, others in GroupKFold(FOLDS).split(signs, right, clusters):
-        held[others] = probability(_fitted(signs[some], right[some]), signs[others])
+    folds = dict(groups=clusters, cv=GroupKFold(FOLDS), method="predict_proba")
+    held = cross_val_predict(_regression(), signs, right, **folds)
     rows = dict(
-        confidence=held.round(4),
+        confidence=held[:, 1].round(4),
         right=right.astype(int),
         cluster=pd.factorize(pd.Series(clusters))[0],
     )
