@@ -6,14 +6,16 @@
 __all__ = ['RIGHT', 'SIGNS_OF_TRUTH', 'FOLDS', 'LEAST_ANSWERS', 'agreement', 'signs_of', 'probability', 'fit_calibration',
            'risk_coverage', 'threshold_for', 'trust_table', 'fig_trust']
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #f28d0e44
+# %% ../../nbs/api/apps/03b_confidence.ipynb #5d803de7
 from math import log
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from ..core import set_seed
 from ..evaluation.baselines import BINS
@@ -62,16 +64,16 @@ def signs_of(
         log((same + 1) / (of + 2)),
     ]
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #da7b860f
-def _scaled(signs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    return (signs - mean) / std
+# %% ../../nbs/api/apps/03b_confidence.ipynb #17e2a03b
+def _regression() -> Pipeline:
+    "A logistic regression on standardised signs"
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.5))
 
 
 def _fitted(signs: np.ndarray, right: np.ndarray) -> dict:
-    "Weights of a logistic regression on standardised signs"
-    mean, std = signs.mean(0), np.maximum(signs.std(0), 1e-6)
-    model = LogisticRegression(C=0.5).fit(_scaled(signs, mean, std), right)
-    weights = dict(mean=mean, std=std, weights=model.coef_[0])
+    "Its numbers, fitted on all answers"
+    scaler, model = _regression().fit(signs, right)
+    weights = dict(mean=scaler.mean_, std=scaler.scale_, weights=model.coef_[0])
     return {k: v.tolist() for k, v in weights.items()} | dict(constant=float(model.intercept_[0]))
 
 
@@ -80,13 +82,13 @@ def probability(
     signs: np.ndarray,  # `SIGNS_OF_TRUTH` of each answer [n, 6]
 ) -> np.ndarray:  # [n]
     "How probable it is that answers are right"
-    scaled = _scaled(np.asarray(signs, float), np.array(fitted["mean"]), np.array(fitted["std"]))
+    scaled = (np.asarray(signs, float) - fitted["mean"]) / fitted["std"]
     return expit(scaled @ np.array(fitted["weights"]) + fitted["constant"])
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #7ce4eb89
+# %% ../../nbs/api/apps/03b_confidence.ipynb #809de2e1
 FOLDS = 5
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #d978b066
+
 def fit_calibration(
     signs: np.ndarray,  # `SIGNS_OF_TRUTH` of the fold's answers [n, 6]
     right: np.ndarray,  # Whether each is right [n]
@@ -99,11 +101,10 @@ def fit_calibration(
     if min(right.sum(), (~right).sum()) < 2 * FOLDS or len(set(clusters)) < FOLDS:
         found = f"{right.sum()} of {len(right)} right, {len(set(clusters))} clusters"
         raise ValueError(f"{found}: too few to calibrate on: use more records")
-    held = np.zeros(len(right))
-    for some, others in GroupKFold(FOLDS).split(signs, right, clusters):
-        held[others] = probability(_fitted(signs[some], right[some]), signs[others])
+    folds = dict(groups=clusters, cv=GroupKFold(FOLDS), method="predict_proba")
+    held = cross_val_predict(_regression(), signs, right, **folds)
     rows = dict(
-        confidence=held.round(4),
+        confidence=held[:, 1].round(4),
         right=right.astype(int),
         cluster=pd.factorize(pd.Series(clusters))[0],
     )
@@ -141,19 +142,19 @@ def threshold_for(
     kept = table[enough & (table.risk <= risk)]
     return float(kept.threshold.min()) if len(kept) else float("inf")
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #7c7bec8d
+# %% ../../nbs/api/apps/03b_confidence.ipynb #bbf81dc5
 def trust_table(
     calibration: dict,  # From `fit_calibration`
     draws: int = 500,  # Of the bootstrap over clusters
 ) -> pd.DataFrame:  # A row for all, and for each bin of identity
-    "Right answers, mean confidence, calibration error, and area of risk and coverage"
+    "Right answers, confidence, calibration error, and area of risk and coverage"
     rows = pd.DataFrame(calibration["held_out"])
     p, right = rows.confidence.to_numpy()[:, None], rows.right.to_numpy(bool)[:, None]
     columns = confidence_columns(p, right)
     errors = score_table("arm", columns, rows.cluster, (ECE.name,), rows[["bin"]], draws)
     found = []
     for group, some in [("all", rows), *((b, rows[rows.bin == b]) for b in BINS)]:
-        if not len(some):
+        if some.empty:
             continue
         error = errors[errors.group == group].iloc[0]
         curve = risk_coverage(some.confidence.to_numpy(), some.right.to_numpy())
@@ -173,7 +174,7 @@ def _area(curve: pd.DataFrame) -> float:
     width = np.diff(np.r_[0, curve.coverage])
     return float((width * curve.risk).sum())
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #f836c542
+# %% ../../nbs/api/apps/03b_confidence.ipynb #d0ad1579
 def fig_trust(
     calibration: dict,  # From `fit_calibration`
 ):  # A matplotlib figure
@@ -192,7 +193,7 @@ def fig_trust(
 
 
 def _draw_reliability(ax, rows: pd.DataFrame):
-    "Share of right answers by confidence, in five bins of equally many records"
+    "Share of right answers by confidence, in five equal groups"
     groups = rows.groupby(pd.qcut(rows.confidence, 5, duplicates="drop"), observed=True)
     table = groups.agg(confidence=("confidence", "mean"), right=("right", "mean"))
     ax.plot([0, 1], [0, 1], color="#8C8C8C", linewidth=0.8)

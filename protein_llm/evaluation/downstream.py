@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PULL', 'BINS', 'ECE', 'KS', 'ALPHAS', 'Limits', 'used_records', 'log_odds', 'Calibration', 'confidence_columns',
-           'record_features', 'ridge_scores', 'knn_scores', 'Known', 'baseline_task_scores', 'arm_log_likelihoods',
-           'less_reference', 'Features', 'Arm', 'arm_votes', 'Said', 'Asked', 'ask', 'TaskMeasurement', 'measure_task',
-           'headline_of']
+           'record_features', 'ridge_scores', 'knn_scores', 'Known', 'SystemScores', 'baseline_task_scores',
+           'arm_log_likelihoods', 'less_reference', 'Features', 'Arm', 'arm_votes', 'Asked', 'ask', 'TaskMeasurement',
+           'measure_task', 'headline_of']
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #19f1c821
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #665234ef
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #48290f97
 from ..core import digest, write_atomic
 from .answers import answer_records, choice_losses, weights_digest
 from .baselines import composition, find_hits
@@ -29,15 +30,22 @@ from .task_data import TaskData
 from ..model import Decoding, ProteinLLM
 from ..model.export import merged_copy
 from ..scoring.table import METRICS, Metric, declare, difference_table, score_table
-from ..tasks.task import Items, Task, chosen_texts, require_items, task_statistics
+from protein_llm.tasks.task import (
+    Items,
+    Task,
+    best_threshold,
+    chosen_texts,
+    require_items,
+    task_statistics,
+)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #d7d80ace
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #9f6abb62
 @dataclass(frozen=True)
 class Limits:
     "How many records of a task are used, and how answers are written"
 
     train: int = 4_000  # Records that baselines learn from, at most
-    valid: int = 150  # Records that choose settings, thresholds and the unit of scores
+    valid: int = 150  # That choose settings, thresholds and the unit of scores
     test: int = 300  # Records that are asked
     choices: int = 100  # Allowed answers, the commonest in train
     written: int = 60  # Of these, that arms write answers to; 0: none
@@ -85,9 +93,9 @@ def _fitted(score: np.ndarray, prior: np.ndarray, right: np.ndarray) -> np.ndarr
     bounds = [(0, None), (0, None), (None, None)]
     return minimize(loss, [0.0, 1.0, 0.0], jac=True, bounds=bounds, method="L-BFGS-B").x
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #8b632fb3
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #b9f07ee6
 class Calibration:
-    "Makes probabilities of scores. Raises `ValueError` where no validation record has a right answer"
+    "Makes probabilities of scores. Raises `ValueError` where no record has a right answer"
 
     def __init__(
         self,
@@ -97,7 +105,7 @@ class Calibration:
         one: bool,  # Only one answer is given: those of a record add up to 1
     ):
         if not 0 < right.mean() < 1:
-            fault = "the allowed answers are right of none, or of all, validation records"
+            fault = "allowed answers are right of none, or of all, validation records"
             raise ValueError(f"{fault}: use more records")
         self.prior, self.one = prior, one
         self.scale = max(float(np.std(scores)), 1e-9)
@@ -192,7 +200,7 @@ def knn_scores(
     near = np.argsort(-(unit[0] @ unit[1].T), axis=1, kind="stable")[:, :k]
     return right[near].mean(1)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #7a60fa1e
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #78a2aa4c
 class Known(NamedTuple):
     "What baselines learn from and are asked"
 
@@ -203,22 +211,33 @@ class Known(NamedTuple):
     prior: np.ndarray
     one: bool
 
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #0b4abe4f
+class SystemScores(NamedTuple):
+    "What a system gives the records that are held out"
 
-def _best(known: Known, settings: tuple, scores_of: Callable) -> tuple:  # scores of held, setting
-    "The scores of the setting whose probabilities lose least on valid"
+    values: np.ndarray  # [m, C]
+    setting: float | None = None  # The best, where several were tried
+    calibration: Calibration | None = None  # Of the best setting, which was chosen by it
+
+
+def _calibrated(known: Known, values: np.ndarray) -> Calibration:
+    "Fitted on the first records, which are of valid"
     n = len(known.right_valid)
-    tried = {s: scores_of(s) for s in settings}
-    losses = {
-        s: Calibration(z[:n], known.right_valid, known.prior, known.one).loss
-        for s, z in tried.items()
-    }
-    best = min(losses, key=losses.get)
-    return tried[best], best
+    return Calibration(values[:n], known.right_valid, known.prior, known.one)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #58851bad
+
+def _best(known: Known, settings: tuple, scores_of: Callable) -> SystemScores:
+    "The scores of the setting whose probabilities lose least on valid"
+    tried = []
+    for setting in settings:
+        values = scores_of(setting)
+        tried.append(SystemScores(values, setting, _calibrated(known, values)))
+    return min(tried, key=lambda system: system.calibration.loss)
+
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #44adada3
 def _by_features(
     known: Known, pooled: pd.DataFrame, names: tuple
-) -> dict:  # {system: (scores, setting)}
+) -> dict:  # {system: `SystemScores`}
     "Ridge, and nearest neighbours where a name is given for it"
     scaler = StandardScaler().fit(record_features(known.train, pooled))
     x, asked = (scaler.transform(record_features(t, pooled)) for t in (known.train, known.held))
@@ -240,21 +259,21 @@ def _nearest_sequence(known: Known, sequences: dict) -> np.ndarray:  # [m, C]
             scores[i] = best.identity[p] * known.right[row[best.target[p]]]
     return scores
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #f35c18c9
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #4487ac0c
 def baseline_task_scores(
     known: Known,  # What is learnt from and asked
     sequences: dict,  # By protein id
     pooled: dict,  # Mean features by name: `feature`, and `random` where there is a random encoder
-) -> dict:  # {system: (scores [m, C], setting)}
+) -> dict:  # {system: `SystemScores`}
     "What the share in train, features, composition and the nearest sequence say, each by its best setting"
-    found = dict(prior=(np.zeros((len(known.held), known.right.shape[1])), None))
+    found = dict(prior=SystemScores(np.zeros((len(known.held), known.right.shape[1]))))
     for name, table in pooled.items():
         names = (f"ridge_{name}", f"knn_{name}") if name == "feature" else (f"ridge_{name}",)
         found |= _by_features(known, table, names)
     ids = [p for t in (known.train, known.held) for ps in t.protein_ids for p in ps]
     found |= _by_features(known, composition(list(dict.fromkeys(ids)), sequences), ("composition",))
     if known.train.protein_ids.map(len).eq(1).all():
-        found["nearest_sequence"] = _nearest_sequence(known, sequences), None
+        found["nearest_sequence"] = SystemScores(_nearest_sequence(known, sequences))
     return found
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #205bc13f
@@ -338,27 +357,13 @@ def arm_votes(
     stated = task.states(choices, found.prediction.tolist())
     return stated.reshape(len(held), limits.samples, len(choices)).mean(1)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #9dea9306
-class Said(NamedTuple):
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #76b6d18f
+class _Said(NamedTuple):
     "What a system said of the test records"
 
     probabilities: np.ndarray  # [n, C]
     texts: list  # Its answers [n]
     statistics: pd.DataFrame  # Columns of the task's metrics
-
-
-def _threshold(task: Task, choices: list, p: np.ndarray, valid: pd.DataFrame) -> float | None:
-    "The threshold with the best first metric on valid, for tasks whose answers hold several"
-    if not task.join:
-        return None
-    metric = METRICS[task.metrics[0]]
-    tried = np.unique(np.quantile(p.max(1), np.linspace(0, 0.95, 12)))
-    tried = np.unique(np.concatenate([tried, np.quantile(p, [0.8, 0.9, 0.95, 0.97, 0.98, 0.99])]))
-    values = []
-    for t in tried:
-        found = task_statistics(task, valid, chosen_texts(task, choices, p, t)).assign(records=1.0)
-        values.append(float(metric.score(found[list(metric.columns)].to_numpy().sum(0))))
-    return float(tried[int(np.nanargmax(values))])
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #6c135a70
 class Asked(NamedTuple):
@@ -372,21 +377,20 @@ class Asked(NamedTuple):
     kept: np.ndarray  # Where these stand among all that the task allows [C]
     known: Known
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #99ef6d40
-def _said(asked: Asked, scores: np.ndarray) -> Said:
-    "What scores of valid and test records [m, C] say"
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #497fc807
+def _said(asked: Asked, scores: SystemScores) -> _Said:
+    "What scores of valid and test records say"
     task, n = asked.task, len(asked.valid)
-    known = asked.known
-    calibrated = Calibration(scores[:n], known.right_valid, known.prior, known.one)
-    p_valid, p = calibrated(scores[:n]), calibrated(scores[n:])
-    threshold = _threshold(task, asked.choices, p_valid, asked.valid)
+    calibrated = scores.calibration or _calibrated(asked.known, scores.values)
+    p_valid, p = calibrated(scores.values[:n]), calibrated(scores.values[n:])
+    threshold = best_threshold(task, asked.valid, asked.choices, p_valid)
     texts = chosen_texts(task, asked.choices, p, threshold)
     parts = [task_statistics(task, asked.test, texts)]
     confident = confidence_columns(p, task.right(asked.choices, asked.test.answer.tolist()))
     parts.append(confident.set_index(parts[0].index))
     if task.rank:
         parts.append(task.rank(asked.test, asked.choices, p).set_index(parts[0].index))
-    return Said(p, texts, pd.concat(parts, axis=1))
+    return _Said(p, texts, pd.concat(parts, axis=1))
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #208b57dc
 def _allowed(
@@ -467,38 +471,36 @@ def _compared(asked: Asked, said: dict, arms: dict, draws: int) -> pd.DataFrame:
     ]
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #d849d14f
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #5619a935
 def _scores_of_all(
     asked: Asked, items: Items, arms: dict, features: Features, folder: Path
-) -> tuple:
-    "Scores of valid and test records [m, C] by system, and the baselines' settings"
+) -> dict:
+    "`SystemScores` of valid and test records by system"
     task, held = asked.task, asked.known.held
     sequences = items.proteins.set_index("protein_id").sequence.to_dict()
     found = baseline_task_scores(asked.known, sequences, features.pooled)
     if task.baselines:
         as_test = pd.concat([asked.train, held.assign(split="test")], ignore_index=True)
         own = task.baselines(Items(as_test, items.proteins), features.pooled, features.residues)
-        found |= {system: (scores[:, asked.kept], None) for system, scores in own.items()}
-    settings = {s: setting for s, (_, setting) in found.items() if setting is not None}
-    scores = {s: z for s, (z, _) in found.items()}
-    n = len(asked.valid)
+        found |= {s: SystemScores(values[:, asked.kept]) for s, values in own.items()}
     likely = {
         a: arm_log_likelihoods(task, arm.model, arm.data, held, asked.choices, folder)
         for a, arm in arms.items()
     }
     blind = likely.get("blind")
-    for a, z in likely.items():
-        scores[a] = z if a == "blind" else less_reference(z, blind, n)
-    return scores, settings
+    for a, values in likely.items():
+        own = values if a == "blind" else less_reference(values, blind, len(asked.valid))
+        found[a] = SystemScores(own)
+    return found
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #beb2f5cc
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #6adabdeb
 def _votes_of(asked: Asked, arms: dict, folder: Path, limits: Limits) -> dict:
-    "Scores of valid and test records by the votes of each arm"
+    "`SystemScores` of valid and test records by the votes of each arm"
     if not limits.samples:
         return {}
     held, choices = asked.known.held, asked.choices
     return {
-        f"{a}_votes": arm_votes(asked.task, arm, held, choices, folder, limits)
+        f"{a}_votes": SystemScores(arm_votes(asked.task, arm, held, choices, folder, limits))
         for a, arm in arms.items()
         if a != "blind"
     }
@@ -521,30 +523,28 @@ def _writing(asked: Asked, arms: dict, folder: Path, limits: Limits) -> tuple:  
         samples.append(_sample(name, some, texts, "written"))
     return [t.assign(answered="written") for t in tables], samples
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #b2851a08
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #1de21639
 def measure_task(
     task: Task,  # What is asked
     items: Items,  # From its `load`
-    arms: dict,  # `Arm` by name, `blind` among them
+    arms: dict,  # `Arm` by name, `blind` too
     features: Features,  # Of baselines
     folder: Path | str,  # Of answers
-    limits: Limits = Limits(),  # How many records
+    limits: Limits = Limits(),  # How many
 ) -> TaskMeasurement:
     "Ask arms and baselines the same. Raises as `ask`"
     folder, asked = Path(folder), ask(task, items, limits)
     folder.mkdir(parents=True, exist_ok=True)
-    scores, settings = _scores_of_all(asked, items, arms, features, folder)
     votes = _votes_of(asked, arms, folder, limits)
-    scores |= votes
+    scores = _scores_of_all(asked, items, arms, features, folder) | votes
     said = {s: _said(asked, z) for s, z in scores.items()}
     chosen = [_sample(s, asked.test, of.texts, "likelihood") for s, of in said.items()]
     tables, written = _writing(asked, arms if limits.written else {}, folder, limits)
     scored = _stacked([_scored(asked, said, limits.draws), *tables])
     compared = _compared(asked, said, arms | votes, limits.draws)
-    facts = _facts(asked, settings, limits)
-    statistics = {s: of.statistics for s, of in said.items()}
-    samples = _stacked([*chosen, *written])
-    return TaskMeasurement(task, scored, compared, samples, facts, statistics)
+    settings = {s: z.setting for s, z in scores.items() if z.setting}
+    found = (scored, compared, _stacked([*chosen, *written]), _facts(asked, settings, limits))
+    return TaskMeasurement(task, *found, {s: of.statistics for s, of in said.items()})
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #ac31d896
 def headline_of(

@@ -142,8 +142,17 @@ def probe(
     scores = pd.concat(scores, ignore_index=True).assign(strength=strength, width=width)
     return scores, pd.concat(differences, ignore_index=True) if pairs else pd.DataFrame()
 
-# %% ../../nbs/api/evaluation/08_probes.ipynb #6942f3a0
+# %% ../../nbs/api/evaluation/08_probes.ipynb #da13a30f
 @torch.no_grad()
+def _token_batches(bridge: nn.Module, features: FeatureStore, ids: list, batch: int):
+    "Some proteins at a time: their ids, the tokens that a bridge makes of them [P, N, D], their mask [P, L]"
+    bridge.eval()
+    for k in range(0, len(ids), batch):
+        some = ids[k : k + batch]
+        x, mask = features.batch(some)
+        yield some, bridge(x, mask).float(), mask
+
+# %% ../../nbs/api/evaluation/08_probes.ipynb #55c9a669
 def bridge_means(
     bridge: nn.Module,  # On the CPU, reads features
     features: FeatureStore,  # Of these proteins
@@ -154,17 +163,13 @@ def bridge_means(
     "Mean of the tokens that a bridge makes of each protein"
     ids, means = pd.Series(protein_ids), {}
     order = ids.map(features.index.set_index("protein_id").length).sort_values(kind="stable").index
-    for k in range(0, len(order), batch):
-        some = ids[order[k : k + batch]].tolist()
-        x, mask = features.batch(some)
-        tokens = bridge.eval()(x, mask).float()  # [P, N, D]
+    for some, tokens, mask in _token_batches(bridge, features, ids[order].tolist(), batch):
         weight = mask[..., None].float() if n_tokens == 0 else torch.ones(*tokens.shape[:2], 1)
         mean = ((tokens * weight).sum(1) / weight.sum(1)).numpy()
         means |= dict(zip(some, mean, strict=True))
     return np.stack([means[p] for p in protein_ids])
 
-# %% ../../nbs/api/evaluation/08_probes.ipynb #86e9fb58
-@torch.no_grad()
+# %% ../../nbs/api/evaluation/08_probes.ipynb #373b185c
 def bridge_tokens(
     bridge: nn.Module,  # On the CPU, reads features, makes as many tokens of each protein
     features: FeatureStore,  # Of these proteins
@@ -173,11 +178,9 @@ def bridge_tokens(
 ) -> pd.DataFrame:  # [n, N * D], by protein id
     "The tokens that a bridge makes of each protein, side by side"
     ids = list(dict.fromkeys(protein_ids))
-    parts = []
-    for k in range(0, len(ids), batch):
-        tokens = bridge.eval()(*features.batch(ids[k : k + batch]))  # [P, N, D]
-        parts.append(tokens.float().flatten(1).numpy())
-    return pd.DataFrame(np.concatenate(parts), index=ids)
+    batches = _token_batches(bridge, features, ids, batch)
+    rows = np.concatenate([tokens.flatten(1).numpy() for _, tokens, _ in batches])
+    return pd.DataFrame(rows, index=ids)
 
 # %% ../../nbs/api/evaluation/08_probes.ipynb #4b33eee8
 def _probed_proteins(records: dict, most: int) -> tuple:  # all ids, those of train

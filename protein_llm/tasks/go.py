@@ -7,9 +7,8 @@ __all__ = ['GO_ASPECTS', 'EXPERIMENTAL', 'ELECTRONIC', 'GO_ANSWERED', 'THRESHOLD
            'GO_PROCESS', 'Ontology', 'build_ontology', 'ontology', 'lineage', 'shipped_annotations', 'go_truth',
            'interpro2go', 'retold_terms', 'electronic_annotations', 'read_cafa', 'read_gaf', 'most_specific',
            'go_answer', 'GoAnswer', 'parse_go', 'Accretion', 'information_accretion', 'held_out_proteins',
-           'shipped_accretion', 'go_score', 'require_unit_scores', 'relative_likelihoods', 'propagated_scores',
-           'rank_columns', 'go_choices', 'go_right', 'go_states', 'go_rank', 'best_threshold', 'go_items',
-           'interpro2go_scores', 'go_task']
+           'shipped_accretion', 'go_score', 'require_unit_scores', 'propagated_scores', 'rank_columns', 'go_choices',
+           'go_right', 'go_states', 'go_rank', 'go_items', 'interpro2go_scores', 'go_task']
 
 # %% ../../nbs/api/tasks/03_go.ipynb #60b7f5c8
 import gzip
@@ -446,7 +445,7 @@ declare(
     ),
 )
 
-# %% ../../nbs/api/tasks/03_go.ipynb #974514de
+# %% ../../nbs/api/tasks/03_go.ipynb #d0895ce1
 THRESHOLDS = np.arange(0.01, 1, 0.01)  # as `cafaeval` computes them
 
 
@@ -459,18 +458,10 @@ def require_unit_scores(
     outside = ~((scores >= 0) & (scores <= 1))
     if outside.any():
         row, column = map(int, np.argwhere(outside)[0])
-        mend = "clip those of a regression, map likelihoods by `relative_likelihoods`"
+        mend = "clip those of a regression, map log-likelihoods by a softmax"
         found = f"row {row}, choice {column} is {scores[row, column]:.4g}"
         raise ValueError(f"{task}: scores lie between 0 and 1, {found}: {mend}")
     return scores
-
-# %% ../../nbs/api/tasks/03_go.ipynb #4be37b84
-def relative_likelihoods(
-    log_likelihoods: np.ndarray,  # Of each choice, in nats [n, C]
-) -> np.ndarray:  # [n, C]
-    "Likelihoods over that of the best choice of the same record, which becomes 1"
-    values = np.asarray(log_likelihoods, float)
-    return np.exp(values - values.max(1, keepdims=True))
 
 # %% ../../nbs/api/tasks/03_go.ipynb #c43bc94e
 def propagated_scores(
@@ -645,17 +636,6 @@ def go_rank(
     columns = rank_columns(ontology(aspect), truths, chosen, scores, weights.bits)
     return pd.DataFrame(columns, index=pd.Index(records.record_id, name="record_id"))
 
-# %% ../../nbs/api/tasks/03_go.ipynb #8a917991
-def best_threshold(
-    records: pd.DataFrame,  # Validation records: `record_id, answer` [n]
-    choices: list,  # Of `go_choices` [C]
-    scores: np.ndarray,  # Between 0 and 1 [n, C]
-    aspect: str = "MF",  # MF, CC or BP
-) -> float:  # One of `THRESHOLDS`, for `chosen_texts`
-    "The threshold of the best F: chosen on records that are not scored with it"
-    columns = go_rank(records, choices, scores, aspect).assign(records=1.0)
-    return float(THRESHOLDS[_f_values(columns[list(_PLAIN)].sum().to_numpy()).argmax()])
-
 # %% ../../nbs/api/tasks/03_go.ipynb #e480d7c5
 _NAMED = dict(  # aspect: task, label, whose question of the corpus asks for it
     MF=("go", "molecular function", "protein_function"),
@@ -678,12 +658,11 @@ def _records(table: pd.DataFrame, truth: pd.Series, aspect: str) -> pd.DataFrame
     )
     return pd.DataFrame(columns)
 
-# %% ../../nbs/api/tasks/03_go.ipynb #3274829a
+# %% ../../nbs/api/tasks/03_go.ipynb #c2ee8d1f
 def go_items(
     proteins: pd.DataFrame,  # `protein_id, sequence, split, cluster`
     aspect: str = "MF",  # MF, CC or BP
-    annotations: pd.DataFrame
-    | None = None,  # `protein_id, go_id`; `shipped_annotations` where None
+    annotations: pd.DataFrame | None = None,  # `protein_id, go_id`; shipped ones where None
 ) -> Items:  # `records.attrs["annotations"]`: how many ids were kept, moved or refused
     "One record a protein with a term. Raises `ValueError` where no protein has any"
     name, label, _ = _NAMED[aspect]
