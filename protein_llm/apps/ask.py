@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'write_texts', 'make_cards', 'ask', 'read_cards', 'answer_all', 'write_jsonl', 'write_tsv', 'ask_fold',
            'calibrate']
 
-# %% ../../nbs/api/apps/04_ask.ipynb #3d308e19
+# %% ../../nbs/api/apps/04_ask.ipynb #80349edd
 import json
 from collections.abc import Iterable, Iterator
 from itertools import batched
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+# %% ../../nbs/api/apps/04_ask.ipynb #6a1456dc
 from protein_llm.apps.confidence import (
     agreement,
     fit_calibration,
@@ -36,6 +37,8 @@ from protein_llm.apps.evidence import (
     protein_says,
     same_words,
 )
+
+# %% ../../nbs/api/apps/04_ask.ipynb #227e09f3
 from .proteins_in import Protein, ProteinsIn, read_proteins, read_text
 from ..core import digest, write_atomic
 from ..evaluation.baselines import identity_bins

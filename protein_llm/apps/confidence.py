@@ -142,19 +142,19 @@ def threshold_for(
     kept = table[enough & (table.risk <= risk)]
     return float(kept.threshold.min()) if len(kept) else float("inf")
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #7c7bec8d
+# %% ../../nbs/api/apps/03b_confidence.ipynb #bbf81dc5
 def trust_table(
     calibration: dict,  # From `fit_calibration`
     draws: int = 500,  # Of the bootstrap over clusters
 ) -> pd.DataFrame:  # A row for all, and for each bin of identity
-    "Right answers, mean confidence, calibration error, and area of risk and coverage"
+    "Right answers, confidence, calibration error, and area of risk and coverage"
     rows = pd.DataFrame(calibration["held_out"])
     p, right = rows.confidence.to_numpy()[:, None], rows.right.to_numpy(bool)[:, None]
     columns = confidence_columns(p, right)
     errors = score_table("arm", columns, rows.cluster, (ECE.name,), rows[["bin"]], draws)
     found = []
     for group, some in [("all", rows), *((b, rows[rows.bin == b]) for b in BINS)]:
-        if not len(some):
+        if some.empty:
             continue
         error = errors[errors.group == group].iloc[0]
         curve = risk_coverage(some.confidence.to_numpy(), some.right.to_numpy())
@@ -174,7 +174,7 @@ def _area(curve: pd.DataFrame) -> float:
     width = np.diff(np.r_[0, curve.coverage])
     return float((width * curve.risk).sum())
 
-# %% ../../nbs/api/apps/03b_confidence.ipynb #f836c542
+# %% ../../nbs/api/apps/03b_confidence.ipynb #d0ad1579
 def fig_trust(
     calibration: dict,  # From `fit_calibration`
 ):  # A matplotlib figure
@@ -193,7 +193,7 @@ def fig_trust(
 
 
 def _draw_reliability(ax, rows: pd.DataFrame):
-    "Share of right answers by confidence, in five bins of equally many records"
+    "Share of right answers by confidence, in five equal groups"
     groups = rows.groupby(pd.qcut(rows.confidence, 5, duplicates="drop"), observed=True)
     table = groups.agg(confidence=("confidence", "mean"), right=("right", "mean"))
     ax.plot([0, 1], [0, 1], color="#8C8C8C", linewidth=0.8)

@@ -111,7 +111,7 @@ def utilisation_of(
         total += np.max(widths, axis=0).sum() * t.processes
     return float(own / total)
 
-# %% ../../nbs/api/apps/02_plan.ipynb #8e6533ee
+# %% ../../nbs/api/apps/02_plan.ipynb #02d24cda
 def _encoder_of(cfg: RunConfig) -> EncoderShape | None:
     "Of the arms that read features. Raises `ValueError` on one whose sizes are not known"
     if not cfg.model.reads_features:
@@ -123,8 +123,7 @@ def make_plan(
     cfg: RunConfig,  # The training
     gpu: str = "h100",  # A key of `GPUS`
     mfu: float = MFU,  # Share of the GPU's peak that the step reaches
-    records: Records
-    | None = None,  # Sizes of records; None: the corpus', or like the published ones
+    records: Records | None = None,  # Their sizes; None: the corpus', or like the published ones
 ) -> Plan:
     "A plan with its expected utilisation. Raises `ValueError` on an unknown GPU, language model or encoder"
     device, llm, encoder = gpu_named(gpu), llm_shape(cfg.model.llm), _encoder_of(cfg)

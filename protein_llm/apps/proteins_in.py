@@ -180,10 +180,9 @@ def _unzipped(text: bytes, name: str) -> bytes:
         raise ValueError(f"{name}: gzip data cut short, or too large: send it again, in parts")
     return plain
 
-# %% ../../nbs/api/apps/03_proteins_in.ipynb #c85ba1a9
+# %% ../../nbs/api/apps/03_proteins_in.ipynb #5c7e3b73
 def read_text(
-    text: str
-    | bytes,  # FASTA, JSON lines, CSV, TSV or one bare sequence; bytes may be compressed with gzip
+    text: str | bytes,  # FASTA, JSON lines, CSV, TSV or one bare sequence; bytes also as gzip
     name: str = "text",  # What messages call it, a plain word
     longest: int = 1_024,  # Most residues that the encoder takes
 ) -> ProteinsIn:

@@ -7,12 +7,13 @@ __all__ = ['GROUPED', 'NAMED', 'loss_scores', 'loss_differences', 'with_choices'
            'answer_tables', 'ranking_metrics', 'ranking_tables', 'choice_facts', 'compare_runs', 'read_comparison',
            'over_seeds']
 
-# %% ../../nbs/api/evaluation/06_compare.ipynb #87d6af27
+# %% ../../nbs/api/evaluation/06_compare.ipynb #f3b2b6e9
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
+# %% ../../nbs/api/evaluation/06_compare.ipynb #d0984f7d
 from ..core import digest, ensure_stage, read_json, write_json
 from ..data.corpus import Corpus, hit_groups
 from ..data.manifest import identity
@@ -29,6 +30,8 @@ from ..runs.data import RunData
 from ..runs.run import Run
 from ..scoring.entities import Information, frozen_dictionary, known_entities
 from ..scoring.metrics import rouge_l
+
+# %% ../../nbs/api/evaluation/06_compare.ipynb #f2dcd19f
 from protein_llm.scoring.table import (
     DIFFERENCE_COLUMNS,
     FEW,

@@ -8,7 +8,7 @@ __all__ = ['PULL', 'BINS', 'ECE', 'KS', 'ALPHAS', 'Limits', 'used_records', 'log
            'arm_log_likelihoods', 'less_reference', 'Features', 'Arm', 'arm_votes', 'Asked', 'ask', 'TaskMeasurement',
            'measure_task', 'headline_of']
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #7bb2b70d
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #665234ef
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #48290f97
 from ..core import digest, write_atomic
 from .answers import answer_records, choice_losses, weights_digest
 from .baselines import composition, find_hits
@@ -38,13 +39,13 @@ from protein_llm.tasks.task import (
     task_statistics,
 )
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #d7d80ace
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #9f6abb62
 @dataclass(frozen=True)
 class Limits:
     "How many records of a task are used, and how answers are written"
 
     train: int = 4_000  # Records that baselines learn from, at most
-    valid: int = 150  # Records that choose settings, thresholds and the unit of scores
+    valid: int = 150  # That choose settings, thresholds and the unit of scores
     test: int = 300  # Records that are asked
     choices: int = 100  # Allowed answers, the commonest in train
     written: int = 60  # Of these, that arms write answers to; 0: none
@@ -92,9 +93,9 @@ def _fitted(score: np.ndarray, prior: np.ndarray, right: np.ndarray) -> np.ndarr
     bounds = [(0, None), (0, None), (None, None)]
     return minimize(loss, [0.0, 1.0, 0.0], jac=True, bounds=bounds, method="L-BFGS-B").x
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #61eefc35
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #b9f07ee6
 class Calibration:
-    "Makes probabilities of scores. Raises `ValueError` where no valid record has a right answer"
+    "Makes probabilities of scores. Raises `ValueError` where no record has a right answer"
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class Calibration:
         one: bool,  # Only one answer is given: those of a record add up to 1
     ):
         if not 0 < right.mean() < 1:
-            fault = "the allowed answers are right of none, or of all, validation records"
+            fault = "allowed answers are right of none, or of all, validation records"
             raise ValueError(f"{fault}: use more records")
         self.prior, self.one = prior, one
         self.scale = max(float(np.std(scores)), 1e-9)
@@ -199,7 +200,7 @@ def knn_scores(
     near = np.argsort(-(unit[0] @ unit[1].T), axis=1, kind="stable")[:, :k]
     return right[near].mean(1)
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #37fd0ac7
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #78a2aa4c
 class Known(NamedTuple):
     "What baselines learn from and are asked"
 
@@ -210,7 +211,7 @@ class Known(NamedTuple):
     prior: np.ndarray
     one: bool
 
-
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #0b4abe4f
 class SystemScores(NamedTuple):
     "What a system gives the records that are held out"
 
@@ -522,14 +523,14 @@ def _writing(asked: Asked, arms: dict, folder: Path, limits: Limits) -> tuple:  
         samples.append(_sample(name, some, texts, "written"))
     return [t.assign(answered="written") for t in tables], samples
 
-# %% ../../nbs/api/evaluation/10_downstream.ipynb #db423541
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #1de21639
 def measure_task(
     task: Task,  # What is asked
     items: Items,  # From its `load`
-    arms: dict,  # `Arm` by name, `blind` among them
+    arms: dict,  # `Arm` by name, `blind` too
     features: Features,  # Of baselines
     folder: Path | str,  # Of answers
-    limits: Limits = Limits(),  # How many records
+    limits: Limits = Limits(),  # How many
 ) -> TaskMeasurement:
     "Ask arms and baselines the same. Raises as `ask`"
     folder, asked = Path(folder), ask(task, items, limits)
@@ -541,10 +542,9 @@ def measure_task(
     tables, written = _writing(asked, arms if limits.written else {}, folder, limits)
     scored = _stacked([_scored(asked, said, limits.draws), *tables])
     compared = _compared(asked, said, arms | votes, limits.draws)
-    settings = {s: z.setting for s, z in scores.items() if z.setting is not None}
-    statistics = {s: of.statistics for s, of in said.items()}
-    found = (scored, compared, _stacked([*chosen, *written]))
-    return TaskMeasurement(task, *found, _facts(asked, settings, limits), statistics)
+    settings = {s: z.setting for s, z in scores.items() if z.setting}
+    found = (scored, compared, _stacked([*chosen, *written]), _facts(asked, settings, limits))
+    return TaskMeasurement(task, *found, {s: of.statistics for s, of in said.items()})
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #ac31d896
 def headline_of(

@@ -6,7 +6,7 @@
 __all__ = ['SHUFFLED', 'NULL', 'PROTEINS', 'LOSS_COLUMNS', 'losses_on', 'answer_parts', 'ranked_of', 'shuffled_proteins',
            'other_features', 'NullFeatures', 'ranking_of', 'changed_losses', 'Diagnosis', 'diagnose']
 
-# %% ../../nbs/api/evaluation/04_losses.ipynb #7bf2f684
+# %% ../../nbs/api/evaluation/04_losses.ipynb #1e634ca8
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import polars as pl
 import torch
 from tqdm import tqdm
 
+# %% ../../nbs/api/evaluation/04_losses.ipynb #b97e5c5a
 from ..config import RunConfig, TrainConfig
 from ..core import digest
 from protein_llm.evaluation.ranking import (

@@ -7,7 +7,7 @@ __all__ = ['MOST_AT_ONCE', 'WAITING', 'generation_set', 'trained_tasks', 'asked_
            'not_measured', 'measurement_folder', 'measure', 'valid_ranking', 'bare_answers', 'baselines_folder',
            'measured_baselines', 'baseline_facts', 'workers_for', 'side_by_side', 'measure_all']
 
-# %% ../../nbs/api/evaluation/05_measure.ipynb #d01cd125
+# %% ../../nbs/api/evaluation/05_measure.ipynb #1871d3c9
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +24,7 @@ import torch
 from fastcore.basics import patch
 from joblib.externals.loky import get_reusable_executor
 
+# %% ../../nbs/api/evaluation/05_measure.ipynb #8f3b72b8
 from ..config import EvalConfig, RunConfig
 from ..core import digest, ensure_stage, read_json, repo_root, run_folder, write_json
 from ..data.ledger import Ledger, corpus_ledger, require_clean
@@ -44,6 +45,8 @@ from protein_llm.evaluation.baselines import (
     composition,
     ranked_settings,
 )
+
+# %% ../../nbs/api/evaluation/05_measure.ipynb #dcb5d04a
 from protein_llm.evaluation.losses import (
     LOSS_COLUMNS,
     Diagnosis,
@@ -447,7 +450,7 @@ def _with_choices(data: RunData, train, asked, answers, spaces: dict, settings: 
     out = answers.merge(found, on=["system", "record_id"], how="left", validate="1:1")
     return out.assign(chosen=out.chosen.where(~out.system.isin(AT_CHANCE), out.prediction))
 
-# %% ../../nbs/api/evaluation/05_measure.ipynb #ac04458d
+# %% ../../nbs/api/evaluation/05_measure.ipynb #567db9a0
 def _write_baselines(data: RunData, out: Path):
     "Answers, rankings"
     train, valid = _known_records(data)
@@ -463,7 +466,7 @@ def _write_baselines(data: RunData, out: Path):
         answers = _with_choices(data, train, chosen, answers, spaces, ranked_by)
     for name, t in dict(answers=answers, bins=bins, ranking=ranking).items():
         t.to_parquet(out / f"{name}.parquet", index=False)
-    left_out = {s: why for s, why in found.left_out.items() if s != "bare_llm"}
+    left_out = {s: w for s, w in found.left_out.items() if s != "bare_llm"}
     facts = dict(settings=found.settings, left_out=left_out, ranked_by=ranked_by)
     write_json(out / "facts.json", facts | dict(best=best._asdict()))
 

@@ -142,7 +142,7 @@ def probe(
     scores = pd.concat(scores, ignore_index=True).assign(strength=strength, width=width)
     return scores, pd.concat(differences, ignore_index=True) if pairs else pd.DataFrame()
 
-# %% ../../nbs/api/evaluation/08_probes.ipynb #7ed79d1b
+# %% ../../nbs/api/evaluation/08_probes.ipynb #da13a30f
 @torch.no_grad()
 def _token_batches(bridge: nn.Module, features: FeatureStore, ids: list, batch: int):
     "Some proteins at a time: their ids, the tokens that a bridge makes of them [P, N, D], their mask [P, L]"
@@ -152,7 +152,7 @@ def _token_batches(bridge: nn.Module, features: FeatureStore, ids: list, batch: 
         x, mask = features.batch(some)
         yield some, bridge(x, mask).float(), mask
 
-
+# %% ../../nbs/api/evaluation/08_probes.ipynb #55c9a669
 def bridge_means(
     bridge: nn.Module,  # On the CPU, reads features
     features: FeatureStore,  # Of these proteins

@@ -7,13 +7,14 @@ __all__ = ['GROUPS', 'COMPARED', 'VERSION', 'card_scores', 'card_differences', '
            'make_card', 'fig_bins', 'card_page', 'write_card', 'read_card', 'compare_cards', 'comparison_table',
            'fig_comparison', 'with_ranking', 'run_card']
 
-# %% ../../nbs/api/reporting/03_card.ipynb #b2fd03be
+# %% ../../nbs/api/reporting/03_card.ipynb #6791b8e1
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+# %% ../../nbs/api/reporting/03_card.ipynb #25e687ca
 from protein_llm.core import (
     digest,
     ensure_stage,
@@ -39,6 +40,8 @@ from protein_llm.evaluation.compare import (
     with_hits,
 )
 from ..evaluation.measure import ledger_of, measure, measured_baselines
+
+# %% ../../nbs/api/reporting/03_card.ipynb #ead12288
 from .figures import STYLE, WIDTH, figure_bytes, interval_text
 from .page import folded, html_page, page_figure, page_table
 from ..runs.run import Run

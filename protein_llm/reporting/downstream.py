@@ -6,7 +6,7 @@
 __all__ = ['QUESTIONS', 'SAMPLES', 'ASPECT_OF', 'items_of', 'arm_of', 'system_order', 'fig_task', 'task_table', 'task_claims',
            'task_results', 'answer_sign', 'task_card', 'save_task', 'task_atlas']
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #3019508d
+# %% ../../nbs/api/reporting/06_downstream.ipynb #b9960759
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+# %% ../../nbs/api/reporting/06_downstream.ipynb #14500463
 from ..config import ARCHS, TrainConfig
-from ..core import digest, ensure_stage, write_atomic, write_json
+from ..core import digest, ensure_stage
 from ..evaluation.answers import weights_digest
 from ..evaluation.downstream import Arm, Limits, TaskMeasurement, used_records
 from ..evaluation.task_data import TaskData, stores_for
@@ -31,7 +32,13 @@ from protein_llm.reporting.figures import (
     interval_text,
     name_rows,
 )
-from .page import html_page, page_answers, page_figure, page_table
+from protein_llm.reporting.page import (
+    html_page,
+    page_answers,
+    page_figure,
+    page_table,
+    save_findings,
+)
 from ..scoring.table import METRICS, claim, label, score_table
 from ..tasks.atlas import ATLAS, atlas_columns
 from ..tasks.task import Items, Task, require_items
@@ -172,9 +179,6 @@ def task_results(
     )
     return rows[list(columns)]
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #0f78859c
-#| export
-
 # %% ../../nbs/api/reporting/06_downstream.ipynb #9b9cbeaf
 def answer_sign(
     task: Task,  # What was asked
@@ -236,7 +240,7 @@ SAMPLES = 40  # records whose answers are kept beside the scores
 def _first(samples: pd.DataFrame) -> pd.DataFrame:
     return samples[samples.record_id.isin(samples.record_id.drop_duplicates().head(SAMPLES))]
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #e6d3bc11
+# %% ../../nbs/api/reporting/06_downstream.ipynb #599d799e
 def save_task(
     found: TaskMeasurement,  # Of one task
     folder: Path | str,  # Gets the files below, named by the task
@@ -245,20 +249,10 @@ def save_task(
     origin: dict,  # Which models were asked, of which corpus
 ) -> Path:  # The folder
     "Write scores, differences, samples, facts, figure and card of a task, each whole or not at all"
-    folder, name = Path(folder), found.task.name
-    folder.mkdir(parents=True, exist_ok=True)
     tables = dict(results=task_results(found), differences=found.differences)
     tables["samples"] = _first(found.samples)
-    for kind, table in tables.items():
-        with write_atomic(folder / f"{name}_{kind}.csv") as tmp:
-            table.to_csv(tmp, index=False, float_format="%.6g")
-    for kind in ("svg", "png"):
-        with write_atomic(folder / f"{name}.{kind}") as tmp:
-            tmp.write_bytes(figure_bytes(fig, kind))
-    with write_atomic(folder / f"{name}.html") as tmp:
-        tmp.write_text(task_card(found, items, fig), encoding="utf-8")
-    write_json(folder / f"{name}.json", dict(origin=origin, **found.facts))
-    return folder
+    page, facts = task_card(found, items, fig), dict(origin=origin, **found.facts)
+    return save_findings(folder, found.task.name, tables, fig, page, facts)
 
 # %% ../../nbs/api/reporting/06_downstream.ipynb #3576b704
 ASPECT_OF = dict(go="MF", go_component="CC", go_process="BP")  # of the tasks of GO

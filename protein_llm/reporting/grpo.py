@@ -7,7 +7,7 @@ __all__ = ['RL_METRICS', 'SAMPLED', 'SHOWN', 'KEPT', 'SYSTEM_COLOURS', 'WATCHED'
            'reward_scores', 'reward_differences', 'on_prompts', 'learned_prompts', 'forgotten', 'Found',
            'reward_claims', 'why_sentences', 'measure_study', 'fig_grpo', 'reward_table', 'reward_page', 'save_reward']
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #ccb9cd30
+# %% ../../nbs/api/reporting/07_grpo.ipynb #c651fa67
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +16,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..core import write_atomic, write_json
+# %% ../../nbs/api/reporting/07_grpo.ipynb #91c97e87
 from ..evaluation.downstream import Features, Limits, measure_task
 from .downstream import answer_sign, system_order
 from .figures import STYLE, axes_of, figure_bytes, interval_text
-from .page import html_page, page_answers, page_figure, page_table
+from protein_llm.reporting.page import (
+    html_page,
+    page_answers,
+    page_figure,
+    page_table,
+    save_findings,
+)
 from protein_llm.rl.controls import (
     TRAINED,
     Study,
@@ -31,6 +37,8 @@ from protein_llm.rl.controls import (
     votes,
 )
 from ..rl.lab import Findings, examine, headroom, policy_table, reasons_against
+
+# %% ../../nbs/api/reporting/07_grpo.ipynb #25b3dea2
 from protein_llm.scoring.table import (
     METRICS,
     Metric,
@@ -531,7 +539,7 @@ def _tables_of(found: Found) -> dict:
     named = {name: t for name, t in found.lab.items() if name != "reasons"}
     return tables | {f"lab_{name}": t.reset_index() for name, t in named.items()}
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #8f5f0ea0
+# %% ../../nbs/api/reporting/07_grpo.ipynb #a50298ad
 def save_reward(
     found: Found,  # Of one reward
     study: Study,  # Which it is of
@@ -540,16 +548,6 @@ def save_reward(
     folder: Path | str,  # Gets the files below, named by the reward
 ) -> Path:  # The folder
     "Write tables, figure, page and facts, each whole or not at all"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     told = dict(claims=reward_claims(found), why=why_sentences(found), reasons=found.lab["reasons"])
-    for kind, table in _tables_of(found).items():
-        with write_atomic(folder / f"{found.name}_{kind}.csv") as tmp:
-            table.to_csv(tmp, index=False, float_format="%.6g")
-    for kind in ("svg", "png"):
-        with write_atomic(folder / f"{found.name}.{kind}") as tmp:
-            tmp.write_bytes(figure_bytes(fig, kind))
-    with write_atomic(folder / f"{found.name}.html") as tmp:
-        tmp.write_text(reward_page(found, study, fig), encoding="utf-8")
-    write_json(folder / f"{found.name}.json", dict(origin=origin, **found.facts, **told))
-    return folder
+    page, facts = reward_page(found, study, fig), dict(origin=origin, **found.facts, **told)
+    return save_findings(folder, found.name, _tables_of(found), fig, page, facts)

@@ -12,7 +12,7 @@ __all__ = ['MAIN', 'DOMAINS', 'TERMS', 'RULE', 'DONE', 'QUESTIONS', 'USE', 'CORP
            'made_now', 'Findings', 'size_text', 'choice_sentence', 'another_run', 'lead', 'warnings', 'summary_text',
            'require_report_folder', 'report_sections', 'write_report']
 
-# %% ../../nbs/api/reporting/04_report.ipynb #d2d60f6d
+# %% ../../nbs/api/reporting/04_report.ipynb #6ebfdbeb
 import math
 import shlex
 import subprocess
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 
+# %% ../../nbs/api/reporting/04_report.ipynb #98d4203e
 from ..config import ARCHS
 from ..core import read_json, repo_root, require_new_folder, write_atomic
 from ..data.corpus import HITS
@@ -608,7 +609,7 @@ def _published() -> tuple:
         page_table(losses, "Losses, nats per token"),
     )
 
-# %% ../../nbs/api/reporting/04_report.ipynb #ad9bbd5e
+# %% ../../nbs/api/reporting/04_report.ipynb #cd5e0499
 FIGURES = dict(
     corpus="Records of each task, by the source whose raw format they were read from.",
     funnel="What each cleaning rule let through, in order.",
@@ -620,8 +621,8 @@ FIGURES = dict(
     by_task="Difference to blind's loss on each task, with 95 % intervals. A full dot is an established one.",
     results="Whose answer, and what answers score, with 95 % intervals. Entity F1: whether they name the same terms.",
     protein_use="Rise of the loss when the protein is changed, with 95 % intervals. A full mark: established.",
-    attention="Where each bridge looks along one held-out protein with its Pfam domains (by rule: most kinds of "
-    "domains, then the shortest), and below over all held-out proteins with a domain.",
+    attention="Where each bridge looks along one held-out protein with its Pfam domains (most kinds of domains, "
+    "then the shortest), and below over all held-out proteins with a domain.",
 )
 
 # %% ../../nbs/api/reporting/04_report.ipynb #f5b8796e

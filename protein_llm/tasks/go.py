@@ -658,12 +658,11 @@ def _records(table: pd.DataFrame, truth: pd.Series, aspect: str) -> pd.DataFrame
     )
     return pd.DataFrame(columns)
 
-# %% ../../nbs/api/tasks/03_go.ipynb #3274829a
+# %% ../../nbs/api/tasks/03_go.ipynb #c2ee8d1f
 def go_items(
     proteins: pd.DataFrame,  # `protein_id, sequence, split, cluster`
     aspect: str = "MF",  # MF, CC or BP
-    annotations: pd.DataFrame
-    | None = None,  # `protein_id, go_id`; `shipped_annotations` where None
+    annotations: pd.DataFrame | None = None,  # `protein_id, go_id`; shipped ones where None
 ) -> Items:  # `records.attrs["annotations"]`: how many ids were kept, moved or refused
     "One record a protein with a term. Raises `ValueError` where no protein has any"
     name, label, _ = _NAMED[aspect]

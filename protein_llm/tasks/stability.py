@@ -442,10 +442,9 @@ def stability_baselines(
         for name, (ddg, errors) in found.items()
     }
 
-# %% ../../nbs/api/tasks/04_stability.ipynb #48d6562e
+# %% ../../nbs/api/tasks/04_stability.ipynb #4e67f599
 def load_stability(
-    proteins: pd.DataFrame
-    | None = None,  # Of a corpus; GB1 is none of them, so they are not looked at
+    proteins: pd.DataFrame | None = None,  # Of a corpus; not looked at: GB1 is none of them
 ) -> Items:
     "GB1, split by position"
     return stability_items(gb1_measured())
