@@ -3,10 +3,14 @@ Started by `make test`."""
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
@@ -26,64 +30,72 @@ HELD_OUT = "n_test_clusters=20 n_valid_clusters=5"
 SMOKE = dict(n_proteins=300, changes=HELD_OUT)
 TRAIN = dict(SMOKE, steps=4)
 EVALUATE = dict(TRAIN, changes=f"{HELD_OUT} n_generate=2 n_swap=10 draws=50")
-# What each notebook gets; those of one line run two at a time.
-# Plans need nothing. The next two start from nothing: both need the corpus, one builds it and the other waits.
-CHAIN = [
-    {"plan": ("00_plan", {}), "plan for one GPU": ("00_plan", dict(preset="tiny", gpus=1))},
-    {"ask": ("09_ask", dict(page="runs/smoke/answers.html"))},
-    {"encode": ("02_encode", SMOKE), "train text": ("03_train", dict(TRAIN, arch="text"))},
-    {
-        "data": ("01_data", SMOKE),
-        **{
-            f"train {arch}": ("03_train", dict(TRAIN, arch=arch))
-            for arch in ARCHS
-            if arch != "text"
-        },
+# What each run notebook gets, and which of the others must have ended before it starts.
+# Two jobs run at a time, in this order: what many wait for first, then the longest.
+TRAINED = tuple(f"train {arch}" for arch in ARCHS)
+CHAIN = {
+    "train text": ("03_train", dict(TRAIN, arch="text"), ()),
+    # both need the corpus: one builds it, the other waits
+    "encode": ("02_encode", SMOKE, ()),
+    **{
+        f"train {arch}": ("03_train", dict(TRAIN, arch=arch), ("encode",))
+        for arch in ARCHS
+        if arch != "text"
     },
-    {"evaluate": ("04_evaluate", EVALUATE), "own bridge": ("03a_own_bridge", EVALUATE)},
-    {
-        "search": (
-            "06_search",
-            dict(
-                n_proteins=300,
-                steps=4,
-                n_seeds=2,
-                levers="no warm start",
-                folder="runs/smoke/search",
-                changes="n_test_clusters=20 n_valid_clusters=40 draws=50",
-            ),
+    "evaluate": ("04_evaluate", EVALUATE, TRAINED),
+    "figures": (
+        "05_figures",
+        dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report"),
+        ("evaluate",),
+    ),
+    "evaluate a leaky split, two seeds": (
+        "04_evaluate",
+        dict(EVALUATE, split="exact", n_seeds=2),
+        ("encode",),
+    ),
+    "search": (
+        "06_search",
+        dict(
+            n_proteins=300,
+            steps=4,
+            n_seeds=2,
+            levers="no warm start",
+            folder="runs/smoke/search",
+            changes="n_test_clusters=20 n_valid_clusters=40 draws=50",
         ),
-        "downstream": (
-            "07_downstream",
-            dict(
-                TRAIN,
-                task="location",
-                arch="mlp",
-                n_written=2,
-                folder="runs/smoke/downstream",
-                changes="n_test_clusters=60 n_valid_clusters=40 draws=50",
-            ),
+        ("encode",),
+    ),
+    "downstream": (
+        "07_downstream",
+        dict(
+            TRAIN,
+            task="location",
+            arch="mlp",
+            n_written=2,
+            folder="runs/smoke/downstream",
+            changes="n_test_clusters=60 n_valid_clusters=40 draws=50",
         ),
-        "figures": (
-            "05_figures",
-            dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report"),
-        ),
-        "evaluate a leaky split, two seeds": (
-            "04_evaluate",
-            dict(EVALUATE, split="exact", n_seeds=2),
-        ),
-    },
-]
-# what takes processes of its own
+        ("encode",),
+    ),
+    "own bridge": ("03a_own_bridge", EVALUATE, ("evaluate",)),
+    "ask": ("09_ask", dict(page="runs/smoke/answers.html"), ()),
+    "data": ("01_data", SMOKE, ("encode",)),
+    "plan for one GPU": ("00_plan", dict(preset="tiny", gpus=1), ()),
+    "plan": ("00_plan", {}, ()),
+}
+# what takes processes of its own, and the run notebooks whose results it reads
 SCRIPTS = {
-    "two processes, whole and in slices, train as one does": "two_processes.py",
-    "every command of README": "readme_commands.py",
-    "docs/score_your_model.md, from the records to a card": "own_model.py",
-    "a training killed again and again goes on as if nothing had been": "killed.py",
-    "bad inputs are refused with a sentence": "inputs.py",
-    "make's commands: finished steps, signals, files that are not ours": "commands.py",
-    "the second table's numbers, computed anew by other code": "smollm2.py",
-    "the report in Chromium, on a screen and on a telephone (if there is one)": "pages.py",
+    "bad inputs are refused with a sentence": ("inputs.py", ()),
+    "two processes, whole and in slices, train as one does": ("two_processes.py", ()),
+    "every command of README": ("readme_commands.py", ("figures", "own bridge", "data")),
+    "a training killed again and again goes on as if nothing had been": ("killed.py", ()),
+    "docs/score_your_model.md, from the records to a card": ("own_model.py", ("data",)),
+    "make's commands: finished steps, signals, files that are not ours": ("commands.py", ()),
+    "the second table's numbers, computed anew by other code": ("smollm2.py", ()),
+    "the report in Chromium, on a screen and on a telephone (if there is one)": (
+        "pages.py",
+        ("figures",),
+    ),
 }
 # input that must end with exit code 1, and what the message must say
 REFUSED = {
@@ -169,7 +181,10 @@ def library(tally):
             p.relative_to(ROOT / "nbs").as_posix(), "its error stands below" if p in bad else ""
         )
     if bad:
+        tally.failures[-1][1].extend(out.splitlines())
         print(out)
+    slowest = re.findall(r"^(.+\.ipynb): (\d+) secs$", out, re.M)[:12]
+    print("       slowest: " + ", ".join(f"{name} {seconds} s" for name, seconds in slowest))
     print(f"       nbdev_test  {time.time() - began:.0f} s", flush=True)
 
 
@@ -190,26 +205,24 @@ def papermill(name, label, parameters):
     )
 
 
-def refused(case):
-    "Whether one bad input ends with exit code 1 and the right words"
-    label, (name, parameters, words) = case
-    began = time.time()
+def refused(name, label, parameters, words):
+    "Error of a bad input that does not end with exit code 1 and the right words"
     code, out = papermill(name, label, parameters)
     if code == 1 and words in out:
-        return label, "", time.time() - began
-    return (
-        label,
-        f"{out}\nexpected exit code 1 and {words!r}; the exit code was {code}",
-        time.time() - began,
-    )
+        return ""
+    return f"{out}\nexpected exit code 1 and {words!r}; the exit code was {code}"
 
 
-def script(case):
-    "Name, error and seconds of a script beside this one"
-    label, name = case
-    began = time.time()
+def script(name):
+    "Error of a script beside this one"
     code, out = run([BIN / "python", ROOT / ".ci" / name], OMP_NUM_THREADS="1")
-    return label, out if code else "", time.time() - began
+    return out if code else ""
+
+
+def notebook(name, label, parameters):
+    "Error of a run notebook"
+    code, out = papermill(name, label, parameters)
+    return out if code else ""
 
 
 def corrupt():
@@ -230,30 +243,59 @@ def recomputed():
     return out if code else ""
 
 
+@dataclass
+class Job:
+    "One thing to be done, which gives its error, and the names of those that must have ended well before"
+
+    name: str
+    work: Callable[[], str]
+    needs: tuple = ()
+    seconds: float = 0.0
+
+    def __call__(self):
+        began = time.time()
+        error = self.work()
+        self.seconds = time.time() - began
+        return error
+
+
+def jobs():
+    "The experiment at smoke size, the scripts, and the inputs that must be refused"
+    for label, (name, parameters, needs) in CHAIN.items():
+        yield Job(label, partial(notebook, name, label, parameters), needs)
+    yield Job("ten numbers and ten claims, computed anew", recomputed, ("figures",))
+    for label, (name, needs) in SCRIPTS.items():
+        yield Job(label, partial(script, name), needs)
+    for label, (name, parameters, words) in REFUSED.items():
+        yield Job(f"refused: {label}", partial(refused, name, label, parameters, words))
+
+
+def do(waiting, tally, at_once=2):
+    "Do jobs, some at a time, each as soon as those that it needs have ended"
+    running, good = {}, set()
+    with ThreadPoolExecutor(at_once) as pool:
+        while waiting or running:
+            ready = [job for job in waiting if good.issuperset(job.needs)]
+            for job in ready[: at_once - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(job)] = job
+            if not running:
+                break
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(ended)
+                tally.add(job.name, ended.result(), job.seconds)
+                if not ended.result():
+                    good.add(job.name)
+    for job in waiting:
+        tally.add(job.name, "not done: what it needs has failed")
+
+
 def chain(tally):
-    "The experiment at smoke size, from a clean folder, and the inputs that must be refused"
+    "All jobs, from a clean folder"
     shutil.rmtree(OUT, ignore_errors=True)
     (OUT / "notebooks").mkdir(parents=True)
-
-    def one(item):
-        label, (name, parameters) = item
-        began = time.time()
-        code, out = papermill(name, label, parameters)
-        return label, out if code else "", time.time() - began
-
-    with ThreadPoolExecutor(2) as pool:
-        for line in CHAIN:
-            results = list(pool.map(one, line.items()))
-            for label, error, seconds in results:
-                tally.add(f"papermill: {label}", error, seconds)
-            if any(error for _, error, _ in results):
-                return  # what follows needs it
-        tally.add("ten numbers and ten claims, computed anew", recomputed())
-        for label, error, seconds in pool.map(script, SCRIPTS.items()):
-            tally.add(label, error, seconds)
-        corrupt()
-        for label, error, seconds in pool.map(refused, REFUSED.items()):
-            tally.add(f"refused: {label}", error, seconds)
+    corrupt()
+    do(list(jobs()), tally)
 
 
 def main():
@@ -263,10 +305,9 @@ def main():
     for name, error in checks():
         tally.add(name, error)
     chain(tally)
-    print(
-        f"\n{time.time() - began:.0f} s\n{tally.passed} passed, {tally.failed} failed", flush=True
-    )
-    sys.exit(1 if tally.failed else 0)
+    print(f"\n{time.time() - began:.0f} s", flush=True)
+    tally.end()
+    sys.exit(1 if tally.failures else 0)
 
 
 main()

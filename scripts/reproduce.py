@@ -60,10 +60,10 @@ FLAMINGO = dict(
 )
 
 
-def train_step(arch):
+def train_step(arch, typical, after):
     "The training of one arm"
     makes = (f"tiny-{arch}-*/trained.json", f"tiny-{arch}-*/model/**/*")
-    return Step(f"03_train-{arch}", "03_train", 203, makes, ("02_encode",), dict(arch=arch))
+    return Step(f"03_train-{arch}", "03_train", typical, makes, after, dict(arch=arch))
 
 
 def task_steps(tasks):
@@ -76,11 +76,14 @@ def task_steps(tasks):
 
 STEPS = dict(
     reproduce=[
-        Step("01_data", "01_data", 138, ("shared/corpus-*/*",)),
-        Step("02_encode", "02_encode", 223, ("shared/features-*/*",), ("01_data",)),
-        *[train_step(arch) for arch in ARCHS],
-        Step("04_evaluate", "04_evaluate", 577, SCORES, TRAINED),
-        Step("05_figures", "05_figures", 62, ("figures/*", "report/*"), ("04_evaluate",), FIGURES),
+        # text reads no features, and takes longest: it starts at once, and waits for the corpus alone
+        Step("01_data", "01_data", 110, ("shared/corpus-*/*",)),
+        train_step("text", 340, ()),
+        Step("02_encode", "02_encode", 205, ("shared/features-*/*",), ("01_data",)),
+        *[train_step(arch, 127, ("02_encode",)) for arch in ("mlp", "perceiver", "flamingo")],
+        train_step("blind", 110, ("01_data",)),
+        Step("04_evaluate", "04_evaluate", 270, SCORES, TRAINED),
+        Step("05_figures", "05_figures", 35, ("figures/*", "report/*"), ("04_evaluate",), FIGURES),
     ],
     experiments=[
         Step("experiments", "05_figures", 7_200, ("experiments/*/*",), (), EVERY),
@@ -321,7 +324,7 @@ def run_step(experiment, step, todo, jobs):
     about = f"about {clock(seconds)}, with what follows {clock(rest)}"
     print(f"\n== {title}: {reason}; {about}", flush=True)
     began = time.time()
-    side_by_side = jobs > 1 and len(ready_beside(experiment, step)) > 0
+    side_by_side = jobs > 1 and len(beside(experiment, step)) > 0
     threads = max(1, cores() // jobs) if side_by_side else None
     code = experiment.start(step, threads, f"{step.name} | " if side_by_side else "")
     if stopping.is_set():
@@ -339,17 +342,25 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def ready_beside(experiment, step):
-    "Steps that wait for the same ones as this one does: they can run beside it"
-    return [s for s in experiment.steps if s != step and s.after == step.after and s.after]
+def all_before(experiment, step):
+    "Names of the steps that must have ended before this one, and before those"
+    earlier = [s for s in experiment.steps if s.name in step.after]
+    return set(step.after).union(*(all_before(experiment, s) for s in earlier))
+
+
+def beside(experiment, step):
+    "Steps that can run while this one does: neither waits for the other"
+    before = all_before(experiment, step) | {step.name}
+    others = [s for s in experiment.steps if s.name not in before]
+    return [s for s in others if step.name not in all_before(experiment, s)]
 
 
 def remaining(experiment, todo, jobs):
     "Seconds that the steps which are left take, those side by side counted as such"
     times = experiment.estimates()
     left = [s for s in experiment.steps if s.name in todo and s.name not in experiment.finished]
-    shared = sum(times[s.name] for s in left if ready_beside(experiment, s)) / jobs
-    return shared + sum(times[s.name] for s in left if not ready_beside(experiment, s))
+    shared = sum(times[s.name] for s in left if beside(experiment, s)) / jobs
+    return shared + sum(times[s.name] for s in left if not beside(experiment, s))
 
 
 def needed(experiment):

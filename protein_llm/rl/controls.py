@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['WRITE', 'READ', 'LEARN', 'TRAINED', 'SHARES', 'Recipe', 'equal_steps', 'Study', 'open_study', 'write_answers',
-           'paid_for', 'copied_weights', 'set_weights', 'Checks', 'learn_answers', 'shuffled', 'learn_rewards',
-           'best_samples', 'learn_nothing', 'learn_samples', 'vote', 'votes', 'System', 'train_system', 'ask_system',
-           'kept_system', 'all_systems', 'answers_of', 'system_statistics']
+           'paid_for', 'restore_weights', 'Checks', 'learn_answers', 'shuffled', 'learn_rewards', 'best_samples',
+           'learn_nothing', 'learn_samples', 'vote', 'votes', 'System', 'train_system', 'ask_system', 'kept_system',
+           'all_systems', 'answers_of', 'system_statistics']
 
-# %% ../../nbs/api/rl/07_controls.ipynb #e2c306bd
+# %% ../../nbs/api/rl/07_controls.ipynb #b1abedff
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from fastcore.basics import patch
 
 from ..config import TrainConfig
@@ -26,7 +25,7 @@ from ..evaluation.answers import weights_digest
 from ..evaluation.losses import losses_on
 from ..evaluation.task_data import TaskData, stores_for
 from ..model import Decoding, ProteinLLM, ProteinProcessor
-from ..model.parts import trained_parameters
+from ..model.parts import copied_weights, set_weights, trained_parameters
 from ..progress import progress
 from .grpo import GRPO, GRPOConfig
 from .prompts import swapped
@@ -87,13 +86,13 @@ class Study:
         weights = {part_name(p): w for p, w in self.reward.weights.items()}
         return digest(self.data.key, self.reward.name, weights, self.recipe, self.others)
 
-# %% ../../nbs/api/rl/07_controls.ipynb #faa14a41
+# %% ../../nbs/api/rl/07_controls.ipynb #3ed50f01
 def open_study(
     run: Run,  # A trained arm
     items: Items,  # From `prompt_items`
     reward: Reward,  # What answers are paid
     recipe: Recipe,  # How it is trained
-    others: int = 300,  # Test records whose loss says what is forgotten
+    others: int = 300,  # Test records whose loss is taken
     saved: Path | None = None,  # A saved model; None: the run's
 ) -> Study:
     "An arm before its training by rewards. Raises what reading a model raises"
@@ -151,22 +150,15 @@ def paid_for(
     given = [None if c is None else np.repeat(c.to_numpy(), k).tolist() for c in named]
     return np.array(reward(predictions, *given), float).reshape(-1, k)
 
-# %% ../../nbs/api/rl/07_controls.ipynb #d27cb965
-def copied_weights(
-    model: ProteinLLM,  # A model
-) -> dict:  # Tensor by name
-    "A copy of what is trained"
-    return {name: p.detach().clone() for name, p in trained_parameters(model).items()}
-
-
-@torch.no_grad()
-def set_weights(
+# %% ../../nbs/api/rl/07_controls.ipynb #3462af31
+def restore_weights(
     model: ProteinLLM,  # Changes in place
     weights: dict,  # From `copied_weights`
 ):
-    "Put a copy back; all of it may be trained again"
-    for name, p in trained_parameters(model).items():
-        p.copy_(weights[name]).requires_grad_(True)
+    "Put a copy back; all of it may be trained again, also what a policy left as it was"
+    set_weights(model, weights)
+    for p in trained_parameters(model).values():
+        p.requires_grad_(True)
 
 # %% ../../nbs/api/rl/07_controls.ipynb #26a79b95
 class Checks:
@@ -191,12 +183,12 @@ class Checks:
         if self.best is None or row["reward"] > self.best[0]:
             self.best = row["reward"], step, copied_weights(self.study.model)
 
-# %% ../../nbs/api/rl/07_controls.ipynb #ac929bca
+# %% ../../nbs/api/rl/07_controls.ipynb #1ce3a263
 @patch
 def keep_best(self: Checks) -> pd.DataFrame:  # One row a check, `kept` marks the best's
     "Put the best weights back"
     _, step, weights = self.best
-    set_weights(self.study.model, weights)
+    restore_weights(self.study.model, weights)
     return pd.DataFrame(self.rows).assign(kept=lambda t: t.step == step)
 
 # %% ../../nbs/api/rl/07_controls.ipynb #80864459
@@ -286,13 +278,13 @@ def learn_nothing(
     checks(0)
     return pd.DataFrame(), checks.keep_best()
 
-# %% ../../nbs/api/rl/07_controls.ipynb #93dec0d5
+# %% ../../nbs/api/rl/07_controls.ipynb #8f3ea930
 def learn_samples(
     study: Study,  # Its model is trained
     seed: int,  # Of samples and order
     label: str,  # Of the progress bar
 ) -> tuple:  # The log, and the checks
-    "Rejection sampling: as many samples, then supervised training on the best"
+    "As many samples as a policy writes, then training on the best"
     grpo, prompts = study.recipe.grpo, study.of("rl")
     rng = np.random.default_rng([seed, 2])
     asked = prompts.iloc[np.sort(rng.permutation(len(prompts))[: grpo.steps * grpo.prompts])]
@@ -350,7 +342,7 @@ def votes(
     best = max(earned, key=earned.get)
     return [vote(row.tolist(), best) for row in texts["test"]], best, earned[best]
 
-# %% ../../nbs/api/rl/07_controls.ipynb #559bc409
+# %% ../../nbs/api/rl/07_controls.ipynb #1079cf96
 @dataclass(frozen=True)
 class System:
     "What a training gave"
@@ -359,9 +351,7 @@ class System:
     seed: int
     log: pd.DataFrame  # One row a step
     checks: pd.DataFrame  # One row a check on validation records
-    answers: (
-        pd.DataFrame
-    )  # From `write_answers`, with `asked`: valid, test, swapped, rl, drawn, drawn_valid
+    answers: pd.DataFrame  # `asked`: valid, test, swapped, rl, drawn, drawn_valid
     losses: pd.DataFrame  # `sum, count, record_id` of the corpus' records
 
 # %% ../../nbs/api/rl/07_controls.ipynb #ca0203b4
@@ -431,7 +421,7 @@ def kept_system(
     study.model.load_trained(kept / "model").eval()
     return System(name, seed, *[pd.read_parquet(kept / f"{t}.parquet") for t in _TABLES])
 
-# %% ../../nbs/api/rl/07_controls.ipynb #d7eb2678
+# %% ../../nbs/api/rl/07_controls.ipynb #3d717482
 def all_systems(
     study: Study,  # Its model as the arm
     seeds: int,  # From 0 upwards
@@ -443,7 +433,7 @@ def all_systems(
     for seed in range(seeds):
         start = arm
         for name in TRAINED:
-            set_weights(study.model, start)
+            restore_weights(study.model, start)
             found[name, seed] = kept_system(study, name, seed, folder)
             if name == "sft":
                 start = copied_weights(study.model)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRPOConfig', 'GRPO', 'reward_table']
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #0b4b4abd
+# %% ../../nbs/api/rl/05_grpo.ipynb #069ab72c
 import json
 import math
 import time
@@ -24,7 +24,7 @@ from ..core import digest, write_atomic
 from ..evaluation.answers import weights_digest
 from ..evaluation.task_data import TaskData
 from ..model import Decoding, ProteinLLM
-from ..model.parts import trainable_parts, trained_parameters
+from ..model.parts import copied_weights, set_weights, trainable_parts
 from protein_llm.rl.losses import (
     PolicyConfig,
     Rolled,
@@ -67,7 +67,7 @@ def _check_grpo(cfg):
         given = f"lr={cfg.lr}, lr_bridge={cfg.lr_bridge}"
         raise ValueError(f"{given}: choose at least 0, and one above")
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #2af364c7
+# %% ../../nbs/api/rl/05_grpo.ipynb #beea6eb1
 @dataclass(frozen=True)
 class GRPOConfig:
     "How a policy is trained by rewards. Raises `ValueError`"
@@ -77,9 +77,7 @@ class GRPOConfig:
     prompts: int = 8  # Of a batch
     k: int = 8  # Answers to a prompt
     max_new_tokens: int = 64  # Of an answer
-    draws: int = (
-        1  # Batches drawn at most until `prompts` groups have a variance; 1: take what comes
-    )
+    draws: int = 1  # Most batches drawn until `prompts` groups have a variance; 1: take what comes
     passes: int = 1  # How often a batch is learned from
     minibatches: int = 1  # Optimizer steps of a pass
     lr: float = 1e-5  # Peak, of LoRA
@@ -94,7 +92,7 @@ class GRPOConfig:
     seed: int = 0
     __post_init__ = _check_grpo
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #bc7616cf
+# %% ../../nbs/api/rl/05_grpo.ipynb #c4c956cf
 class GRPO:
     "A training by rewards. Raises `ValueError` on too few prompts, or another's folder"
 
@@ -103,7 +101,7 @@ class GRPO:
         model: ProteinLLM,  # The policy, and the reference
         data: TaskData,  # Of prompts
         records: pd.DataFrame,  # `record_id`, `answer`; `group` where rewards rank within one
-        reward: Callable,  # (predictions, references[, groups]) -> numbers or None
+        reward: Callable,  # (predictions, references[, groups]) -> a list
         cfg: GRPOConfig,  # How it is trained
         folder: Path | str | None = None,  # Of log and checkpoints
     ):
@@ -115,17 +113,12 @@ class GRPO:
         self.positions = data.tokens.positions(records.record_id.tolist())
         self.folder = None if folder is None else Path(folder)
         self.step, self.log = 0, []
-        self.reference = _copy_weights(model)
+        self.reference = copied_weights(model)
         self.opt = _optimizer(model, cfg)
         if self.folder is not None:
             self.go_on()
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #966448ad
-def _copy_weights(model: ProteinLLM) -> dict:
-    "Trained parameters by name, not those of the model itself"
-    return {name: p.detach().clone() for name, p in trained_parameters(model).items()}
-
-
+# %% ../../nbs/api/rl/05_grpo.ipynb #9c6165bf
 def _optimizer(model: ProteinLLM, cfg: GRPOConfig) -> torch.optim.AdamW:
     "AdamW; what has no learning rate gets no gradient either"
     for part, named in trainable_parts(model).items():
@@ -134,14 +127,13 @@ def _optimizer(model: ProteinLLM, cfg: GRPOConfig) -> torch.optim.AdamW:
             p.requires_grad_(is_learned)
     return make_optimizer(model, cfg)
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #3878cb25
+# %% ../../nbs/api/rl/05_grpo.ipynb #69436cd9
 def reward_table(
     reward: Callable,  # `reward(predictions, references)`
     predictions: list,  # Answers [P*k]
     references: list,  # Of each answer [P*k]
     k: int,  # Answers to a prompt
-    groups: list
-    | None = None,  # What each answer is ranked among [P*k]; None: the reward takes none
+    groups: list | None = None,  # What answers are ranked among [P*k]; None: the reward takes none
 ) -> Tensor:  # NaN where there is none [P, k]
     "Rewards of groups. Raises `ValueError` on one that is not finite, or where one is missing"
     found = reward(predictions, references, *([] if groups is None else [groups]))
@@ -211,21 +203,17 @@ def _watched(scores: Scores, rollouts: Rollouts) -> dict:
     mismatch = (scores.log_probs.detach() - written).abs().max().item()
     return dict(entropy=scores.entropies.sum().item(), mismatch=mismatch)
 
-# %% ../../nbs/api/rl/05_grpo.ipynb #6e9f0326
+# %% ../../nbs/api/rl/05_grpo.ipynb #8e00a414
 @patch
-@torch.no_grad()
 def reference_log_probs(
     self: GRPO,
     rollouts: Rollouts,  # Answers
 ) -> Tensor:  # [N, T]
     "What the reference says of answers"
-    params = trained_parameters(self.model)
-    now = _copy_weights(self.model)
-    for name, p in params.items():
-        p.copy_(self.reference[name])
+    now = copied_weights(self.model)
+    set_weights(self.model, self.reference)
     found = token_log_probs(self.model, self.data, rollouts, self.cfg).log_probs
-    for name, p in params.items():
-        p.copy_(now[name])
+    set_weights(self.model, now)
     return found
 
 # %% ../../nbs/api/rl/05_grpo.ipynb #afdd0a0a

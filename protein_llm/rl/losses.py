@@ -18,7 +18,7 @@ from torch import Tensor
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo")
 SCALES = ("group", "batch", "none")
 
-# %% ../../nbs/api/rl/03_losses.ipynb #00483394
+# %% ../../nbs/api/rl/03_losses.ipynb #80bd8db1
 @dataclass(frozen=True)
 class PolicyConfig:
     "How rewards move a policy; the defaults are TRL's. Raises `ValueError`"
@@ -26,17 +26,11 @@ class PolicyConfig:
     loss: str = "dapo"  # One of `LOSSES`
     scale: str = "group"  # Advantages are divided by the deviation of the group, the batch, or not
     epsilon: float = 0.2  # Below 1 - epsilon a ratio pulls no further down
-    epsilon_high: float | None = (
-        None  # The same upwards; None: epsilon. Of cispo the largest ratio itself
-    )
+    epsilon_high: float | None = None  # The same upwards; of cispo the largest ratio; None: epsilon
     delta: float | None = None  # Largest ratio with which a bad answer is pushed down; None: any
     beta: float = 0.0  # Weight of the KL divergence from the reference; 0: there is none
-    correct_kl: bool = (
-        True  # KL times the ratio, so that it is of the policy, not of that which wrote
-    )
-    top_entropy: float = (
-        1.0  # Share of the tokens, the least certain ones, that the policy learns from
-    )
+    correct_kl: bool = True  # KL times the ratio: of the policy, not of that which wrote
+    top_entropy: float = 1.0  # Share of the tokens, the least certain, that are learned from
     mask_truncated: bool = False  # Learn nothing from answers that were cut
 
     def __post_init__(self):
@@ -144,12 +138,11 @@ def is_clipped(
     low = (ratio < 1 - cfg.epsilon) & (advantage < 0)
     return low | ((ratio > 1 + cfg.high) & (advantage > 0))
 
-# %% ../../nbs/api/rl/03_losses.ipynb #7391b96d
+# %% ../../nbs/api/rl/03_losses.ipynb #9ebd5006
 def kl_divergence(
     log_probs: Tensor,  # Of each token now [B, T]
     reference: Tensor,  # By the reference [B, T]
-    ratio: Tensor
-    | None = None,  # From `ratios`, which corrects for tokens that another policy wrote
+    ratio: Tensor | None = None,  # From `ratios`: corrects for tokens that another policy wrote
 ) -> Tensor:  # [B, T]
     "k3 = r - 1 - log r of each token, r = reference / policy"
     change = reference - log_probs
@@ -195,13 +188,11 @@ def token_weights(
         return mask / max(sizes.rollout_tokens, 1)
     raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
 
-# %% ../../nbs/api/rl/03_losses.ipynb #da2912d3
+# %% ../../nbs/api/rl/03_losses.ipynb #a3b13678
 class Rolled(NamedTuple):
     "Answers as padded tensors, with what is known of them before a step"
 
-    old: (
-        Tensor | None
-    )  # Log-probability of each token when it was written; None: as it is now [B, T]
+    old: Tensor | None  # Log-probability of each token when written; None: as it is now [B, T]
     advantages: Tensor  # Of each answer [B]
     mask: Tensor  # True at tokens to learn from [B, T]
     certain: Tensor | None = None  # False at tokens that `entropy_mask` leaves out [B, T]

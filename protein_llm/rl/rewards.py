@@ -116,12 +116,12 @@ class Reward:
         totals = [fsum(np.r_[row * weights, -self.constant]) for row in rows]
         return [total if np.isfinite(total) else None for total in totals]
 
-# %% ../../nbs/api/rl/01_rewards.ipynb #702b7e71
+# %% ../../nbs/api/rl/01_rewards.ipynb #e0eea1ae
 def part_table(
     reward: Reward,  # Whose parts
     predictions: list,  # Answers [n]
     references: list,  # True answers; None where nothing is known [n]
-    groups: list | None = None,  # What a record is ranked among: the protein of a mutant [n]
+    groups: list | None = None,  # What a record is ranked among: a mutant's protein [n]
 ) -> pd.DataFrame:  # Parts without weights [n, P]; NaN where one cannot be computed
     "Raises `ValueError` on a part that is no column, or is infinite"
     texts = _texts(predictions, references, groups, reward.name)
@@ -159,10 +159,9 @@ def bits_f1(
     "F1 of information"
     return _f1(columns, "bits_")
 
-# %% ../../nbs/api/rl/01_rewards.ipynb #c20dbb65
-MOST_EXTRA = (
-    20  # untrue terms that are paid for; more cost no more, so that a reward has a lowest value
-)
+# %% ../../nbs/api/rl/01_rewards.ipynb #d33af46a
+# untrue terms that are paid for; more cost no more, so that a reward has a lowest value
+MOST_EXTRA = 20
 
 
 def extra_terms(

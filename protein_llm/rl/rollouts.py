@@ -160,16 +160,16 @@ class Scores(NamedTuple):
     log_probs: Tensor  # Of each token [N, T]
     entropies: Tensor | None  # Where each was drawn from [N, T]
 
-# %% ../../nbs/api/rl/04_rollouts.ipynb #522cfb5e
+# %% ../../nbs/api/rl/04_rollouts.ipynb #63e72701
 def score_answers(
     model: ProteinLLM,  # A policy
-    batch: Batch,  # Prompts with answers, on the model's device
+    batch: Batch,  # Prompts with answers, where the model is
     width: int,  # Tokens of the longest answer
     want_entropy: bool = False,  # Give entropies, too
 ) -> Scores:  # In the order of the batch's records
     "One teacher-forced pass, with a gradient of the log-probabilities"
     inputs = model.decoder_inputs(batch, model.see(batch))
-    how = record_inputs(batch, tails=True)  # long answers to one prompt
+    how = record_inputs(batch, tails=True)  # long answers to a prompt
     out = model.llm.get_decoder()(**inputs, **how, use_cache=False)
     rows, cols = answer_positions(batch.labels, batch.segment_ids)
     hidden, head = out.last_hidden_state[rows, cols], model.llm.get_output_embeddings().weight
