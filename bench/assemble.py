@@ -28,8 +28,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from peers import peer_program
+
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = ROOT / ".venv-bench" / "bin" / "python"
 BARS = dict(speed_datasets=20.0, speed_polars=1.5, peak_gb=1.5)
 QUICK_BARS = dict(speed_datasets=10.0, speed_polars=0.6, peak_gb=0.8)
 COPIES, QUICK_COPIES = 35, 2
@@ -528,7 +529,8 @@ def run(name, data, work):
         HF_DATASETS_OFFLINE="1",
         HF_HUB_OFFLINE="1",
     )
-    call = [sys.executable if name == "ours" else PEERS, __file__, "--side", name, data, out]
+    python = sys.executable if name == "ours" else peer_program("python")
+    call = [python, __file__, "--side", name, data, out]
     os.sync()  # nobody waits for what another side is still writing to the disk
     done = subprocess.run([str(c) for c in call], capture_output=True, text=True, env=env)
     if done.returncode:
@@ -590,8 +592,7 @@ def main():
     args = parser.parse_args()
     if args.side:
         return side(*args.side)
-    if not PEERS.exists():
-        sys.exit("the peers are not there: run `make bench-env`")
+    peer_program("python")  # or end, before anything is made
     import polars as pl
 
     from protein_llm.data.manifest import fetch

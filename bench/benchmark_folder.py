@@ -6,12 +6,13 @@ Parquet files hold; the records that a card scores are among those of their task
 """
 
 import argparse
-import glob
 import json
 import os
 import sys
 import tempfile
 from pathlib import Path
+
+from peers import add_peers
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "n_proteins=400 n_test_clusters=40 n_valid_clusters=10"
@@ -37,11 +38,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="400 proteins")
     asked = parser.parse_args()
-    site = glob.glob(str(ROOT / ".venv-bench" / "lib" / "python3*" / "site-packages"))
-    if not site:
-        sys.exit("no .venv-bench: run `make bench-env` first")
     sys.path[:0] = [str(ROOT)]
-    sys.path += site
+    add_peers()
     os.environ["HF_HUB_OFFLINE"] = "1"
     from protein_llm.apps.benchmark import SPLIT_NAMES
 

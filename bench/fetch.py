@@ -31,7 +31,6 @@ records there are.
 
 import argparse
 import fnmatch
-import glob
 import json
 import os
 import sys
@@ -40,8 +39,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from peers import add_peers
 
-ROOT = Path(__file__).resolve().parent.parent
 BARS = dict(text=50.0, bridge=50.0)
 QUICK_BARS = dict(text=50.0, bridge=50.0)
 ARMS = dict(
@@ -240,10 +239,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer records")
     quick = parser.parse_args().quick
-    site = glob.glob(str(ROOT / ".venv-bench" / "lib" / "python3*" / "site-packages"))
-    if not site:
-        sys.exit("no .venv-bench: run `make bench-env` first")
-    sys.path.append(site[0])  # for `datasets`; what both environments hold has the same version
+    add_peers()
     figures, bars = {}, QUICK_BARS if quick else BARS
     with tempfile.TemporaryDirectory() as d:
         os.environ |= dict(HF_DATASETS_OFFLINE="1", HF_HOME=d)

@@ -15,7 +15,6 @@ of the task compares with, so that its test needs no `cafaeval`. Cases are the s
 """
 
 import argparse
-import glob
 import json
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from peers import add_peers
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES, QUICK_CASES, WRITTEN, BAR = 200, 20, 20, 1e-6
@@ -210,11 +210,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="20 random cases instead of 200")
     parser.add_argument("--write", action="store_true", help="write bench/go_metrics.json")
     args = parser.parse_args()
-    site = glob.glob(str(ROOT / ".venv-bench" / "lib" / "python3*" / "site-packages"))
-    if not site:
-        sys.exit("no .venv-bench: run `make bench-env` first")
     sys.path[:0] = [str(ROOT)]
-    sys.path += site
+    add_peers()
     cases = [compare_case(seed) for seed in range(QUICK_CASES if args.quick else CASES)]
     example, files = compare_example()
     if args.write:

@@ -21,7 +21,6 @@ that wrote. `--quick` is the same with fewer settings and rounds; `--profile` pr
 """
 
 import argparse
-import glob
 import json
 import os
 import sys
@@ -31,6 +30,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from peers import add_peers
 
 ROOT = Path(__file__).resolve().parent.parent
 BARS, QUICK_BARS = dict(step=4.0), dict(step=4.0)
@@ -403,11 +403,8 @@ def main():
     parser.add_argument("--profile", action="store_true", help="print where our time goes and stop")
     parser.add_argument("--threads", type=int, default=1, help="threads of either side")
     asked = parser.parse_args()
-    site = glob.glob(str(ROOT / ".venv-bench" / "lib" / "python3*" / "site-packages"))
-    if not site and not asked.profile:
-        sys.exit("no .venv-bench: run `make bench-env` first")
     sys.path[:0] = [str(ROOT)]
-    sys.path += site  # for TRL and `datasets`; what both environments hold has the same version
+    add_peers(needed=not asked.profile)
     bars = QUICK_BARS if asked.quick else BARS
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= dict(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")

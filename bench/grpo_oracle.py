@@ -25,7 +25,6 @@ the notebook of the losses compares, so that its test needs no TRL. Cases are th
 """
 
 import argparse
-import glob
 import json
 import random
 import sys
@@ -34,6 +33,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from peers import add_peers
 
 ROOT = Path(__file__).resolve().parent.parent
 REWARDS, QUICK_REWARDS, BATCHES, QUICK_BATCHES, BAR = 24, 6, 240, 60, 1e-5
@@ -414,11 +414,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="fewer cases")
     parser.add_argument("--write", action="store_true", help="write bench/grpo_oracle.json")
     asked = parser.parse_args()
-    site = glob.glob(str(ROOT / ".venv-bench" / "lib" / "python3*" / "site-packages"))
-    if not site:
-        sys.exit("no .venv-bench: run `make bench-env` first")
     sys.path[:0] = [str(ROOT)]
-    sys.path += site
+    add_peers()
     import trl
 
     n_rewards, n_batches = REWARDS, BATCHES

@@ -11,7 +11,6 @@ here as it does. `end_and_no_break` is how much accuracy differs when the answer
 """
 
 import argparse
-import glob
 import json
 import os
 import subprocess
@@ -20,6 +19,8 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from peers import peer_program
+
 ROOT = Path(__file__).resolve().parent.parent
 BAR = 1e-6
 
@@ -27,7 +28,7 @@ BAR = 1e-6
 def harness(folder, limit, out):
     "Results of lm-eval by task"
     model = f"pretrained={ROOT / 'assets' / 'tiny_lm'},dtype=float32"
-    call = [ROOT / ".venv-bench" / "bin" / "lm_eval", "--model", "hf", "--model_args", model]
+    call = [peer_program("lm_eval"), "--model", "hf", "--model_args", model]
     call += [
         "--tasks",
         "protein_llm",
@@ -136,8 +137,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="8 records a task")
     asked = parser.parse_args()
-    if not glob.glob(str(ROOT / ".venv-bench" / "bin" / "lm_eval")):
-        sys.exit("no lm_eval in .venv-bench: run `make bench-env` first")
+    peer_program("lm_eval")  # or end, before anything is written
     sys.path[:0] = [str(ROOT)]
     from protein_llm.apps.benchmark import write_benchmark
     from protein_llm.runs.arguments import asked_config

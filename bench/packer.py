@@ -28,7 +28,6 @@ once, not a cost of each run.
 """
 
 import argparse
-import glob
 import json
 import os
 import resource
@@ -39,8 +38,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from peers import add_peers
 
-ROOT = Path(__file__).resolve().parent.parent
 BARS = dict(speed=20.0, fill=0.993, more_rows=0, whole_seconds=10.0)
 QUICK_BARS = dict(speed=4.0, fill=0.993, more_rows=0, whole_seconds=2.5)
 AT_MOST = ("more_rows", "whole_seconds")
@@ -255,9 +254,7 @@ def main():
     n, n_whole, bars = (
         (QUICK_RECORDS, QUICK_WHOLE, QUICK_BARS) if args.quick else (RECORDS, WHOLE, BARS)
     )
-    site = glob.glob(str(ROOT / ".venv-bench" / "lib" / "python3*" / "site-packages"))
-    if not site:
-        sys.exit("no .venv-bench: run `make bench-env` first")
+    add_peers()
     alone = subprocess.run(
         [sys.executable, __file__, "--whole", str(n_whole)],
         check=True,
@@ -269,9 +266,6 @@ def main():
         f"{n_whole:,} records: {figures['whole_seconds']:.2f} s, peak {figures['whole_gb']:.2f} GB, "
         f"{figures.pop('before_gb'):.2f} GB of it before packing"
     )
-    sys.path.append(
-        site[0]
-    )  # for TRL and `datasets`; what both environments hold has the same version
     with tempfile.TemporaryDirectory() as d:
         os.environ |= dict(HF_DATASETS_OFFLINE="1", HF_HOME=d)
         figures |= compare(n, Path(d))

@@ -16,14 +16,14 @@ import time
 import pandas as pd
 import torch
 
+from protein_llm.text import packing
+
 torch.set_num_threads(1)
 BARS = dict(text=2.0, mlp=1.1)
 QUICK_BARS = dict(text=1.5, mlp=1.0)
 QUICK = dict(n_proteins=120, n_test_clusters=10, n_valid_clusters=5, batch_records=32)
-TOGETHER, APART = (
-    8,
-    10**9,
-)  # `LEAST_SHARED`: as it is, and more than any two prompts begin alike with
+TOGETHER = packing.LEAST_SHARED
+APART = 10**9  # more than any two prompts begin alike with
 
 
 class Side:
@@ -58,7 +58,6 @@ class Side:
 
     def gradient(self, least):
         "What a step computes, and its gradient"
-        from protein_llm.text import packing
         from protein_llm.training.step import step_gradients
 
         packing.LEAST_SHARED = least
@@ -69,7 +68,6 @@ class Side:
 
     def seconds(self, step, least):
         "CPU time of a step"
-        from protein_llm.text import packing
         from protein_llm.training.step import train_step
 
         packing.LEAST_SHARED = least

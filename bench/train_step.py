@@ -22,7 +22,6 @@ float32, bfloat16 autocast on every side, larger steps, micro-batches and rows. 
 """
 
 import argparse
-import glob
 import json
 import os
 import sys
@@ -32,8 +31,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from peers import add_peers
 
-ROOT = Path(__file__).resolve().parent.parent
 BARS = dict(hf=3.0, hf_grouped=2.5, trl=5.0, trl_packed=7.0)
 QUICK_BARS = dict(
     hf=1.4, hf_grouped=1.4, trl=1.7, trl_packed=3.2
@@ -459,12 +458,7 @@ def main(name="train_step", text=False, bars=BARS, quick_bars=QUICK_BARS):
     quick = args.quick
     if args.gpu:
         globals().update(GPU)
-    site = glob.glob(str(ROOT / ".venv-bench" / "lib" / "python3*" / "site-packages"))
-    if not site:
-        sys.exit("no .venv-bench: run `make bench-env` first")
-    sys.path.append(
-        site[0]
-    )  # for TRL and `datasets`; what both environments hold has the same version
+    add_peers()
     bars = quick_bars if quick else bars
     with tempfile.TemporaryDirectory() as d:
         os.environ |= dict(

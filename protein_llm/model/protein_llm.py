@@ -272,14 +272,14 @@ def load_trained(
     "Read trained parts into this model. Raises `FileNotFoundError` or `ValueError`, with what is missing or differs"
     return saving.load_trained(self, folder)
 
-# %% ../../nbs/api/model/12_protein_llm.ipynb #cae95722
+# %% ../../nbs/api/model/12_protein_llm.ipynb #19eef768
 @patch(cls_method=True)
 def from_pretrained(
     cls: ProteinLLM,
     folder: Path | str,  # What `save_pretrained` wrote, or `user/name` of one on the hub
     device: str = "cpu",  # Where the model goes
     llm=None,  # One that is loaded already; it becomes part of the result
-    config: ProteinLLMConfig | None = None,  # Not read
+    config: ProteinLLMConfig | None = None,  # Unread
     **passed,  # From `AutoModel`, not read
 ) -> ProteinLLM:  # In evaluation mode
     "A saved model. Raises what `load_llm` and `load_trained` raise"

@@ -110,7 +110,7 @@ def system_order(
     ranked = scores.assign(key=-better * scores.value).sort_values(["key", "system"], kind="stable")
     return ranked.system.tolist()
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #cfef0a96
+# %% ../../nbs/api/reporting/06_downstream.ipynb #d02f0ab2
 @mpl.rc_context(STYLE)
 def fig_task(
     found: TaskMeasurement,  # Of one task
@@ -128,7 +128,8 @@ def fig_task(
     name_rows(ax, [label(s) for s in order])
     direction = "higher is better" if own.better > 0 else "lower is better"
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set(title=f"{found.task.label}: {own.label}", xlabel=f"{own.unit} ({direction})".strip())
+    unit = f" in {own.unit}" if own.unit else ""
+    ax.set(title=found.task.label, xlabel=f"{own.label}{unit} ({direction})")
     return fig
 
 # %% ../../nbs/api/reporting/06_downstream.ipynb #b1845c15

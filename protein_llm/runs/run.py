@@ -41,7 +41,7 @@ def run_name(
     key = digest(cfg.encoder, cfg.model, train, corpus, inputs, n=6)
     return f"{cfg.preset}-{cfg.model.name}-{key}"
 
-# %% ../../nbs/api/runs/04_run.ipynb #9b6741da
+# %% ../../nbs/api/runs/04_run.ipynb #5ae5a812
 class Run:
     "A run: how it is called, where it lies, and what it is made of, each made when first asked for"
 
@@ -54,9 +54,6 @@ class Run:
     ):
         self.cfg, self.device, self.tell = cfg, device, tell
         self._folder = folder
-
-    def __reduce__(self):
-        return Run, (self.cfg, None, None, self._folder)  # in another process all is made anew
 
     def __repr__(self) -> str:
         return f"Run {self.name}\n{self.cfg}"

@@ -39,7 +39,7 @@ def ec_levels(
         raise ValueError(f"{number!r} is no EC number, such as 3.1.3.18 or 1.1.1.-")
     return tuple(part for part in number.split(".") if part != "-")
 
-# %% ../../nbs/api/tasks/06_ec.ipynb #4eb840c5
+# %% ../../nbs/api/tasks/06_ec.ipynb #169ddc56
 _HEAD = re.compile(rf"(?:EC\s*)?({_NUMBER})\.?", re.I)
 _AGAINST = re.compile(r"\bEC\s*\d|\b(?:not|no|lacks?|inactive)\b|[\n\r`]|</?[a-z!]", re.I)
 
@@ -56,7 +56,7 @@ def parse_ec(
         reactions.append(reaction)
     if not all(heads) or any(_AGAINST.search(reaction) for reaction in reactions):
         return None
-    found = {ec_levels(head[1]) for head in heads}
+    found = {ec_levels(head[1].lower()) for head in heads}
     return frozenset(f for f in found if not any(f != g and g[: len(f)] == f for g in found))
 
 # %% ../../nbs/api/tasks/06_ec.ipynb #b21f5a17

@@ -367,7 +367,7 @@ def prompts(
         for text, pair in zip(texts, pairs, strict=True)
     ]
 
-# %% ../../nbs/api/text/01_prompts.ipynb #aac3ab10
+# %% ../../nbs/api/text/01_prompts.ipynb #4ba4516e
 @patch
 def answers(
     self: Renderer,
@@ -379,14 +379,23 @@ def answers(
     end = [self.tok.eos_token_id]
     return [ids[t] + end for t in texts]
 
-
+# %% ../../nbs/api/text/01_prompts.ipynb #470ef1cf
 @patch
-def prompt(self: Renderer, instruction: str, sequences: list) -> list:
+def prompt(
+    self: Renderer,
+    instruction: str,  # The question
+    sequences: list,  # Residues of each protein
+) -> list:  # Token ids
+    "One prompt, as `prompts` makes them"
     return self.prompts([instruction], [sequences])[0]
 
 
 @patch
-def answer(self: Renderer, text: str) -> list:
+def answer(
+    self: Renderer,
+    text: str,  # An answer
+) -> list:  # Token ids, with the one that ends it
+    "One answer, as `answers` makes them"
     return self.answers([text])[0]
 
 # %% ../../nbs/api/text/01_prompts.ipynb #df66b806
@@ -507,14 +516,14 @@ def _write_ids(f, r, records, proteins, owners, cuts):
         cuts[block] = f.tell() // ids.itemsize + cuts_of_block
         f.write(ids.tobytes())
 
-# %% ../../nbs/api/text/01_prompts.ipynb #3bbdefea
+# %% ../../nbs/api/text/01_prompts.ipynb #3fc69ae3
 def write_tokens(
     folder: Path,  # Gets the files that `TokenStore` reads
     records: pl.DataFrame | pl.LazyFrame,  # `record_id`, `protein_ids`, `instruction`, `answer`
     proteins: pd.DataFrame,  # `sequence`, indexed by protein id
     tokenizer,  # From `load_tokenizer`
     cfg: ModelConfig,  # Arm and number of tokens
-    about: dict | None = None,  # What the manifest says besides
+    about: dict | None = None,  # What the manifest says, too
 ):
     "Tokenise records. Raises `ValueError` that names a record whose text cannot stay text"
     records = records.lazy().select("record_id", "protein_ids", "instruction", "answer")

@@ -19,7 +19,7 @@ from ..progress import progress
 from ..text.packing import step_records
 from .step import make_optimizer, train_step
 
-# %% ../../nbs/api/training/10_more_steps.ipynb #8e1e0380
+# %% ../../nbs/api/training/10_more_steps.ipynb #7912aa04
 def train_more(
     model: ProteinLLM,  # Trained; its trained parts change in place
     data: TaskData,  # Records as it reads them
@@ -27,9 +27,7 @@ def train_more(
     cfg: TrainConfig,  # Steps, records of a step, learning rates, seed
     label: str = "more steps",  # Of the progress bar
     each: Callable | None = None,  # Told the number of steps taken, after each
-) -> (
-    pd.DataFrame
-):  # One row a step: `step, loss, answer_tokens, grad_norm` and more, as a run's log
+) -> pd.DataFrame:  # One row a step: `step, loss, answer_tokens, grad_norm`, as a run's log
     "Train on records. Raises `KeyError` on a record that data do not have, `ValueError` where there is none"
     acc = Accelerator(cpu=model.device.type == "cpu", mixed_precision="no")
     at, lines = data.tokens.positions(record_ids), []
