@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-# %% ../../nbs/api/reporting/03_card.ipynb #25e687ca
+# %% ../../nbs/api/reporting/03_card.ipynb #9679de0c
 from protein_llm.core import (
     digest,
     ensure_stage,
@@ -33,15 +33,16 @@ from protein_llm.evaluation.baselines import (
     several_answers,
 )
 from protein_llm.evaluation.compare import (
+    groups_of,
     loss_differences,
     loss_scores,
     ranking_tables,
     train_information,
     with_hits,
 )
-from ..evaluation.measure import ledger_of, measure, measured_baselines
 
-# %% ../../nbs/api/reporting/03_card.ipynb #ead12288
+# %% ../../nbs/api/reporting/03_card.ipynb #7deb4e0f
+from ..evaluation.measure import ledger_of, measure, measured_baselines
 from .figures import STYLE, WIDTH, figure_bytes, interval_text
 from .page import folded, html_page, page_figure, page_table
 from ..runs.run import Run
@@ -60,14 +61,9 @@ from protein_llm.scoring.table import (
     unmeasured,
 )
 
-# %% ../../nbs/api/reporting/03_card.ipynb #b1c4a77b
+# %% ../../nbs/api/reporting/03_card.ipynb #a0f44109
 GROUPS = ("task", "source", "style", "hits", "bin")  # how records are grouped, where they say it
 COMPARED = ("task", "hits", "bin")  # how differences are
-
-
-def _grouped(samples: pd.DataFrame, columns: tuple) -> pd.DataFrame:
-    "The groups of each record, as far as they are known"
-    return samples[[c for c in columns if c in samples]]
 
 
 def card_scores(
@@ -76,7 +72,7 @@ def card_scores(
     draws: int = 1_000,  # Bootstrap draws
 ) -> pd.DataFrame:  # A table of scores
     "Every metric of answers, of every system"
-    groups = _grouped(samples, GROUPS)
+    groups = groups_of(samples, GROUPS)
     metrics = measured_metrics(next(iter(statistics.values())))
     tables = [
         score_table(system, table, samples.cluster, metrics, groups, draws)
@@ -84,7 +80,7 @@ def card_scores(
     ]
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/api/reporting/03_card.ipynb #29f19f22
+# %% ../../nbs/api/reporting/03_card.ipynb #b3679a8f
 def card_differences(
     system: str,  # Its name
     against: str,  # Another system
@@ -94,7 +90,7 @@ def card_differences(
 ) -> pd.DataFrame:  # A table of differences
     "Paired differences of the headline metrics, over all records, by task and by identity to train"
     pair = (statistics[system], statistics[against], samples.cluster)
-    headline, groups = measured_metrics(statistics[system], True), _grouped(samples, COMPARED)
+    headline, groups = measured_metrics(statistics[system], True), groups_of(samples, COMPARED)
     return difference_table(system, against, *pair, headline, groups, draws)
 
 # %% ../../nbs/api/reporting/03_card.ipynb #1adbed8c
