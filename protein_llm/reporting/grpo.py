@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RL_METRICS', 'SAMPLED', 'SHOWN', 'KEPT', 'SYSTEM_COLOURS', 'WATCHED', 'baseline_answers', 'lab_of', 'all_statistics',
            'reward_scores', 'reward_differences', 'on_prompts', 'learned_prompts', 'forgotten', 'Found',
-           'reward_claims', 'why_sentences', 'measure_study', 'fig_grpo', 'reward_table', 'reward_page', 'save_reward']
+           'reward_claims', 'kept_starts', 'why_sentences', 'measure_study', 'fig_grpo', 'reward_table', 'reward_page',
+           'save_reward']
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #c651fa67
 from dataclasses import dataclass, field
@@ -302,16 +303,41 @@ def _room(found: Found) -> list:
     ]
     return sentences
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #7106a85e
+# %% ../../nbs/api/reporting/07_grpo.ipynb #644a4b0e
+def kept_starts(
+    checks: pd.DataFrame,  # On validation records: `system, seed, step, reward, kept`
+    system: str = "grpo",  # Whose
+) -> (
+    dict
+):  # `kept` (seeds whose start earned most) of `seeds`, rewards of `start` and `end` in the mean
+    "Whether training took a policy away from what earns"
+    own = checks[checks.system == system]
+    ends = own.sort_values("step").groupby("seed").reward
+    kept, first, last = own[own.kept], ends.first(), ends.last()
+    starts = int((kept.step == 0).sum())
+    return dict(kept=starts, seeds=len(kept), start=first.mean(), end=last.mean())
+
+# %% ../../nbs/api/reporting/07_grpo.ipynb #2d8c9621
+def _ends(seen: dict) -> str:
+    "What `kept_starts` gives, as a sentence"
+    ends = f"{seen['start']:.3f} at the start, {seen['end']:.3f} at the end"
+    kept = f"{seen['kept']} of {seen['seeds']} seeds earned most at their start"
+    return f"Reward of validation records: {ends}; {kept}, and keep what earned most."
+
+# %% ../../nbs/api/reporting/07_grpo.ipynb #4ebf2cde
 def why_sentences(
     found: Found,  # Of one reward
 ) -> list:  # Sentences
     "What says why a gain is there or not"
     own, facts = _row(found.prompts, "grpo", "sft"), found.facts
     of_own = f"On {own['n']} prompts of its own training: {claim(own, found.over)}"
-    sentences = [*_room(found), of_own]
+    seen = kept_starts(found.checks)
+    sentences = [*_room(found), of_own, _ends(seen)]
     if _row(found.differences, "grpo", facts["best"])["established"]:
         return sentences
+    if seen["kept"] == seen["seeds"]:
+        away = "So training took the policy away from what earns: smaller steps would tell."
+        return [*sentences, away]
     gained = own["established"] and own["value"] > 0
     learned = "learned its own prompts, and that does not carry over to other proteins: more prompts would tell"
     weak = "did not learn its own prompts beyond doubt: the signal is too weak for these steps, more of them would tell"
