@@ -273,6 +273,9 @@ def nothing_of_the_users_goes(folder):
 
 
 def main():
+    # nohup and shells in the background ignore these signals, and what is started here would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with tempfile.TemporaryDirectory(prefix="my clone ü ") as d:
         folder = Path(d).resolve()
         (folder / "nbs").mkdir()
