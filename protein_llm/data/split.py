@@ -274,7 +274,7 @@ def search_proteins(
     threads: int | None = None,  # All cores when None
     masked: bool = True,  # Repeats masked, scores corrected for composition
 ) -> pd.DataFrame:  # `query, target, identity` (0 to 1), `coverage, bits, evalue`; best first
-    "Hits of `mmseqs easy-search`, of every pair or of those that its filter lets pass"
+    "Hits of `mmseqs easy-search`, of every pair or of those that a filter lets pass"
     if query.empty or target.empty:
         return _NO_HITS
     most = max_hits or max(1_000, len(target) // 20)

@@ -548,7 +548,7 @@ def _in_worker(work: Callable, job: tuple, place: int, threads: int, launcher: i
         torch.set_num_threads(threads)
     return work(*job)
 
-
+# %% ../../nbs/api/evaluation/05_measure.ipynb #2b9ded76
 def _results(pool, pieces: list, tell: Callable) -> list:
     "All results; each is told as it comes. All work ends when one fails"
     with warnings.catch_warnings():
