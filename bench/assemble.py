@@ -598,6 +598,7 @@ def main():
     from protein_llm.data.manifest import fetch
 
     names = [n for n in SIDES if n not in args.without]
+    (ROOT / "runs").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "runs", prefix="bench-assemble-") as d:
         work, data = Path(d), Path(d) / "data"
         make_input(fetch("demo"), data, args.copies or (QUICK_COPIES if args.quick else COPIES))

@@ -188,7 +188,7 @@ class StockBridge(nn.Module):
             key_padding_mask=~mask,
             need_weights=False,
         )
-        return self.mlp(self.norm(seen))
+        return self.mlp(self.norm(seen + self.queries * D**0.5))
 
 
 @torch.no_grad()

@@ -110,6 +110,7 @@ def main():
             json.dumps(facts | dict(minutes=(time.perf_counter() - began) / 60, peak_gb=peak))
         )
     figures = {}
+    (ROOT / "runs").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "runs", prefix="bench-scale-") as d:
         for name in ("settings.ini", "protein_llm", "data_manifests", "assets", "data"):
             if (ROOT / name).exists():
