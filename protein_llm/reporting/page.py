@@ -49,8 +49,8 @@ METRIC_WORDS = dict(
     hallucination_rate="the share of named entries that nothing known of the protein supports; lower is better",
     invention_rate="the share of names of families and the like that stand neither in the dictionary of terms, nor in "
     "a training answer, nor in the right one; lower is better",
-    rouge_l_lift="ROUGE-L less its mean over the right answers to other proteins: what is said of this one",
-    entity_f1_lift="entity F1 less its mean over the right answers to other proteins, likewise",
+    rouge_l_lift="ROUGE-L less what the same answer reaches, in the mean, with the right answers to other proteins",
+    entity_f1_lift="likewise of entity F1, whether an answer names the same entries, none counted more than another",
 )
 
 # %% ../../nbs/api/reporting/02_page.ipynb #6dadbe34

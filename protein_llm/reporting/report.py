@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MAIN', 'WITHOUT_PROTEIN', 'DOMAINS', 'TERMS', 'RULE', 'DONE', 'QUESTIONS', 'USE', 'CORPUS', 'TRAINING', 'LEAKS',
-           'LIMITS', 'PUBLISHED_LOSS', 'PUBLISHED_TEXT', 'FIGURES', 'COUNTED', 'RUNS', 'CHOSEN', 'ANOTHER', 'TITLE',
-           'by_verdict', 'over_all', 'listed', 'read_sentence', 'loss_sentence', 'pays_sentence', 'which_sentence',
-           'share_sentence', 'lead_sentences', 'bridge_sentence', 'group_counts', 'gain_sentence', 'difference_cells',
-           'score_cells', 'main_table', 'rests_text', 'results_table', 'without_hits', 'choose_questions',
-           'answer_verdict', 'shown_systems', 'question_parts', 'protein_use', 'use_sentences', 'domain_sentence',
-           'count_tables', 'runs_table', 'best_sentence', 'again_command', 'made_now', 'Findings', 'size_text',
-           'choice_sentence', 'another_run', 'lead', 'warnings', 'summary_text', 'require_report_folder',
+           'LIMITS', 'PUBLISHED_LOSS', 'PUBLISHED_TEXT', 'PLOTTED', 'FIGURES', 'COUNTED', 'RUNS', 'CHOSEN', 'ANOTHER',
+           'TITLE', 'by_verdict', 'over_all', 'listed', 'read_sentence', 'loss_sentence', 'pays_sentence',
+           'which_sentence', 'share_sentence', 'lead_sentences', 'bridge_sentence', 'group_counts', 'gain_sentence',
+           'difference_cells', 'score_cells', 'main_table', 'rests_text', 'results_table', 'without_hits',
+           'choose_questions', 'answer_verdict', 'shown_systems', 'question_parts', 'protein_use', 'use_sentences',
+           'domain_sentence', 'count_tables', 'runs_table', 'best_sentence', 'again_command', 'made_now', 'Findings',
+           'size_text', 'choice_sentence', 'another_run', 'lead', 'warnings', 'summary_text', 'require_report_folder',
            'report_sections', 'write_report']
 
 # %% ../../nbs/api/reporting/04_report.ipynb #6ebfdbeb
@@ -160,14 +160,14 @@ def _pairs_won(scores: pd.DataFrame) -> tuple:
 
 
 def _against(differences: pd.DataFrame, system: str, other: str, metric: str) -> str:
-    "Whether two systems differ, for the end of a clause"
+    "Whether the other system of two has less or more, for the end of a clause"
     rows = over_all(differences, other, metric)
     rows = rows[rows.system == system].to_dict("records")
     if not rows:
         return "not compared"
     if rows[0]["established"]:
-        return "an established difference"
-    return "too little to compare" if why_unclaimed(rows[0]) else "no established difference"
+        return f"{'less' if rows[0]['value'] > 0 else 'more'}, which is established"
+    return "too little to compare" if why_unclaimed(rows[0]) else "no difference is established"
 
 # %% ../../nbs/api/reporting/04_report.ipynb #0225dde7
 def _best_reader(scores: pd.DataFrame, differences: pd.DataFrame) -> str:
@@ -183,8 +183,9 @@ def _best_reader(scores: pd.DataFrame, differences: pd.DataFrame) -> str:
     beside = []
     for system in (s for s in ("ridge_feature", "composition") if s in every.index):
         found = _against(differences, arm, system, MAIN[0])
-        beside.append(f"{label(system)} in {every.value[system]:.3f} ({found})")
-    return f"{text}; without a language model {listed(beside)}" if beside else text
+        does = "in" if beside else "finds it in"
+        beside.append(f"{label(system)} {does} {every.value[system]:.3f} ({found})")
+    return f"{text}; without a language model, {listed(beside)}" if beside else text
 
 # %% ../../nbs/api/reporting/04_report.ipynb #6ed1a848
 def read_sentence(
@@ -219,7 +220,7 @@ def loss_sentence(
         raise ValueError(
             "no loss is compared with blind over all records: the main question has no answer"
         )
-    found, other = by_verdict(rows), "blind, which is shown none"
+    found, other = by_verdict(rows), "blind, which is shown no protein"
     if len(found["few"]) == len(rows):
         what = "Whether an arm is less surprised by right answers than"
         return f"{what} {other}, cannot be said: {_too_few(found['few'])}."
@@ -319,12 +320,12 @@ def share_sentence(
         return "No answers were scored, so how much of them needs a protein cannot be said."
     arm = arms.value.idxmax()
     row = arms.loc[arm]
-    rests = f"({row.n:,} questions on proteins of {row.clusters:,} groups of similar sequence)"
-    scale = "0: no word in common, 1: all of them in order"
+    rests = f"{row.n:,} questions on proteins of {row.clusters:,} groups of similar sequence"
+    scale = f"0: no word in common, 1: all of them in order; {rests}"
     reached = [f"the best arm, {arm}, reaches a ROUGE-L of {row.value:.3f} ({scale})"]
     if best in rows.index and best not in WITHOUT_PROTEIN:
         reached.append(f"{label(best)} {rows.value[best]:.3f}")
-    text = f"{', '.join(reached)}, and {_needs_none(rows.value, differences, arm)} {rests}"
+    text = f"{', '.join(reached)}, and {_needs_none(rows.value, differences, arm)}"
     return _sentence(text)
 
 # %% ../../nbs/api/reporting/04_report.ipynb #de612bab
@@ -749,10 +750,11 @@ def _published() -> tuple:
     )
 
 # %% ../../nbs/api/reporting/04_report.ipynb #3bee94b0
+PLOTTED = ("which_protein_pairs", "which_protein_first", "rouge_l", "information_f1")
 _SHOWN = " ".join(
-    f"*{METRICS[m].label[0].upper()}{METRICS[m].label[1:]}*: {METRIC_WORDS[m]}."
-    for m in ("which_protein_pairs", "which_protein_first", "rouge_l", "information_f1")
+    f"*{METRICS[m].label[0].upper()}{METRICS[m].label[1:]}*: {METRIC_WORDS[m]}." for m in PLOTTED
 )
+_SHOWN += " Systems that give no likelihoods have no value in the first two."
 FIGURES = dict(
     corpus="Records of each task, by the source whose raw format they were read from.",
     funnel="What each cleaning rule let through, in order.",
@@ -810,6 +812,7 @@ def count_tables(
     counts = dict(counts)
     identity = counts.pop("identity_to_train_of_test_proteins", None)
     plain_counts = {k: v for k, v in counts.items() if not isinstance(v, (dict, list))}
+    plain_counts |= {k: label(v) for k, v in plain_counts.items() if k == "tasks_left_out"}
     rows = [(COUNTED.get(name, label(name)), count) for name, count in plain_counts.items()]
     parts = [page_table(pd.DataFrame(rows, columns=["what", "count"]), "Corpus and split")]
     of_same = {}  # what is counted by the same names, as train, valid and test, stands side by side
@@ -832,7 +835,7 @@ RUNS = (
 )
 _PARTS = dict(bridge="bridge", lora="LoRA", tokens="new tokens")
 _RUN = dict(name="run", arch="arm", seconds="seconds of training", parameters="trained parameters")
-_RUN |= dict(shard="sharing between processes", peak_memory_gb="peak memory, GB")
+_RUN |= dict(shard="what processes share", peak_memory_gb="peak memory, GB")
 
 
 def _trained_text(parameters: dict) -> str:
@@ -943,12 +946,17 @@ def _if_any(title: str, parts: list) -> list:
     "Parts folded away, if there are any"
     return [folded(title, *parts)] if parts else []
 
+# %% ../../nbs/api/reporting/04_report.ipynb #39e5583a
+def _explained(names: list) -> list:
+    "A part that says what baselines and metrics are; none where none needs it"
+    part = explained(names)
+    return [part] if part[1] else []
+
 # %% ../../nbs/api/reporting/04_report.ipynb #4c78c442
-def _numbers(scores: pd.DataFrame, best: str) -> list:
-    "The main table, below what its columns are"
+def _numbers(scores: pd.DataFrame, best: str) -> tuple:
+    "The main table with what it rests on"
     caption = f"With 95 % intervals: {rests_text(scores)}"
-    columns = [*MAIN, *metrics_of("answers", headline=True)]
-    return [explained(columns), page_table(main_table(scores, best), caption)]
+    return page_table(main_table(scores, best), caption)
 
 # %% ../../nbs/api/reporting/04_report.ipynb #936e5e74
 def _arm_tables(differences: pd.DataFrame) -> list:
@@ -958,7 +966,7 @@ def _arm_tables(differences: pd.DataFrame) -> list:
         page_table(difference_cells(rows, "against"), f"{label(metric)} minus that of another arm")
         for metric, rows in between.groupby("metric", sort=False)
     ]
-    return [explained(between.metric.unique()), *tables] if tables else []
+    return [*_explained(between.metric.unique()), *tables]
 
 # %% ../../nbs/api/reporting/04_report.ipynb #74c10842
 def _read_section(f: Findings, figures: Path) -> list:
@@ -990,7 +998,9 @@ _ALL = dict(ranking="Whose answer is it?", losses="Losses", answers="Scores of a
 
 def _every_metric(scores: pd.DataFrame) -> list:
     "All metrics that were measured, as tables of rankings, losses and answers"
-    parts = [explained(scores.metric.unique())]
+    headline = metrics_of("answers", headline=True)
+    new = [m for m in scores.metric.unique() if m not in (*PLOTTED, *headline)]
+    parts = _explained(new)
     for of, caption in _ALL.items():
         table = score_cells(scores, metrics_of(of)).rename(columns=label, index=label)
         if table.shape[1]:
@@ -1048,11 +1058,12 @@ def _pay_section(f: Findings, figures: Path) -> list:
     best = f.baselines["best"]
     tasks = group_counts(f.differences, best, "rouge_l") if best else ""
     measured = [s for s in BASELINES if s in set(f.scores.system)]
+    new = [m for m in metrics_of("answers", headline=True) if m not in PLOTTED]
     return [
-        *([explained(measured)] if measured else []),
+        *_explained(measured),
         _sentences(best_sentence(f.baselines), tasks),
         _figure("results", figures),
-        folded("The main numbers", *_numbers(f.scores, best)),
+        folded("The main numbers", *_explained(new), _numbers(f.scores, best)),
         *_if_any("Every metric of every system", _every_metric(f.scores)),
         *_if_any("The same way of answering for all", _same_way(f)),
         *_if_any("Every baseline, and every task", _every_baseline(f)),
@@ -1069,7 +1080,7 @@ def _without_hits(f: Findings) -> list:
         f"The same on the test proteins that have no hit of any span. {which_sentence(scores)}"
     )
     numbers = _numbers(scores, f.baselines["best"])
-    return [_sentences(sentence), folded("The main numbers without any hit", *numbers)]
+    return [_sentences(sentence), folded("The main numbers without any hit", numbers)]
 
 # %% ../../nbs/api/reporting/04_report.ipynb #7c4c45c3
 def _fair_section(f: Findings, figures: Path) -> list:

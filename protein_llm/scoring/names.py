@@ -29,7 +29,7 @@ BASELINES = tuple(BASELINE_LABELS)
 # %% ../../nbs/api/scoring/02_names.ipynb #8e59a626
 BASELINE_WORDS = dict(
     majority="the commonest training answer of the task, whatever the protein",
-    template="the training answer of the task that has most words in common with all of them, whatever the protein",
+    template="the training answer that shares most words with all others of its task, whatever the protein",
     composition="linear regression from amino acid frequencies and length alone to the words of an answer",
     nearest_sequence="the answer of the training protein whose sequence aligns best, else the majority answer",
     nearest_feature="the answer of the training protein whose features, the protein encoder's numbers, are most alike",
