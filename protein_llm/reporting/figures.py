@@ -293,7 +293,7 @@ def _no_score(ax, metric: str, y: int):
     behind = dict(facecolor="white", edgecolor="none", pad=1)  # no line runs through the words
     ax.text(0.5, y, words, color=_GREY, fontsize=9, bbox=behind, **place)
 
-
+# %% ../../nbs/api/reporting/01_figures.ipynb #3dea7f9f
 def _score_panel(ax, table: pd.DataFrame, systems: list, best: str):
     "One metric: a line for each system"
     m = METRICS[table.metric.iloc[0]]
@@ -311,7 +311,7 @@ def _score_panel(ax, table: pd.DataFrame, systems: list, best: str):
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
 
-
+# %% ../../nbs/api/reporting/01_figures.ipynb #e0d99b18
 def _name_systems(ax, systems: list, best: str):
     "Arms in bold and in their colours, the baseline to beat in bold"
     name_rows(ax, [label(s) for s in systems])
@@ -615,6 +615,13 @@ def _strips(axes: list, looks: dict, length: int):
     return shown
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #43dd728c
+def _colour_bar(fig, shown, axes: list):
+    "What the colours above some axes mean"
+    place = dict(location="top", fraction=0.05, aspect=30, shrink=0.6)
+    words = dict(label="times the mean residue (logarithmic)", format="{x:g}", ticks=LogLocator())
+    fig.colorbar(shown, ax=axes, **place, **words).minorticks_off()
+
+
 def _enriched(ax, enrichment: pd.DataFrame, archs: list):
     "How much more attention domains get than others, before and after training"
     for y, arch in enumerate(archs):
@@ -648,9 +655,7 @@ def fig_attention(
     axes[0].set_title(name, fontsize=9.5)
     _domain_track(axes[-2], domains, length)
     _enriched(axes[-1], enrichment, list(looks))
-    place = dict(location="top", fraction=0.05, aspect=30, shrink=0.6)
-    words = dict(label="times the mean residue (logarithmic)", format="{x:g}", ticks=LogLocator())
-    fig.colorbar(shown, ax=axes[: len(looks)], **place, **words).minorticks_off()
+    _colour_bar(fig, shown, axes[: len(looks)])
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #1f48e293

@@ -210,7 +210,7 @@ def _likelier(row: dict) -> str:
     of = "each piece of a word in the right answer"
     return f"{row['system']} by {_size(row)}, which makes {of} {more:.1%} likelier on average"
 
-
+# %% ../../nbs/api/reporting/04_report.ipynb #2935a0da
 def loss_sentence(
     differences: pd.DataFrame,  # Long table
 ) -> str:  # One sentence
@@ -755,6 +755,8 @@ _SHOWN = " ".join(
     f"*{METRICS[m].label[0].upper()}{METRICS[m].label[1:]}*: {METRIC_WORDS[m]}." for m in PLOTTED
 )
 _SHOWN += " Systems that give no likelihoods have no value in the first two."
+
+# %% ../../nbs/api/reporting/04_report.ipynb #1b7a0e63
 FIGURES = dict(
     corpus="Records of each task, by the source whose raw format they were read from.",
     funnel="What each cleaning rule let through, in order.",
@@ -792,6 +794,8 @@ COUNTED = dict(
     tasks_left_out="tasks that are left out",
     answered_with_a_sequence_neighbour="scored questions for which the protein has a training protein that aligns",
 )  # what the numbers of a corpus are
+
+# %% ../../nbs/api/reporting/04_report.ipynb #209327e6
 _BINS = {"none": "nothing aligns", "[0,30)": "under 30 %", "[30,50)": "30 to under 50 %"}
 _BINS |= {"[50,90)": "50 to under 90 %", "[90,100]": "90 % or more"}
 
