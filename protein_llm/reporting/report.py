@@ -204,8 +204,9 @@ def read_sentence(
     return _sentence(_reads(found, len(rows)), _best_reader(scores, differences))
 
 # %% ../../nbs/api/reporting/04_report.ipynb #2db14965
-def _likelier(row: dict) -> str:
-    "What a lower loss means"
+def _likelier(rows: list) -> str:
+    "What the lowest loss means"
+    row = min(rows, key=lambda row: row["value"])
     more = math.expm1(-row["value"])
     of = "each piece of a word in the right answer"
     return f"{row['system']} by {_size(row)}, which makes {of} {more:.1%} likelier on average"
@@ -227,11 +228,10 @@ def loss_sentence(
     if not found["better"]:
         what = "No arm can be shown to be less surprised by right answers, by its loss, than"
         return f"{what} {other}: {_rest(found)}."
-    most = min(found["better"], key=lambda row: row["value"])
-    who = f"{_arms(found['better'], len(rows))} {'is' if len(found['better']) == 1 else 'are'}"
-    text = f"{who} less surprised by right answers on proteins never met than {other}: "
-    whose = "its" if len(found["better"]) == 1 else "their"
-    return _sentence(f"{text}{whose} loss is lower ({_likelier(most)})", _rest(found))
+    verb, whose = ("is", "its") if len(found["better"]) == 1 else ("are", "their")
+    text = f"{_arms(found['better'], len(rows))} {verb} less surprised by right answers on proteins"
+    text += f" never met than {other}: {whose} loss is lower ({_likelier(found['better'])})"
+    return _sentence(text, _rest(found))
 
 # %% ../../nbs/api/reporting/04_report.ipynb #1addaa42
 def pays_sentence(
@@ -809,25 +809,38 @@ def _identity_table(identity: dict, tested: int) -> tuple:
     return page_table(frame, caption)
 
 # %% ../../nbs/api/reporting/04_report.ipynb #157219a1
+def _plain_table(counts: dict) -> tuple:
+    "Single numbers and texts"
+    rows = []
+    for name, count in counts.items():
+        if not isinstance(count, (dict, list)):
+            shown = label(count) if name == "tasks_left_out" else count
+            rows.append((COUNTED.get(name, label(name)), shown))
+    return page_table(pd.DataFrame(rows, columns=["what", "count"]), "Corpus and split")
+
+
+def _tables_by_name(counts: dict) -> list:
+    "What is counted by the same names, as train, valid and test, stands side by side"
+    of_same = {}
+    for name, table in counts.items():
+        if isinstance(table, dict) and not any(isinstance(v, (dict, list)) for v in table.values()):
+            of_same.setdefault(frozenset(table), {})[name] = table
+    parts = []
+    for tables in of_same.values():
+        names = list(next(iter(tables.values())))
+        shown = {label(name): list(map(table.get, names)) for name, table in tables.items()}
+        frame = pd.DataFrame({"of": [label(str(n)) for n in names], **shown})
+        parts.append(page_table(frame, f"How many {listed(list(shown))} there are of each"))
+    return parts
+
+# %% ../../nbs/api/reporting/04_report.ipynb #2413bc58
 def count_tables(
     counts: dict,  # Counts of the corpus and its split; nested ones with the same names share a table
 ) -> list:  # Parts of a page
     "What the corpus holds, as tables"
     counts = dict(counts)
     identity = counts.pop("identity_to_train_of_test_proteins", None)
-    plain_counts = {k: v for k, v in counts.items() if not isinstance(v, (dict, list))}
-    plain_counts |= {k: label(v) for k, v in plain_counts.items() if k == "tasks_left_out"}
-    rows = [(COUNTED.get(name, label(name)), count) for name, count in plain_counts.items()]
-    parts = [page_table(pd.DataFrame(rows, columns=["what", "count"]), "Corpus and split")]
-    of_same = {}  # what is counted by the same names, as train, valid and test, stands side by side
-    for name, table in counts.items():
-        if isinstance(table, dict) and not any(isinstance(v, (dict, list)) for v in table.values()):
-            of_same.setdefault(frozenset(table), {})[name] = table
-    for tables in of_same.values():
-        names = list(next(iter(tables.values())))
-        shown = {label(name): list(map(table.get, names)) for name, table in tables.items()}
-        frame = pd.DataFrame({"of": [label(str(n)) for n in names], **shown})
-        parts.append(page_table(frame, f"How many {listed(list(shown))} there are of each"))
+    parts = [_plain_table(counts), *_tables_by_name(counts)]
     if identity:
         parts.append(_identity_table(identity, counts["proteins"]["test"]))
     return parts
