@@ -44,7 +44,7 @@ from protein_llm.evaluation.compare import (
 # %% ../../nbs/api/reporting/03_card.ipynb #7deb4e0f
 from ..evaluation.measure import ledger_of, measure, measured_baselines
 from .figures import STYLE, WIDTH, figure_bytes, interval_text
-from .page import folded, html_page, page_figure, page_table
+from .page import explained, folded, html_page, page_figure, page_table
 from ..runs.run import Run
 from ..scoring.entities import Information, frozen_dictionary, known_entities
 from ..scoring.names import record_keys, require_once, require_own_name
@@ -434,8 +434,14 @@ def _score_parts(scores: pd.DataFrame) -> list:
     scores, headline = _by_pairs(scores), _headline()
     rest = tuple(m for m in metrics_of("answers") if m not in headline)
     caption = "Value [95 % interval over clusters]"
-    more = page_table(_wide(scores, "all", rest), caption)
-    return [page_table(_wide(scores, "all", headline), caption), folded("Every other metric", more)]
+    shown = page_table(_wide(scores, "all", headline), caption)
+    names = [*(s for s in BASELINES if s in set(scores.system)), *scores.metric.unique()]
+    words = folded("What the baselines and metrics are", explained(names))
+    return [
+        words,
+        shown,
+        folded("Every other metric", page_table(_wide(scores, "all", rest), caption)),
+    ]
 
 # %% ../../nbs/api/reporting/03_card.ipynb #5632cf7a
 def _group_sections(name: str, scores: pd.DataFrame) -> list:
@@ -670,7 +676,7 @@ def fig_comparison(
     return fig
 
 # %% ../../nbs/api/reporting/03_card.ipynb #d226975b
-VERSION = 6  # raise it when a card holds something else: those of runs are then made again
+VERSION = 7  # raise it when a card holds something else: those of runs are then made again
 
 
 def _answered(run: Run, measurement) -> pd.DataFrame:

@@ -28,19 +28,8 @@ from ..scoring.table import METRICS, label
 COLOURS = dict(
     text="#E69F00", mlp="#0072B2", perceiver="#009E73", flamingo="#CC79A7", blind="#4D4D4D"
 )
-_GREYS = (
-    "#525252",
-    "#5C5C5C",
-    "#6B6B6B",
-    "#7A7A7A",
-    "#898989",
-    "#989898",
-    "#A7A7A7",
-    "#B6B6B6",
-    "#C5C5C5",
-    "#D4D4D4",
-)
-COLOURS |= dict(zip(BASELINES, _GREYS, strict=True))
+_GREY = "#8C8C8C"
+COLOURS |= dict.fromkeys(BASELINES, _GREY)
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #5b682394
 WIDTH = 4.6  # inches of every figure: at 358 pixels, what a telephone leaves, letters of 9 points have 9.7 pixels
@@ -138,10 +127,13 @@ def _by_arch(log: pd.DataFrame, column: str) -> pd.DataFrame:
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #2d533c7d
 def _curves(ax, wide: pd.DataFrame, ylabel: str):
-    "A line for each arm over the steps: faint as it is, bold smoothed"
+    "A line for each arm over the steps: faint as it is, bold smoothed; that of blind is broader and lies below"
     for arch in wide:
-        ax.plot(wide.index, wide[arch], color=COLOURS[arch], alpha=0.22, linewidth=0.7)
-        ax.plot(wide.index, smooth(wide[arch]), color=COLOURS[arch], linewidth=1.8, label=arch)
+        below = arch == "blind"
+        look = dict(color=COLOURS[arch], zorder=2.0 if below else 3.0)
+        ax.plot(wide.index, wide[arch], **look | dict(alpha=0.22, linewidth=0.7, zorder=1.0))
+        bold = smooth(wide[arch])
+        ax.plot(bold.index, bold, linewidth=3.2 if below else 1.3, label=arch, **look)
     ax.set(xlabel="optimizer step", ylabel=ylabel)
     _top_legend(ax, 5)
 
@@ -150,7 +142,7 @@ def _gaps(ax, gap: pd.DataFrame):
     "Distance of each arm to blind; the first steps, before warm-up ends, do not set the scale"
     for arch in gap.columns.drop("blind"):
         ax.plot(gap.index, gap[arch], color=COLOURS[arch], linewidth=1.8)
-    ax.axhline(0, color=COLOURS["blind"], linewidth=1.8)
+    ax.axhline(0, color=COLOURS["blind"], linewidth=1.8, zorder=1.5)
     ax.set(xlabel="optimizer step", ylabel="minus blind's, smoothed")
     settled = gap[len(gap) // 8 :].replace([np.inf, -np.inf], np.nan)
     if settled.notna().any(axis=None):
@@ -287,25 +279,39 @@ def fig_by_group(
     n = table.groupby("group").n.max()
     name_rows(ax, [f"{label(g)}\n{int(n[g]):,} records" for g in groups])
     ax.axvline(0, color=_INK, linewidth=1, zorder=1)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set(xlabel=f"{label(metric)} minus that of {label(against)} ({_direction(metric)})")
     _top_legend(ax, 5)
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #45ba5b44
+def _no_score(ax, metric: str, y: int):
+    "Why the row of a system is empty"
+    of_losses = METRICS[metric].of in ("ranking", "losses")
+    words = "no likelihoods" if of_losses else "not measured"
+    place = dict(transform=ax.get_yaxis_transform(), ha="center", va="center")
+    behind = dict(facecolor="white", edgecolor="none", pad=1)  # no line runs through the words
+    ax.text(0.5, y, words, color=_GREY, fontsize=9, bbox=behind, **place)
+
+# %% ../../nbs/api/reporting/01_figures.ipynb #3dea7f9f
 def _score_panel(ax, table: pd.DataFrame, systems: list, best: str):
     "One metric: a line for each system"
     m = METRICS[table.metric.iloc[0]]
     for y, system in enumerate(systems):
+        rows = table[(table.system == system) & table.value.notna()]
         colour = "black" if system == best else COLOURS[system]
-        for r in table[table.system == system].itertuples():
+        for r in rows.itertuples():
             _interval(ax, r, y, colour, 5, filled=system in ARCHS or system == best)
+        if rows.empty:
+            _no_score(ax, m.name, y)
+    ax.margins(x=0.1)
     better = "higher is better" if m.better > 0 else "lower is better"
     ax.set(title=m.label, xlabel=f"{m.unit} ({better})".strip())
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
 
-
+# %% ../../nbs/api/reporting/01_figures.ipynb #e0d99b18
 def _name_systems(ax, systems: list, best: str):
     "Arms in bold and in their colours, the baseline to beat in bold"
     name_rows(ax, [label(s) for s in systems])
@@ -591,20 +597,31 @@ def _domain_track(ax, domains: pd.DataFrame, length: int):
     ax.spines["left"].set_visible(False)
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #c8ff0ae4
+_LEAST = 0.1  # times the mean: what gets less has the same colour
+
+
 def _strips(axes: list, looks: dict, length: int):
     "Attention of each arm's tokens along a protein, in multiples of the mean; what shows the colours"
-    top = np.percentile(np.concatenate([w.ravel() * length for w in looks.values()]), 99.5)
-    for ax, (arch, weights) in zip(axes, looks.items(), strict=True):
-        place = dict(
-            extent=(0, length, len(weights) + 0.5, 0.5), aspect="auto", interpolation="nearest"
-        )
-        shown = ax.imshow(weights * length, cmap="Blues", vmin=0, vmax=top, **place)
+    times = {arch: np.maximum(weights * length, _LEAST) for arch, weights in looks.items()}
+    top = np.percentile(np.concatenate([t.ravel() for t in times.values()]), 99.5)
+    scale = dict(cmap="Blues", norm=mpl.colors.LogNorm(_LEAST, max(top, 1.0)))
+    for ax, (arch, shares) in zip(axes, times.items(), strict=True):
+        place = dict(extent=(0, length, len(shares) + 0.5, 0.5), aspect="auto")
+        shown = ax.imshow(shares, interpolation="nearest", **scale, **place)
         ax.set(ylabel=f"{arch}\ntoken", xticklabels=[])
+        ax.tick_params(axis="x", length=0)
         ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         ax.grid(visible=False)
     return shown
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #43dd728c
+def _colour_bar(fig, shown, axes: list):
+    "What the colours above some axes mean"
+    place = dict(location="top", fraction=0.05, aspect=30, shrink=0.6)
+    words = dict(label="times the mean residue (logarithmic)", format="{x:g}", ticks=LogLocator())
+    fig.colorbar(shown, ax=axes, **place, **words).minorticks_off()
+
+
 def _enriched(ax, enrichment: pd.DataFrame, archs: list):
     "How much more attention domains get than others, before and after training"
     for y, arch in enumerate(archs):
@@ -638,10 +655,7 @@ def fig_attention(
     axes[0].set_title(name, fontsize=9.5)
     _domain_track(axes[-2], domains, length)
     _enriched(axes[-1], enrichment, list(looks))
-    colours = dict(
-        location="top", label="times the mean residue", fraction=0.05, aspect=30, shrink=0.6
-    )
-    fig.colorbar(shown, ax=axes[: len(looks)], **colours)
+    _colour_bar(fig, shown, axes[: len(looks)])
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #1f48e293
