@@ -137,7 +137,7 @@ def _sentence(text: str, rest: str = "") -> str:
     return text[0].upper() + text[1:] + (f"; {rest}." if rest else ".")
 
 # %% ../../nbs/api/reporting/04_report.ipynb #d2f1c050
-_CHANCE = "(0.5, where blind stands, the arm that is shown no protein)"
+_CHANCE = "(0.5, as blind, which is shown none)"
 
 
 def _reads(found: dict, n: int) -> str:
@@ -209,8 +209,8 @@ def _likelier(rows: list) -> str:
     "What the lowest loss means"
     row = min(rows, key=lambda row: row["value"])
     more = math.expm1(-row["value"])
-    of = "each piece of a word in the right answer"
-    return f"{row['system']} by {_size(row)}, which makes {of} {more:.1%} likelier on average"
+    of = "each piece of the right words is"
+    return f"{row['system']} by {_size(row)}: {of} {100 * more:.1f} % likelier"
 
 # %% ../../nbs/api/reporting/04_report.ipynb #2935a0da
 def loss_sentence(
@@ -322,8 +322,7 @@ def share_sentence(
     arm = arms.value.idxmax()
     row = arms.loc[arm]
     rests = f"{row.n:,} questions on proteins of {row.clusters:,} groups of similar sequence"
-    scale = f"0: no word in common, 1: all of them in order; {rests}"
-    reached = [f"the best arm, {arm}, reaches a ROUGE-L of {row.value:.3f} ({scale})"]
+    reached = [f"the best arm, {arm}, reaches a ROUGE-L of {row.value:.3f} ({rests})"]
     if best in rows.index and best not in WITHOUT_PROTEIN:
         reached.append(f"{label(best)} {rows.value[best]:.3f}")
     text = f"{', '.join(reached)}, and {_needs_none(rows.value, differences, arm)}"
@@ -352,12 +351,12 @@ def lead_sentences(
     scores: pd.DataFrame,  # Long table of scores
     differences: pd.DataFrame,  # Long table of differences
     best: str,  # The baseline to beat; empty where there is none
-) -> list:  # Three, with a `*` before and behind each term where it is explained
+) -> list:  # Three
     "Did the arms read the protein, whose loss is lower than blind's, and does it pay"
     read, losses = read_sentence(scores, differences), loss_sentence(differences)
     pays, share = pays_sentence(differences, best), share_sentence(scores, differences, best)
     third = f"{pays.removesuffix('.')}; {share[0].lower()}{share[1:]}"
-    return _glossed([read, losses, third])
+    return [read, losses, third]
 
 # %% ../../nbs/api/reporting/04_report.ipynb #b3959b7d
 def _against_others(pairs: pd.DataFrame, lowest: str) -> dict:  # {lower, higher, open: arms}
@@ -1184,7 +1183,7 @@ def another_run(
 # %% ../../nbs/api/reporting/04_report.ipynb #01775967
 def lead(
     f: Findings,  # What was found
-) -> list:  # Three sentences, with a `*` before and behind each term where it is explained
+) -> list:  # Three sentences
     "What was found, for somebody who reads nothing else"
     return lead_sentences(f.scores, f.differences, f.baselines["best"])
 
@@ -1205,7 +1204,7 @@ def summary_text(
     table = main_table(f.scores, f.baselines["best"])
     table = table.map(lambda text: text.replace("\n", "  "))
     legend = f"On held-out clusters, with 95 % intervals: {rests_text(f.scores)}."
-    return "\n".join([*warnings(f), *map(plain, lead(f)), "", table.to_string(index=False), legend])
+    return "\n".join([*warnings(f), *lead(f), "", table.to_string(index=False), legend])
 
 # %% ../../nbs/api/reporting/04_report.ipynb #5af42967
 TITLE = "Four ways to show a protein to a language model"
@@ -1268,7 +1267,7 @@ def write_report(
     folder = require_report_folder(folder)
     sections = report_sections(findings, Path(figures_folder))
     notes = [marked(TERMS), size_text(findings)]
-    first = [marked(text) for text in lead(findings)]
+    first = [marked(text) for text in _glossed(lead(findings))]
     html = html_page(TITLE, first, sections, warnings(findings), notes)
     with write_atomic(folder / "report.html") as tmp:
         tmp.write_text(html)
