@@ -336,7 +336,7 @@ def why_sentences(
     if _row(found.differences, "grpo", facts["best"])["established"]:
         return sentences
     if seen["kept"] == seen["seeds"]:
-        away = "So training took the policy away from what earns: smaller steps would tell."
+        away = "So training took the policy away from what earns: smaller steps, of more prompts, would tell."
         return [*sentences, away]
     gained = own["established"] and own["value"] > 0
     learned = "learned its own prompts, and that does not carry over to other proteins: more prompts would tell"
