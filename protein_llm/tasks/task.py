@@ -58,6 +58,12 @@ class Task(_Written):
     by: tuple = ()  # Columns of its records that scores are grouped by
     taught: bool = True  # The corpus asks it; else arms first train on the task's train records
     note: str = ""  # What has to stand beside its numbers
+    marks: str = ""  # Name in `METRICS` of what marks one answer; empty: the first of `metrics`
+
+    @property
+    def marked_by(self) -> Metric:
+        "The metric that says whether one answer is right"
+        return METRICS[self.marks or self.metrics[0]]
 
 # %% ../../nbs/api/tasks/01_task.ipynb #c718fd0f
 PARSE_RATE = Metric(
