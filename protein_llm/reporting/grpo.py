@@ -10,6 +10,7 @@ __all__ = ['RL_METRICS', 'SAMPLED', 'SHOWN', 'KEPT', 'SYSTEM_COLOURS', 'WATCHED'
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #c651fa67
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import matplotlib as mpl
@@ -98,8 +99,8 @@ def baseline_answers(
     items, wanted = Items(records, study.items.proteins), study.of(part).record_id
     pooled = dict(feature=study.data.features.pooled()) if study.data.features else {}
     found = measure_task(study.reward.task, items, {}, Features(pooled), folder, limits)
-    said = found.samples.pivot(index="record_id", columns="system", values="prediction")
-    return {system: said.loc[wanted, system].tolist() for system in said}
+    predictions = found.samples.pivot(index="record_id", columns="system", values="prediction")
+    return {system: predictions.loc[wanted, system].tolist() for system in predictions}
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #60788c1f
 def lab_of(
@@ -127,8 +128,8 @@ def _voted(study: Study, sft: System) -> tuple:
     "Columns of the vote, and what it earns on validation records"
     parts = dict(valid="drawn_valid", test="drawn")
     drawn = {p: answers_of(sft, of, study.of(p)).prediction.tolist() for p, of in parts.items()}
-    said, _, earned = votes(study, drawn)
-    return _answered(study, said), earned
+    predictions, _, earned = votes(study, drawn)
+    return _answered(study, predictions), earned
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #4473c0e4
 def all_statistics(
@@ -181,9 +182,9 @@ def reward_differences(
     pairs += [(name, "sft") for name in others if name in (*TRAINED, "vote") and name != "sft"]
     parts = []
     for a, b in pairs:
-        known = _measurable([*statistics[a], *statistics[b]], metrics)
-        given = statistics[a], statistics[b], clusters, known
-        parts.append(seed_difference_table(a, b, *given, draws=draws))
+        of_a, of_b = statistics[a], statistics[b]
+        known = _measurable([*of_a, *of_b], metrics)
+        parts.append(seed_difference_table(a, b, of_a, of_b, clusters, known, draws=draws))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #abd3411e
@@ -231,13 +232,13 @@ def forgotten(
         return [t.rename(columns=dict(sum="true")).set_index("record_id") for t in found]
 
     parts = []
-    for name in TRAINED:
-        for other in ("arm", "sft"):
-            if name != other:
-                own = tables(name)
-                of = clusters.loc[own[0].index]
-                given = own, tables(other), of, ("loss",)
-                parts.append(seed_difference_table(name, other, *given, draws=draws))
+    for name, other in product(TRAINED, ("arm", "sft")):
+        if name != other:
+            own, theirs = tables(name), tables(other)
+            of = clusters.loc[own[0].index]
+            parts.append(
+                seed_difference_table(name, other, own, theirs, of, ("loss",), draws=draws)
+            )
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #f30e152c
@@ -254,9 +255,8 @@ class Found:
     checks: pd.DataFrame  # On validation records: `system, seed, step, reward`, parts, answers
     samples: pd.DataFrame  # `system, record_id, answer, prediction`, of the first seed
     lab: dict  # `adversarial, policies, headroom` (tables) and `reasons`
-    facts: dict = field(
-        default_factory=dict
-    )  # Counts, settings, and `best`: the best control on valid
+    # Counts, settings, and `best`: the best control on valid
+    facts: dict = field(default_factory=dict)
 
     @property
     def over(self) -> str:
@@ -307,9 +307,7 @@ def _room(found: Found) -> list:
 def kept_starts(
     checks: pd.DataFrame,  # On validation records: `system, seed, step, reward, kept`
     system: str = "grpo",  # Whose
-) -> (
-    dict
-):  # `kept` (seeds whose start earned most) of `seeds`, rewards of `start` and `end` in the mean
+) -> dict:  # `kept` (starts that earned most) of `seeds`; mean rewards of `start` and `end`
     "Whether training took a policy away from what earns"
     own = checks[checks.system == system]
     ends = own.sort_values("step").groupby("seed").reward
@@ -497,9 +495,9 @@ def _questions(found: Found, study: Study, n: int = 4) -> list:
     "Test questions with what each system answered"
     parts, task = [], study.reward.task
     for record in study.of("test").head(n).itertuples():
-        said = found.samples[found.samples.record_id == record.record_id]
+        answers = found.samples[found.samples.record_id == record.record_id]
         given = []
-        for prediction, rows in said.groupby("prediction", sort=False):
+        for prediction, rows in answers.groupby("prediction", sort=False):
             names = ", ".join(label(s) for s in rows.system)
             given.append((names, prediction, answer_sign(task, prediction, record.answer)))
         parts.append(
