@@ -226,13 +226,18 @@ def metrics_of(
     return tuple(m.name for m in METRICS.values() if m.of == of and (m.headline or not headline))
 
 
+_SYSTEM_LABELS = BASELINE_LABELS | dict(
+    prior="shares in train", ridge_tokens="ridge on the bridge's tokens"
+)
+
+
 def label(
     name: str,  # A system, metric, task or group as it stands in a table
 ) -> str:  # What a reader sees for it
     "The words for a name"
     if name in METRICS:
         return METRICS[name].label
-    return BASELINE_LABELS.get(name, name.replace("_", " "))
+    return _SYSTEM_LABELS.get(name, name.replace("_", " "))
 
 # %% ../../nbs/api/scoring/05_table.ipynb #1962d187
 NOT_CHOSEN = "no answer was chosen among given ones (n_choices=0)"
