@@ -447,6 +447,14 @@ def _of_arms(measured: list, statistics: Callable) -> dict:
     "What `statistics` makes of each arm's measurement, one a seed"
     return {arm: [statistics(m[arm]) for m in measured] for arm in measured[0]}
 
+
+def _answers_over_seeds(measured: list, answers: pd.DataFrame, best: str, data: RunData) -> dict:
+    "Statistics of answers a seed: of the arms, and of the best baseline, which answers alike each time"
+    about = dict(known=_known(data), information=train_information(data.corpus))
+    found = _of_arms(measured, lambda m: _answer_statistics(m.samples, **about))
+    of_best = _with_answers(measured[0]["blind"].samples, answers, best)
+    return found | {best: [_answer_statistics(of_best, **about)] * len(measured)}
+
 # %% ../../nbs/api/evaluation/06_compare.ipynb #d98c0a85
 def over_seeds(
     runs: dict,  # {seed: runs, one an arm}
@@ -454,14 +462,11 @@ def over_seeds(
     "Arms against others. Raises as `compare_runs`"
     first = next(iter(runs.values()))[0]
     draws, data = first.cfg.evaluation.draws, first.data
-    about = dict(known=_known(data), information=train_information(data.corpus))
     measured = [_measured(of_seed) for of_seed in runs.values()]
     _require_one_set(measured)
     losses = _of_arms(measured, _loss_statistics)
-    answers = _of_arms(measured, lambda m: _answer_statistics(m.samples, **about))
     found, best = measured_baselines(data)
-    of_best = _with_answers(measured[0]["blind"].samples, found.answers, best.system)
-    answers[best.system] = [_answer_statistics(of_best, **about)] * len(measured)
+    answers = _answers_over_seeds(measured, found.answers, best.system, data)
     arms, clusters = [a for a in losses if a != "blind"], losses["blind"][0].cluster
     of_losses = metrics_of("losses", headline=True)
     of_answers = measured_metrics(answers["blind"][0], headline=True)

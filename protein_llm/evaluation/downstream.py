@@ -532,7 +532,7 @@ def measure_task(
     folder: Path | str,  # Of answers
     limits: Limits = Limits(),  # How many
 ) -> TaskMeasurement:
-    "Ask arms and baselines the same. Raises as `ask`"
+    "Ask arms and baselines alike. Raises as `ask`"
     folder, asked = Path(folder), ask(task, items, limits)
     folder.mkdir(parents=True, exist_ok=True)
     votes = _votes_of(asked, arms, folder, limits)

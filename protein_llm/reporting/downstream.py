@@ -128,7 +128,7 @@ def _break_lines(text: mpl.text.Text, width: float) -> int:  # lines
     text.set_text("\n".join(lines))
     return len(lines)
 
-
+# %% ../../nbs/api/reporting/06_downstream.ipynb #5a1e77d0
 def name_axes(
     ax,  # Axes whose content is drawn
     title: str,  # Above them
@@ -232,7 +232,7 @@ def answer_sign(
         return "right"
     return "partly right" if near > PARTLY else "wrong"
 
-
+# %% ../../nbs/api/reporting/06_downstream.ipynb #5a1e77d1
 def marks_sentence(
     task: Task,  # What was asked
 ) -> str:  # For a page
@@ -257,10 +257,16 @@ def _question(found: TaskMeasurement, items: Items, record_id: str) -> tuple:
         given.append((systems, prediction, answer_sign(found.task, prediction, record.answer)))
     return page_answers(record.instruction, ", ".join(record.protein_ids), record.answer, given)
 
-# %% ../../nbs/api/reporting/06_downstream.ipynb #1eba91cb
+
 QUESTIONS = 4  # that a card shows
 
 
+def _questions(found: TaskMeasurement, items: Items) -> list:
+    "Some questions, and what their marks mean"
+    shown = found.samples.record_id.drop_duplicates().head(QUESTIONS)
+    return [("p", marks_sentence(found.task)), *(_question(found, items, r) for r in shown)]
+
+# %% ../../nbs/api/reporting/06_downstream.ipynb #1eba91cb
 def task_card(
     found: TaskMeasurement,  # Of one task
     items: Items,  # What was asked
@@ -268,7 +274,6 @@ def task_card(
 ) -> str:  # HTML
     "What a biologist should read of a task: who knows it, what was asked, answers, and every number"
     task, headline = found.task, found.facts["headline"]
-    shown = found.samples.record_id.drop_duplicates().head(QUESTIONS)
     by = {how: task_table(found, how).reset_index() for how in ("likelihood", "written")}
     tables = [page_table(table, how) for how, table in by.items() if len(table)]
     counts = {k: v for k, v in found.facts.items() if isinstance(v, int | float)}
@@ -278,10 +283,7 @@ def task_card(
         [
             ("Who knows it", [page_figure(figure_bytes(fig), METRICS[headline].label)]),
             ("What the differences support", [("list", task_claims(found, headline))]),
-            (
-                "Questions",
-                [("p", marks_sentence(task)), *(_question(found, items, r) for r in shown)],
-            ),
+            ("Questions", _questions(found, items)),
             ("Every number", [*tables, page_table(pd.DataFrame([counts]), "What was asked")]),
         ],
     )

@@ -58,30 +58,37 @@ def fig_gains(
 
 # %% ../../nbs/api/reporting/08_levers.ipynb #7be1a009
 def _differences(table: pd.DataFrame) -> pd.DataFrame:
-    "Levers with what they add to the recipe"
+    "Levers with what they add to the recipe; none where the recipe stands alone"
+    if "to_recipe" not in table:
+        return table.head(0)
     names = {f"to_recipe_{c}": c for c in ("low", "high", "established")}
     known = table.drop(columns=["value", "low", "high"]).dropna(subset="to_recipe")
     return known.rename(columns=dict(names, to_recipe="value"))
 
 
+def _draw_scores(ax, table: pd.DataFrame, arm: str, metric: str, title: str):
+    "Scores of levers in the arm's colour, those of baselines in grey"
+    own = table.by_seed.fillna("").ne("")
+    colours = [COLOURS.get(arm, _INK) if is_lever else _OTHERS for is_lever in own]
+    rows = list(zip(table.value, table.low, table.high, colours, strict=True))
+    _points(ax, rows, [True] * len(rows))
+    name_rows(ax, table.lever.tolist())
+    direction = "higher is better" if METRICS[metric].better > 0 else "lower is better"
+    name_axes(ax, title, f"{METRICS[metric].label} ({direction})")
+
+# %% ../../nbs/api/reporting/08_levers.ipynb #7be1a014
 @mpl.rc_context(STYLE)
 def fig_levers(
-    table: pd.DataFrame,  # A row a lever or baseline; the latter's `by_seed` is empty
+    table: pd.DataFrame,  # A row a lever or baseline, as `07_levers` writes them
     arm: str,  # Whose recipe it is
     metric: str,  # Name in `METRICS`
     title: str,  # What is asked
 ) -> Figure:
-    "Scores of levers and baselines, and what each lever adds to the recipe; columns as `07_levers` writes them"
-    gains = _differences(table) if "to_recipe" in table else table.head(0)
+    "Scores of levers and baselines, and what each lever adds to the recipe"
+    gains = _differences(table)
     heights = [len(table) + 2, len(gains) + 3] if len(gains) else [len(table) + 2]
     fig, axes = axes_of(0.3 * sum(heights), len(heights), height_ratios=heights)
-    own = table.by_seed.fillna("").ne("")
-    colours = [COLOURS.get(arm, _INK) if is_lever else _OTHERS for is_lever in own]
-    rows = list(zip(table.value, table.low, table.high, colours, strict=True))
-    _points(axes[0], rows, [True] * len(rows))
-    name_rows(axes[0], table.lever.tolist())
-    direction = "higher is better" if METRICS[metric].better > 0 else "lower is better"
-    name_axes(axes[0], title, f"{METRICS[metric].label} ({direction})")
+    _draw_scores(axes[0], table, arm, metric, title)
     if len(gains):
         _draw_gains(axes[1], gains, arm, metric, "Difference to the recipe")
     return fig

@@ -39,6 +39,12 @@ class _Written:
     score: Callable  # (prediction, reference), both texts -> {column: number}
     load: Callable  # proteins of a corpus (`protein_id, sequence, split, cluster`) -> `Items`
     metrics: tuple  # Names in `METRICS`: sums of the columns of `score`
+    marks: str = ""  # Name in `METRICS` of what marks one answer; empty: the first of `metrics`
+
+    @property
+    def marked_by(self) -> Metric:
+        "The metric that says whether one answer is right"
+        return METRICS[self.marks or self.metrics[0]]
 
 # %% ../../nbs/api/tasks/01_task.ipynb #9376c59a
 @dataclass(frozen=True)
@@ -58,12 +64,6 @@ class Task(_Written):
     by: tuple = ()  # Columns of its records that scores are grouped by
     taught: bool = True  # The corpus asks it; else arms first train on the task's train records
     note: str = ""  # What has to stand beside its numbers
-    marks: str = ""  # Name in `METRICS` of what marks one answer; empty: the first of `metrics`
-
-    @property
-    def marked_by(self) -> Metric:
-        "The metric that says whether one answer is right"
-        return METRICS[self.marks or self.metrics[0]]
 
 # %% ../../nbs/api/tasks/01_task.ipynb #c718fd0f
 PARSE_RATE = Metric(
