@@ -176,6 +176,26 @@ def modules():
     return [(p, p.read_text(encoding="utf-8")) for p in paths if p.name != "_modidx.py"]
 
 
+def out_of_order():
+    "Modules that import one of their package whose notebook stands behind theirs"
+    notebook = {path: re.search(r"File to edit: .*/(\S+)\.ipynb", text) for path, text in modules()}
+    wrong = []
+    for path, text in modules():
+        for node in ast.parse(text).body:
+            if not isinstance(node, ast.ImportFrom) or path.name == "__init__.py":
+                continue
+            parts = (node.module or "").removeprefix("protein_llm.").split(".")
+            place = path.parent if node.level == 1 else ROOT / "protein_llm"
+            imported = place.joinpath(*parts).with_suffix(".py")
+            if imported.parent == path.parent and notebook.get(imported):
+                here, there = notebook[path].group(1), notebook[imported].group(1)
+                if there > here:
+                    wrong.append(
+                        f"{path.relative_to(ROOT)} ({here}) imports {imported.stem} ({there})"
+                    )
+    return "\n".join(wrong)
+
+
 def scripts():
     "Python files beside the package, and their texts"
     folders = ("bench", "scripts", ".ci", "launch")
@@ -299,6 +319,7 @@ def checks():
     yield "ruff check", checked(BIN / "ruff", "check", "--quiet", *code)
     yield "ruff format", checked(BIN / "ruff", "format", "--check", "--quiet", *code)
     yield "imports go one way", checked(BIN / "lint-imports", "--no-logo", "--no-cache")
+    yield "notebooks stand in the order of their imports", out_of_order()
     yield "no private name of another module is used", private_imports()
     yield "no line of code is too wide", too_wide()
     yield "every file names the newest release's version", versions()

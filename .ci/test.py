@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from calls import ROOT, call  # noqa: E402
 from form import checks, notebooks, skipped  # noqa: E402
+from jobs import as_ready  # noqa: E402
 from processes import on_stop  # noqa: E402
 
 BIN = ROOT / ".venv" / "bin"
@@ -270,32 +270,13 @@ def jobs():
         yield Job(f"refused: {label}", partial(refused, name, label, parameters, words))
 
 
-def do(waiting, tally, at_once=2):
-    "Do jobs, some at a time, each as soon as those that it needs have ended"
-    running, good = {}, set()
-    with ThreadPoolExecutor(at_once) as pool:
-        while waiting or running:
-            ready = [job for job in waiting if good.issuperset(job.needs)]
-            for job in ready[: at_once - len(running)]:
-                waiting.remove(job)
-                running[pool.submit(job)] = job
-            if not running:
-                break
-            for ended in wait(running, return_when=FIRST_COMPLETED).done:
-                job = running.pop(ended)
-                tally.add(job.name, ended.result(), job.seconds)
-                if not ended.result():
-                    good.add(job.name)
-    for job in waiting:
-        tally.add(job.name, "not done: what it needs has failed")
-
-
 def chain(tally):
-    "All jobs, from a clean folder"
+    "All jobs, two at a time, from a clean folder"
     shutil.rmtree(OUT, ignore_errors=True)
     (OUT / "notebooks").mkdir(parents=True)
     corrupt()
-    do(list(jobs()), tally)
+    for job, error in as_ready(jobs(), lambda job: job.needs, Job.__call__, at_once=2):
+        tally.add(job.name, error, job.seconds)
 
 
 def main():

@@ -93,9 +93,11 @@ def write_json(
 def read_json(
     path: Path | str,  # A JSON file
 ):
-    "Read a JSON file. Raises `ValueError` that names the file when it is not valid JSON"
+    "Read a JSON file. Raises `ValueError` that names the file when it is no text or not valid JSON"
     try:
         return json.loads(Path(path).read_text())
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: byte {e.start + 1} is no text") from e
     except json.JSONDecodeError as e:
         raise ValueError(f"{path}: not valid JSON ({e})") from e
 

@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jobs import as_ready
 from processes import end_children, on_stop, stopping
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -392,24 +392,18 @@ def run_all(experiment):
     jobs = min(JOBS, cores())
     if todo:
         announce(experiment, todo, jobs)
-    waiting, running = list(experiment.steps), {}
-    with ThreadPoolExecutor(jobs) as pool:
-        while waiting or running:
-            for step in [s for s in waiting if set(s.after) <= set(experiment.finished)]:
-                if len(running) < jobs:
-                    waiting.remove(step)
-                    experiment.now.append(step)
-                    running[pool.submit(run_step, experiment, step, todo, jobs)] = step
-            # a signal is answered when the main thread runs: it does so every second
-            done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-            for each in done:
-                if error := each.result():
-                    end_children()
-                    print(f"{error}\n{experiment.left()}", file=sys.stderr, flush=True)
-                    os._exit(1)  # the other step's thread would be waited for
-                step = running.pop(each)
-                experiment.now.remove(step)
-                experiment.finished.append(step.name)
+
+    def work(step):
+        experiment.now.append(step)
+        return run_step(experiment, step, todo, jobs)
+
+    for step, error in as_ready(experiment.steps, lambda step: step.after, work, jobs):
+        if error:
+            end_children()
+            print(f"{error}\n{experiment.left()}", file=sys.stderr, flush=True)
+            os._exit(1)  # the other step's thread would be waited for
+        experiment.now.remove(step)
+        experiment.finished.append(step.name)
 
 
 @contextmanager

@@ -641,9 +641,14 @@ _PUSH = (
 
 
 def _model_folder(model: str) -> Path:
-    "The folder of a saved model, also of a run that holds one"
+    "The folder of a saved model, also of a trained run. Raises what `Run.load` raises"
+    from protein_llm.runs.run import Run
+
     folder = Path(model)
-    return folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    for run in (folder, folder.parent):
+        if (run / "trained.json").is_file():
+            return Run.load(run).folder / "model"
+    return folder
 
 # %% ../../nbs/api/apps/01_cli.ipynb #ec428b50
 @main.command()

@@ -9,8 +9,9 @@ __all__ = ['SHIPPED_ARMS', 'LEAST_LIKE', 'NEAREST', 'MOST_ALIGNED', 'PAGES', 'SA
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #add07e9b
 import warnings
+from collections import Counter
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +20,23 @@ import torch
 from fastcore.basics import patch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from ..config import DataConfig, RunConfig
+from ..config import DataConfig
 from ..core import read_json, repo_root
 from ..data.clean import build_records
+from ..data.corpus import Corpus
 from ..data.manifest import fetch
 from ..data.split import search_proteins
 from ..data.templates import TEMPLATES
 from ..evaluation.attention import read_domains
 from ..evaluation.losses import SHUFFLED, shuffled_proteins
 from ..model import ProteinLLM, ProteinProcessor
-from ..runs.data import RunData
+from ..runs.run import Run
 from ..scoring.entities import frozen_dictionary
 from ..scoring.ontology import load_terms
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #72fe9098
-SHIPPED_ARMS = dict(
-    smollm2_mlp="smollm2", tiny_mlp="tiny_mlp"
-)  # manifest of the model, folder below assets
+# manifest of the model, and its folder below assets
+SHIPPED_ARMS = dict(smollm2_mlp="smollm2", tiny_mlp="tiny_mlp")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class TrainSet:
     def longest(self) -> int:
         "Residues of its longest protein"
         return int(self.proteins.sequence.str.len().max())
+
+    @cached_property
+    def counts(self) -> Counter:
+        "How many records have a task and the words of an answer"
+        return Counter(zip(self.records.task, self.records.answer.map(_plain), strict=True))
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #2ad5507d
 _RECORD = ["protein_id", "task", "instruction", "answer"]
@@ -94,9 +100,7 @@ class AskedArm:
     model: ProteinLLM
     processor: ProteinProcessor
     train: TrainSet | None  # None where it is not known what was trained on
-    calibration: (
-        dict | None
-    )  # From `calibration.json`; None where its confidence was never calibrated
+    calibration: dict | None  # From `calibration.json`; None where there is none
 
     @property
     def arch(self) -> str:
@@ -109,11 +113,11 @@ class AskedArm:
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #b506cb48
 @patch(as_prop=True)
-def longest(self: AskedArm) -> int:
+def longest(self: AskedArm) -> float:
     "Most residues of a protein: what the encoder takes; the text arm takes what was trained on"
     if self.processor.encoder is None:
         return self.train.longest if self.train else 1_024
-    return 1_022 if self.processor.encoder["encoder"] == "esm2" else 1_024
+    return self.processor.most_residues(str(self.model.device))
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #3116fbab
 def _calibration(folder: Path) -> dict | None:
@@ -135,32 +139,42 @@ def _shipped(name: str, device: str) -> AskedArm:
     return AskedArm(name, model, processor, shipped_train(name), _calibration(assets))
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #b42bad80
-def _trained_on(cfg: RunConfig) -> TrainSet:
+def _trained_on(corpus: Corpus) -> TrainSet:
     "The train set of a run's corpus"
-    corpus = RunData(cfg).corpus
     proteins = corpus.proteins
     records = corpus.records_of("train", "task", "instruction", "answer")[_RECORD]
     known = dict(zip(proteins.sequence, proteins.index, strict=True))
     return TrainSet(proteins.loc[proteins.split == "train", ["sequence"]], records, known)
+
+
+def _of_run(run: Run) -> AskedArm:
+    "A trained run's arm"
+    train = _trained_on(run.data.corpus)
+    return AskedArm(run.name, run.model, run.processor, train, _calibration(run.folder))
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #a091dba7
 def load_arm(
     name_or_folder: str | Path = "smollm2_mlp",  # A shipped arm, a run's folder, or a saved model's
     device: str = "cpu",  # Where it computes
 ) -> AskedArm:
-    "An arm that can be asked. Raises `FileNotFoundError`, and what loading a model raises"
+    "An arm that can be asked. Raises `FileNotFoundError`, and what loading a run or a model raises"
     if str(name_or_folder) in SHIPPED_ARMS:
         return _shipped(str(name_or_folder), device)
     folder = Path(name_or_folder).expanduser()
     if not folder.is_dir():
         known = ", ".join(SHIPPED_ARMS)
         raise FileNotFoundError(f"{folder}: no such folder: give a run's, or one of {known}")
-    run = folder if (folder / "model").is_dir() else folder.parent
-    model = folder / "model" if run == folder else folder
-    has_run = (run / "trained.json").exists()
-    train = _trained_on(RunConfig.load(run / "config.json")) if has_run else None
-    loaded = ProteinLLM.from_pretrained(model, device), ProteinProcessor.from_pretrained(model)
-    return AskedArm(run.name if has_run else folder.name, *loaded, train, _calibration(run))
+    for run in (folder, folder.parent):
+        if (run / "trained.json").exists():
+            return _of_run(Run.load(run, device))
+    if (folder / "model").is_dir():
+        left = (
+            "its training has not ended; end it, or give the folder model/ to ask without evidence"
+        )
+        raise FileNotFoundError(f"{folder} has no trained.json: {left}")
+    model = ProteinLLM.from_pretrained(folder, device)
+    processor = ProteinProcessor.from_pretrained(folder)
+    return AskedArm(folder.name, model, processor, None, _calibration(folder))
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #64b44e66
 LEAST_LIKE = 0.2  # cosine of two wordings' three to five letters below which no task is meant
@@ -242,25 +256,16 @@ def copied_from(
 # %% ../../nbs/api/apps/03a_evidence.ipynb #d3b95c4c
 def same_words(
     answer: str,  # Of the arm
-    task: str,  # Of the question; empty: all
+    task: str,  # Of the question; empty: any
     train: TrainSet,  # Of the arm
-) -> tuple[int, int]:  # Train proteins with the same answer, and with any
+) -> tuple[int, int]:  # Records of train with the same words, and all; of the task
     "How common an answer is among those of train"
-    of_task = train.records[train.records.task == task] if task else train.records
-    counts = _common(of_task) if task else {}
-    return counts.get(_plain(answer), 0), len(of_task)
-
-
-@lru_cache(maxsize=32)
-def _counted(answers: tuple) -> dict:
-    found = {}
-    for answer in answers:
-        found[_plain(answer)] = found.get(_plain(answer), 0) + 1
-    return found
-
-
-def _common(records: pd.DataFrame) -> dict:
-    return _counted(tuple(records.answer))
+    counts = train.counts
+    if task:
+        counts = {key: n for key, n in counts.items() if key[0] == task}
+    words = _plain(answer)
+    same = sum(n for (_, other), n in counts.items() if other == words)
+    return same, sum(counts.values())
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #7f3ba84c
 PAGES = dict(

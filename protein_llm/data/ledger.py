@@ -32,6 +32,7 @@ from protein_llm.data.split import (
     HIT_EVALUE,
     MIN_STRETCH,
     RELATIVE_EVALUE,
+    SEARCH_EFFORT,
     cluster_proteins,
     find_hits,
     find_stretches,
@@ -235,7 +236,7 @@ _SEARCHED = (
     "Searched for: the same sequence; identical stretches of at least {window} residues that cover half of the "
     "shorter protein, or of {domain} (exact, nothing masked); clusters of {identity} identity over {coverage} of both; "
     "relatives of {identity} identity over {coverage} of the shorter one, from the first to the last aligned residue "
-    "({program}, easy-search, sensitivity 7.5: once by its defaults, e-value up to {default}, once with repeats not "
+    "({program}, easy-search, {effort}: once by its defaults, e-value up to {default}, once with repeats not "
     "masked and scores not corrected for composition, e-value up to {unmasked}); allowed are {allowed}. Hits of any "
     "identity and span in either search, e-value up to {default}, are counted and allowed. "
     "Not searched for: more distant or shorter similarities"
@@ -254,6 +255,7 @@ def searched_text(
         identity=_percent(settings["min_seq_id"]),
         coverage=_percent(settings["coverage"]),
         program=mmseqs_name(),
+        effort=SEARCH_EFFORT,
         default=HIT_EVALUE,
         unmasked=RELATIVE_EVALUE,
         allowed=", ".join(allowed) or "none",

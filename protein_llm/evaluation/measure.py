@@ -10,6 +10,7 @@ __all__ = ['MOST_AT_ONCE', 'WAITING', 'generation_set', 'trained_tasks', 'asked_
 # %% ../../nbs/api/evaluation/05_measure.ipynb #1871d3c9
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import as_completed
 from contextlib import redirect_stderr, redirect_stdout
@@ -545,6 +546,20 @@ def _in_worker(work: Callable, job: tuple, place: int, threads: int, launcher: i
         torch.set_num_threads(threads)
     return work(*job)
 
+# %% ../../nbs/api/evaluation/05_measure.ipynb #2b9ded76
+def _results(pool, pieces: list, tell: Callable) -> list:
+    "All results; each is told as it comes. All work ends when one fails"
+    with warnings.catch_warnings():
+        # a process that has grown by 300 MB is renewed, as one is that has held a run
+        warnings.filterwarnings("ignore", "A worker stopped")
+        try:
+            for done in as_completed(pieces):
+                tell(done.result())
+        except BaseException:
+            pool.shutdown(kill_workers=True)
+            raise
+    return [piece.result() for piece in pieces]
+
 # %% ../../nbs/api/evaluation/05_measure.ipynb #0cb77afb
 def side_by_side(
     work: Callable,  # A function of a module; what it takes and returns is pickled
@@ -562,14 +577,8 @@ def side_by_side(
         return results
     pool = get_reusable_executor(workers, timeout=WAITING)
     share = max(1, torch.get_num_threads() // workers), os.getpid()
-    try:
-        pieces = [pool.submit(_in_worker, work, job, k, *share) for k, job in enumerate(jobs)]
-        for done in as_completed(pieces):
-            tell(done.result())
-    except BaseException:
-        pool.shutdown(kill_workers=True)
-        raise
-    return [piece.result() for piece in pieces]
+    pieces = [pool.submit(_in_worker, work, job, k, *share) for k, job in enumerate(jobs)]
+    return _results(pool, pieces, tell)
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #987c43c7
 def _unmeasured(

@@ -93,6 +93,15 @@ def encode(
     scaled = (as_half(features, sequences).float() - mean) / std
     return scaled.masked_fill(~mask[..., None], 0), mask
 
+# %% ../../nbs/api/model/10_processor.ipynb #3fa8aaf2
+@patch
+def most_residues(
+    self: ProteinProcessor,
+    device: str = "cpu",  # Where the encoder computes
+) -> float:  # Infinite where long proteins are cropped or read in windows
+    "Residues of the longest protein that the encoder takes"
+    return _encoder(EncoderConfig(**self.encoder), device).max_residues
+
 # %% ../../nbs/api/model/10_processor.ipynb #abd8cc7e
 @patch
 def __call__(

@@ -26,6 +26,7 @@ import pandas as pd
 from ..config import ARCHS
 from ..core import read_json, repo_root, require_new_folder, write_atomic
 from ..data.corpus import HITS
+from ..data.split import SEARCH_EFFORT
 from ..evaluation.baselines import BASELINES
 from protein_llm.reporting.page import (
     folded,
@@ -556,12 +557,12 @@ USE = (
 # %% ../../nbs/api/reporting/04_report.ipynb #5e09a2be
 CORPUS = (
     "Proteins were clustered by sequence, and whole clusters went to training, validation or test. Test proteins were "
-    "dropped when one of two searches (MMseqs2, sensitivity 7.5: by its defaults with e-value up to 0.001, and without "
-    "masking and correction for composition with e-value up to 0.1) aligned them at the split's identity over its "
-    "share of the shorter protein with one in training or one that the language model has read, or when they share an "
-    "identical fragment with one. Shorter hits remain: the *leak ledger* counts them, with all that test and training "
-    "still share. Families and answers may come again: a term such as "
-    "cytoplasm is the right answer for many proteins, and blind and the baselines can use that as well."
+    f"dropped when one of two searches (MMseqs2, {SEARCH_EFFORT}: by its defaults with e-value up to 0.001, and "
+    "without masking and correction for composition with e-value up to 0.1) aligned them at the split's identity over "
+    "its share of the shorter protein with one in training or one that the language model has read, or when they share "
+    "an identical fragment with one. Shorter hits remain: the *leak ledger* counts them, with all that test and "
+    "training still share. Families and answers may come again: a term such as cytoplasm is the right "
+    "answer for many proteins, and blind and the baselines can use that as well."
 )
 TRAINING = (
     "All arms see the same records in the same order. How hard a batch is therefore cancels in the lower panel, which "

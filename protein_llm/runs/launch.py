@@ -114,7 +114,10 @@ def _failure(command: list, code: int, tail: str, log: Path) -> str:
     lines = tail.replace("\r", "\n").strip().splitlines()
     last = lines[-1].strip() if lines else "it printed nothing"
     what = " ".join(map(str, command[1:3]))
-    return f"{what} ended with exit code {code}: {last}\nall that it printed: {log}"
+    how = f"exit code {code}"
+    if code < 0:
+        how = f"signal {-code} ({signal.strsignal(-code)})"
+    return f"{what} ended with {how}: {last}\nall that it printed: {log}"
 
 # %% ../../nbs/api/runs/03_launch.ipynb #15666cfc
 def stream(

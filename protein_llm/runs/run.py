@@ -227,10 +227,7 @@ _ANEW = "move it away and train again"
 
 def _read_object(path: Path) -> dict:
     "A JSON object. Raises `ValueError` that names the file"
-    try:
-        value = read_json(path)
-    except UnicodeDecodeError as e:
-        raise ValueError(f"{path}: byte {e.start + 1} is no text") from e
+    value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path}: it is no JSON object")
     return value

@@ -205,14 +205,19 @@ _RANKING = (
 METRICS = {m.name: m for m in (*_RANKING, *_LOSSES, *_ANSWERS, *_PROBES)}
 
 # %% ../../nbs/api/scoring/05_table.ipynb #1aa0f1b5
+def _without_functions(metric: Metric) -> dict:
+    "What two declarations of one metric share, whichever copy of a module made them"
+    return {name: value for name, value in vars(metric).items() if not callable(value)}
+
+
 def declare(
     *metrics: Metric,  # Rows of one's own
 ) -> tuple:  # Their names
     "Add metrics to the table. Raises `ValueError` on a name that another metric has"
     for m in metrics:
         known = METRICS.get(m.name, m)
-        if known.label != m.label:
-            fault = f"metric {m.name!r} is declared already, as {known.label!r}"
+        if _without_functions(known) != _without_functions(m):
+            fault = f"metric {m.name!r} is declared already, as {known.label!r} of {known.columns}"
             raise ValueError(f"{fault}: choose another name")
         METRICS[m.name] = m
     return tuple(m.name for m in metrics)
