@@ -160,7 +160,7 @@ def card_parts(
 ) -> list:  # For `html_page`
     "One answer with its evidence"
     answer = card["answer"] or "(nothing)"
-    said = ("p", Markup("<strong>{}</strong>").format(answer))
+    shown = ("p", Markup("<strong>{}</strong>").format(answer))
     if card["abstains"]:
         least = (
             "no threshold keeps to it"
@@ -168,7 +168,7 @@ def card_parts(
             else f"it needs {card['threshold']:.0%}"
         )
         silent = f"No answer: a confidence of {card['confidence']:.0%} is too low for the chosen risk; {least}."
-        said = folded(silent, said)
+        shown = folded(silent, shown)
     facts = [
         *_warnings(card),
         confidence_sentence(card),
@@ -176,7 +176,8 @@ def card_parts(
         _copy_sentence(card),
     ]
     asked = ("p", f"{card['question']} ({card['residues']:,} residues)")
-    return [asked, said, ("list", [*facts, _links(card)]), _nearest_part(card), *_looks_part(card)]
+    beside = ("list", [*facts, _links(card)])
+    return [asked, shown, beside, _nearest_part(card), *_looks_part(card)]
 
 # %% ../../nbs/api/apps/04a_answer_page.ipynb #23e0b9b2
 MOST_SHOWN = 200  # answers of a page

@@ -83,7 +83,7 @@ def _about(protein: Protein, question: str, arm: AskedArm) -> dict:
 
 def _costs(row: dict) -> dict:
     "`likelihood` of a card: nats, and None where the arm cannot be asked so"
-    costs = {k: None if v != v else round(float(v), 4) for k, v in row.items()}
+    costs = {k: None if pd.isna(v) else round(float(v), 4) for k, v in row.items()}
     return costs | dict(tokens=int(row["tokens"]))
 
 # %% ../../nbs/api/apps/04_ask.ipynb #dd542e32

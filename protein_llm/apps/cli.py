@@ -298,18 +298,18 @@ def audit(
     \b
     protein-llm audit predictions.jsonl --train train.csv --out my_card
     """
-    sets = [given[name] for name in ("valid", "test", "blind")]
-    _need_files(predictions, given["train"], *sets)
+    files = {name: given[name] for name in ("train", "valid", "test", "blind")}
+    _need_files(predictions, *files.values())
     folder = require_new_folder(given["out"])
-    _audit(predictions, given["train"], folder, *sets, given["name"], given["draws"])
+    _audit(predictions, folder, dict(files, name=given["name"], draws=given["draws"]))
 
 # %% ../../nbs/api/apps/01_cli.ipynb #ed782972
-def _audit(predictions, train, folder, *more):
-    "Write the card and print what it says; exit code 3 where something leaks"
+def _audit(predictions: str, folder: Path, given: dict):
+    "Write the card and print what it says, `given` as of `audit`; exit code 3 where something leaks"
     from protein_llm.reporting.audit import audit as make_audit
     from protein_llm.reporting.audit import audit_text
 
-    card = read_json(make_audit(predictions, train, folder, *more) / "card.json")
+    card = read_json(make_audit(predictions, folder=folder, **given) / "card.json")
     click.echo(f"{audit_text(card)}\n{folder / 'card.html'}")
     sys.exit(3 if card["leaks"] else 0)
 
@@ -436,8 +436,8 @@ def _ask(proteins: tuple, outs: list, given: dict) -> list:
     if not found.proteins:
         write_rejects(rejects_of(outs), found.rejects)
         raise ValueError(f"no protein can be asked about: see {rejects_of(outs)}")
-    how = given["risk"], given["tokens"], given["batch"]
-    part = answer_all(arm, found.proteins, given["question"], part_of(outs), *how)
+    how = dict(risk=given["risk"], max_new_tokens=given["tokens"], batch=given["batch"])
+    part = answer_all(arm, found.proteins, given["question"], part_of(outs), **how)
     write_files(outs, part, arm.calibration, found.rejects)
     click.echo(f"{len(found.proteins):,} answers: {', '.join(map(str, outs))}")
     if found.rejects:

@@ -115,9 +115,7 @@ def fit_calibration(
 def risk_coverage(
     confidence: np.ndarray,  # Of answers [n]
     right: np.ndarray,  # Whether each is right [n]
-) -> (
-    pd.DataFrame
-):  # `threshold`, `coverage`, `risk`, the most confident first; one row for each confidence
+) -> pd.DataFrame:  # `threshold, coverage, risk`, a row a confidence, the highest first
     "Risk of answering only above a threshold"
     order = np.argsort(-np.asarray(confidence), kind="stable")
     wrong = 1 - np.asarray(right, float)[order]

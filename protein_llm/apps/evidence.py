@@ -227,9 +227,7 @@ def answers_of(
     near: pd.DataFrame,  # Of `nearest_proteins`
     task: str,  # Which answers; empty: none
     train: TrainSet,  # Of the arm
-) -> (
-    list
-):  # For each row: protein, identity, coverage, whether it is a copy, answer (empty: none known)
+) -> list:  # A dict a row: `protein_id, identity, coverage, copy, answer` (empty: none known)
     "What the nearest train proteins answer"
     of_task = train.records[
         (train.records.task == task) & train.records.protein_id.isin(near.protein_id)
@@ -325,9 +323,7 @@ def protein_losses(
     questions: list,  # One a protein
     sequences: list,  # Capital letters of residues
     answers: list,  # What was written
-) -> (
-    pd.DataFrame
-):  # `own, shuffled, without` in nats, NaN where the arm cannot be asked so; `tokens`
+) -> pd.DataFrame:  # `own, shuffled, without` in nats, NaN where none can be had; `tokens`
     "What answers cost with the own protein, with its residues in random order, and with none"
     names = [str(i) for i in range(len(sequences))]
     table = pd.DataFrame(dict(sequence=sequences), index=names)
@@ -346,11 +342,7 @@ def protein_says(
     losses: dict,  # `own`, `shuffled`, `without`
 ) -> str:  # yes, no, or unknown
     "Whether the protein makes an answer likelier than its shuffled residues and no protein do"
-    others = [
-        losses[k]
-        for k in ("shuffled", "without")
-        if losses[k] == losses[k] and losses[k] is not None
-    ]
+    others = [losses[k] for k in ("shuffled", "without") if not pd.isna(losses[k])]
     if not others:
         return "unknown"
     return "yes" if min(others) - losses["own"] >= SAYS else "no"
@@ -360,9 +352,7 @@ def protein_says(
 def attention_of(
     arm: AskedArm,  # Any
     sequences: list,  # Proteins
-) -> (
-    list
-):  # For each: multiples of the mean residue [L]; None where no bridge of ours looks at residues
+) -> list:  # For each: multiples of the mean residue [L]; None where no bridge looks at residues
     "Where along its protein an arm looks"
     if not arm.attends:
         return [None] * len(sequences)
@@ -379,9 +369,7 @@ def _domains() -> dict:
 def domains_of(
     sequence: str,  # A protein
     train: TrainSet | None,  # Knows which sequence is which protein
-) -> (
-    list
-):  # `start, end, name, pfam, interpro`, from 1, both ends included; empty where none is known
+) -> list:  # Dicts: `start, end` (from 1, both included), `name, pfam, interpro`; may be empty
     "Domains of a protein of the shipped table"
     table = _domains().get(train.known.get(sequence, "")) if train else None
     if table is None:

@@ -173,9 +173,7 @@ def feature_choices(
     plan: Plan,  # Configuration, sizes, GPU
     disk_gb: float = 1_000.0,  # What the store may take
     n_proteins: int | None = None,  # To encode; None: as the configuration says
-) -> (
-    dict
-):  # `store_gb`, GPU-hours of `store`, `window`, `step`, and `choose`; empty where none are read
+) -> dict:  # `store_gb`; GPU-hours of `store, window, step`; `choose`; empty where none are read
     "Estimates of what features cost, and which way to choose"
     cfg = plan.cfg
     if plan.encoder is None:

@@ -122,9 +122,7 @@ def example_protein(
 def attention_of_run(
     run: Run,  # A trained run whose bridge has `attention`
     domains: pd.DataFrame,  # From `read_domains`
-) -> tuple[
-    pd.DataFrame, str, np.ndarray
-]:  # Enrichment; an example; mean attention of its tokens to residues [N, L]
+) -> tuple[pd.DataFrame, str, np.ndarray]:  # Enrichment; an example; its mean attention [N, L]
     "Where a trained bridge looks. Raises `ValueError` when no test protein has a domain: ask `held_out_domains`"
     data = run.data
     held_out = data.corpus.proteins[data.corpus.proteins.split == "test"]

@@ -443,9 +443,7 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 def composition(
     protein_ids: list,  # Proteins; one may occur twice
     sequences,  # Sequence of each protein: a dict or a Series by `protein_id`
-) -> (
-    pd.DataFrame
-):  # Shares of the 20 amino acids and the logarithm of the length, by `protein_id` [n, 21]
+) -> pd.DataFrame:  # Shares of amino acids, and log of the length, by `protein_id` [n, 21]
     "What a protein is made of. Raises `KeyError` on a protein without sequence"
     table = _with_sequences(protein_ids, sequences).set_index("protein_id")
     length = table.sequence.str.len()
@@ -484,9 +482,7 @@ def _by_composition(train, valid, held, sequences, settings: dict) -> dict:  # {
 class BaselineAnswers(NamedTuple):
     "What `answer_by_baselines` found"
 
-    answers: (
-        pd.DataFrame
-    )  # `system, record_id, prediction, neighbour, identity` for records of valid and test
+    answers: pd.DataFrame  # `system, record_id, prediction, neighbour, identity`; valid and test
     bins: pd.DataFrame | None  # `identity_bins` of their proteins; None without sequences
     settings: dict  # `k` or `alpha` of each system that has one
     left_out: dict  # Why, for each system of `BASELINES` that is not among the answers

@@ -8,6 +8,7 @@ __all__ = ['GROUPED', 'NAMED', 'groups_of', 'loss_scores', 'loss_differences', '
            'over_seeds']
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #f3b2b6e9
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -64,8 +65,8 @@ def loss_scores(
     draws: int,  # Bootstrap draws
 ) -> pd.DataFrame:  # A table of scores
     "Every metric of losses; without those that could not be measured"
-    of_all = (losses, losses.cluster, metrics_of("losses"), groups_of(losses))
-    tables = [score_table(system, *of_all, draws)]
+    metrics, groups = metrics_of("losses"), groups_of(losses)
+    tables = [score_table(system, losses, losses.cluster, metrics, groups, draws)]
     measured = losses.columns[losses.notna().any()]
     changed = [n for n in metrics_of("changed") if set(METRICS[n].columns) <= set(measured)]
     if len(changed) > 1:
@@ -104,8 +105,8 @@ def loss_differences(
     tables = [difference_table(system, against, a, b, a.cluster, headline, groups, draws)]
     named = a[a.entity_bytes > 0]
     if by_task and len(named):
-        of_named = (named, b.loc[named.index], named.cluster)
-        tables.append(difference_table(system, against, *of_named, (NAMED,), draws=draws))
+        same, of = b.loc[named.index], named.cluster
+        tables.append(difference_table(system, against, named, same, of, (NAMED,), draws=draws))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #e21d0867
@@ -179,13 +180,27 @@ def train_information(
 
 def _statistics(samples: dict, known: dict, information: Information | None) -> dict:
     "`answer_statistics` of each system"
-    about = (known, None, information)
-    return {s: answer_statistics(t.prediction.tolist(), t, *about) for s, t in samples.items()}
+    about = dict(known=known, information=information)
+    return {s: answer_statistics(t.prediction.tolist(), t, **about) for s, t in samples.items()}
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #1fde4e21
 def _measured_of(metrics: tuple, statistics: pd.DataFrame) -> tuple:
     "Those of a system: nothing is chosen by one without likelihoods"
     return tuple(m for m in metrics if {*METRICS[m].columns} <= {*statistics, "records"})
+
+# %% ../../nbs/api/evaluation/06_compare.ipynb #5a1e77b9
+def _pair_tables(
+    statistics: dict, about: pd.DataFrame, metrics: tuple, pairs: list, draws: int
+) -> list:
+    "Differences of each pair of systems; cluster and groups of each record in the statistics' order"
+    tables = []
+    for system, against, by_task in pairs:
+        a, b = statistics[system], statistics[against]
+        groups = groups_of(about) if by_task else None
+        tables.append(
+            difference_table(system, against, a, b, about.cluster, metrics, groups, draws)
+        )
+    return tables
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #f1673910
 def answer_tables(
@@ -204,11 +219,8 @@ def answer_tables(
         score_table(s, t, about.cluster, _measured_of(metrics, t), groups_of(about), draws)
         for s, t in statistics.items()
     ]
-    differences = []
-    for arm, against, by_task in _compared(arms, best, list(samples)):
-        groups = groups_of(about) if by_task else None
-        pair = (statistics[arm], statistics[against], about.cluster)
-        differences.append(difference_table(arm, against, *pair, headline, groups, draws))
+    pairs = _compared(arms, best, list(samples))
+    differences = _pair_tables(statistics, about, headline, pairs, draws)
     return pd.concat(scores, ignore_index=True), pd.concat(differences, ignore_index=True)
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #a77240bb
@@ -228,16 +240,6 @@ def _ranking_about(losses: pd.DataFrame, statistics: pd.DataFrame) -> pd.DataFra
     about = losses.set_index("record_id").loc[statistics.index]
     return groups_of(about).assign(cluster=about.cluster)
 
-# %% ../../nbs/api/evaluation/06_compare.ipynb #86845d8f
-def _ranking_differences(found: dict, about: pd.DataFrame, metrics: tuple, pairs: list, draws: int):
-    "A table for each pair"
-    tables = []
-    for system, against, by_task in pairs:
-        of_pair = (found[system].loc[about.index], found[against], about.cluster)
-        groups = groups_of(about) if by_task else None
-        tables.append(difference_table(system, against, *of_pair, metrics, groups, draws))
-    return tables
-
 # %% ../../nbs/api/evaluation/06_compare.ipynb #58f92ae6
 def ranking_tables(
     rankings: dict,  # {system: `RANKING_COLUMNS`}, of the same records
@@ -251,11 +253,11 @@ def ranking_tables(
         return pd.DataFrame(columns=SCORE_COLUMNS), pd.DataFrame(columns=DIFFERENCE_COLUMNS)
     first = next(iter(found.values()))
     about, metrics = _ranking_about(losses, first), ranking_metrics(first)
+    found = {s: t.loc[about.index] for s, t in found.items()}
     scores = [
-        score_table(s, t.loc[about.index], about.cluster, metrics, groups_of(about), draws)
-        for s, t in found.items()
+        score_table(s, t, about.cluster, metrics, groups_of(about), draws) for s, t in found.items()
     ]
-    differences = _ranking_differences(found, about, metrics, pairs, draws)
+    differences = _pair_tables(found, about, metrics, pairs, draws)
     nothing = pd.DataFrame(columns=DIFFERENCE_COLUMNS)
     together = pd.concat(differences, ignore_index=True) if differences else nothing
     return pd.concat(scores, ignore_index=True), together
@@ -267,8 +269,8 @@ def choice_facts(
 ) -> dict:  # `n` (most answers), `records`, `verbatim` (share), `oracle` (ROUGE-L)
     "What choosing can reach at most: how often the right answer is there, and the best ROUGE-L"
     right = choices.record_id.map(samples.set_index("record_id").answer)
-    pairs = choices.choice.tolist(), right.tolist()
-    scores = choices.assign(verbatim=choices.choice == right, oracle=rouge_l(*pairs))
+    oracle = rouge_l(choices.choice.tolist(), right.tolist())
+    scores = choices.assign(verbatim=choices.choice == right, oracle=oracle)
     best = scores.groupby("record_id")[["verbatim", "oracle"]].max().mean()
     n = int(choices.groupby("record_id").size().max())
     return dict(n=n, records=choices.record_id.nunique()) | best.astype(float).to_dict()
@@ -329,8 +331,8 @@ def _tables(runs: list, measurements: dict) -> tuple:  # scores, differences, fa
         for arm, against, by_task in _loss_pairs(arms)
     ]
     samples = _answers(measurements, found.answers, data.corpus)
-    of_answers = (samples, arms, best.system, _known(data), draws, train_information(data.corpus))
-    answer_scores, lifts = answer_tables(*of_answers)
+    known, told = _known(data), train_information(data.corpus)
+    answer_scores, lifts = answer_tables(samples, arms, best.system, known, draws, told)
     rankings = _rankings(measurements, found.ranking)
     pairs = _ranked_pairs(arms, best.system, rankings)
     which, gains = ranking_tables(rankings, losses["blind"], pairs, draws)
@@ -391,21 +393,16 @@ def _loss_statistics(measurement: Measurement) -> pd.DataFrame:
     return measurement.losses.set_index("record_id").sort_index()
 
 
-def _answer_statistics(measurement: Measurement, known: dict, information) -> pd.DataFrame:
-    "What scores are computed from, in the order of record ids"
-    samples = measurement.samples.sort_values("record_id", ignore_index=True)
-    return answer_statistics(samples.prediction.tolist(), samples, known, None, information)
+def _answer_statistics(samples: pd.DataFrame, **about) -> pd.DataFrame:
+    "What scores are computed from, in the order of record ids; `about` as of `answer_statistics`"
+    ordered = samples.sort_values("record_id", ignore_index=True)
+    return answer_statistics(ordered.prediction.tolist(), ordered, **about)
 
 
-def _baseline_statistics(
-    measurement: Measurement, answers: pd.DataFrame, known: dict, information
-) -> pd.DataFrame:
-    "Those of a baseline's answers to the same records"
-    samples = measurement.samples.drop(columns="prediction").merge(
-        answers, on="record_id", validate="1:1"
-    )
-    samples = samples.sort_values("record_id", ignore_index=True)
-    return answer_statistics(samples.prediction.tolist(), samples, known, None, information)
+def _with_answers(samples: pd.DataFrame, answers: pd.DataFrame, system: str) -> pd.DataFrame:
+    "The same records as a baseline answers them"
+    given = answers.loc[answers.system == system, ["record_id", "prediction"]]
+    return samples.drop(columns="prediction").merge(given, on="record_id", validate="1:1")
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #868d8ee1
 def _require_one_set(measured: list):
@@ -445,16 +442,18 @@ def _ranked_over_seeds(measured: list, ranking: pd.DataFrame, best: str, cluster
         for arm, other, _ in _ranked_pairs(arms, best, found)
     ]
 
-# %% ../../nbs/api/evaluation/06_compare.ipynb #b61704c3
-def _copied(measured: list, answers: pd.DataFrame, system: str, about: tuple) -> list:
-    "Statistics of a baseline's answers, the same for each seed"
-    of_system = answers.loc[answers.system == system, ["record_id", "prediction"]]
-    return [_baseline_statistics(m["blind"], of_system, *about) for m in measured]
-
 # %% ../../nbs/api/evaluation/06_compare.ipynb #0fa7a3b1
-def _of_arms(measured: list, statistics, *about) -> dict:
+def _of_arms(measured: list, statistics: Callable) -> dict:
     "What `statistics` makes of each arm's measurement, one a seed"
-    return {arm: [statistics(m[arm], *about) for m in measured] for arm in measured[0]}
+    return {arm: [statistics(m[arm]) for m in measured] for arm in measured[0]}
+
+
+def _answers_over_seeds(measured: list, answers: pd.DataFrame, best: str, data: RunData) -> dict:
+    "Statistics of answers a seed: of the arms, and of the best baseline, which answers alike each time"
+    about = dict(known=_known(data), information=train_information(data.corpus))
+    found = _of_arms(measured, lambda m: _answer_statistics(m.samples, **about))
+    of_best = _with_answers(measured[0]["blind"].samples, answers, best)
+    return found | {best: [_answer_statistics(of_best, **about)] * len(measured)}
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #d98c0a85
 def over_seeds(
@@ -463,13 +462,11 @@ def over_seeds(
     "Arms against others. Raises as `compare_runs`"
     first = next(iter(runs.values()))[0]
     draws, data = first.cfg.evaluation.draws, first.data
-    about = _known(data), train_information(data.corpus)
     measured = [_measured(of_seed) for of_seed in runs.values()]
     _require_one_set(measured)
     losses = _of_arms(measured, _loss_statistics)
-    answers = _of_arms(measured, _answer_statistics, *about)
     found, best = measured_baselines(data)
-    answers[best.system] = _copied(measured, found.answers, best.system, about)
+    answers = _answers_over_seeds(measured, found.answers, best.system, data)
     arms, clusters = [a for a in losses if a != "blind"], losses["blind"][0].cluster
     of_losses = metrics_of("losses", headline=True)
     of_answers = measured_metrics(answers["blind"][0], headline=True)

@@ -358,8 +358,8 @@ def arm_votes(
     return stated.reshape(len(held), limits.samples, len(choices)).mean(1)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #76b6d18f
-class _Said(NamedTuple):
-    "What a system said of the test records"
+class _Answers(NamedTuple):
+    "What a system answered to the test records"
 
     probabilities: np.ndarray  # [n, C]
     texts: list  # Its answers [n]
@@ -378,8 +378,8 @@ class Asked(NamedTuple):
     known: Known
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #497fc807
-def _said(asked: Asked, scores: SystemScores) -> _Said:
-    "What scores of valid and test records say"
+def _answers_of(asked: Asked, scores: SystemScores) -> _Answers:
+    "What scores of valid and test records choose"
     task, n = asked.task, len(asked.valid)
     calibrated = scores.calibration or _calibrated(asked.known, scores.values)
     p_valid, p = calibrated(scores.values[:n]), calibrated(scores.values[n:])
@@ -390,7 +390,7 @@ def _said(asked: Asked, scores: SystemScores) -> _Said:
     parts.append(confident.set_index(parts[0].index))
     if task.rank:
         parts.append(task.rank(asked.test, asked.choices, p).set_index(parts[0].index))
-    return _Said(p, texts, pd.concat(parts, axis=1))
+    return _Answers(p, texts, pd.concat(parts, axis=1))
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #208b57dc
 def _allowed(
@@ -448,24 +448,24 @@ def _sample(system: str, test: pd.DataFrame, texts: list, answered: str) -> pd.D
     return test[["record_id", "answer"]].assign(**about)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #e55102f8
-def _scored(asked: Asked, said: dict, draws: int) -> pd.DataFrame:
+def _scored(asked: Asked, answers: dict, draws: int) -> pd.DataFrame:
     "Scores of all systems that answered by likelihood"
     metrics, clusters = _metrics(asked.task), asked.test.cluster
     groups = asked.test[list(asked.task.by)] if asked.task.by else None
     tables = [
-        score_table(s, of.statistics, clusters, metrics, groups, draws) for s, of in said.items()
+        score_table(s, of.statistics, clusters, metrics, groups, draws) for s, of in answers.items()
     ]
     return pd.concat(tables, ignore_index=True).assign(answered="likelihood")
 
 
-def _compared(asked: Asked, said: dict, arms: dict, draws: int) -> pd.DataFrame:
+def _compared(asked: Asked, answers: dict, arms: dict, draws: int) -> pd.DataFrame:
     "Each arm against each system that is not one, and against `blind`"
     metrics, clusters = _metrics(asked.task), asked.test.cluster
-    others = [s for s in said if s not in arms or s == "blind"]
+    others = [s for s in answers if s not in arms or s == "blind"]
     pairs = [(a, b) for a in arms if a != "blind" for b in others]
     if not pairs:
         return pd.DataFrame()
-    of = {s: found.statistics for s, found in said.items()}
+    of = {s: found.statistics for s, found in answers.items()}
     tables = [
         difference_table(a, b, of[a], of[b], clusters, metrics, None, draws) for a, b in pairs
     ]
@@ -532,19 +532,19 @@ def measure_task(
     folder: Path | str,  # Of answers
     limits: Limits = Limits(),  # How many
 ) -> TaskMeasurement:
-    "Ask arms and baselines the same. Raises as `ask`"
+    "Ask arms and baselines alike. Raises as `ask`"
     folder, asked = Path(folder), ask(task, items, limits)
     folder.mkdir(parents=True, exist_ok=True)
     votes = _votes_of(asked, arms, folder, limits)
     scores = _scores_of_all(asked, items, arms, features, folder) | votes
-    said = {s: _said(asked, z) for s, z in scores.items()}
-    chosen = [_sample(s, asked.test, of.texts, "likelihood") for s, of in said.items()]
+    answers = {s: _answers_of(asked, z) for s, z in scores.items()}
+    chosen = [_sample(s, asked.test, of.texts, "likelihood") for s, of in answers.items()]
     tables, written = _writing(asked, arms if limits.written else {}, folder, limits)
-    scored = _stacked([_scored(asked, said, limits.draws), *tables])
-    compared = _compared(asked, said, arms | votes, limits.draws)
+    scored = _stacked([_scored(asked, answers, limits.draws), *tables])
+    compared = _compared(asked, answers, arms | votes, limits.draws)
     settings = {s: z.setting for s, z in scores.items() if z.setting}
     found = (scored, compared, _stacked([*chosen, *written]), _facts(asked, settings, limits))
-    return TaskMeasurement(task, *found, {s: of.statistics for s, of in said.items()})
+    return TaskMeasurement(task, *found, {s: of.statistics for s, of in answers.items()})
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #ac31d896
 def headline_of(

@@ -105,9 +105,7 @@ def answer_parts(
     records: pd.DataFrame,  # `record_id`, `answer`
     tokenizer,  # From `load_tokenizer`
     dictionary: EntityDictionary,  # What to look for
-) -> tuple[
-    pd.DataFrame, list
-]:  # `record_id, bytes, entity_bytes`; which answer tokens of each name something
+) -> tuple[pd.DataFrame, list]:  # `record_id, bytes, entity_bytes`; of each, which tokens name
     "Part answers into entities and template, in UTF-8 bytes and in tokens; the end token is template"
     texts = list(dict.fromkeys(records.answer))  # many are the same
     offsets = PlainText(tokenizer)(texts, return_offsets_mapping=True).offset_mapping
@@ -283,9 +281,7 @@ LOSS_COLUMNS = (
 class Diagnosis(NamedTuple):
     "What a run's losses are"
 
-    losses: (
-        pd.DataFrame
-    )  # `LOSS_COLUMNS`: NLLs in nats of every test record; all sources joined by `|`
+    losses: pd.DataFrame  # `LOSS_COLUMNS`: NLLs in nats by test record; sources joined by `|`
     ranking: pd.DataFrame  # `RANKING_COLUMNS`: NLLs of some under several proteins
 
 # %% ../../nbs/api/evaluation/04_losses.ipynb #43fedd9a

@@ -489,9 +489,7 @@ def baselines_folder(
 # %% ../../nbs/api/evaluation/05_measure.ipynb #2fd63f33
 def measured_baselines(
     data: RunData,  # Corpus and features
-) -> tuple[
-    BaselineAnswers, BestBaseline
-]:  # Their answers to the generation set, and the best on valid
+) -> tuple[BaselineAnswers, BestBaseline]:  # To the generation set; the best on valid
     "The baselines of a corpus, from train records only, made once"
     folder = baselines_folder(data)
     ensure_stage(folder, partial(_write_baselines, data), last="facts.json")

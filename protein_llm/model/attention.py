@@ -35,9 +35,7 @@ class _Tails(NamedTuple):
 
     shared: int  # Tokens of the common beginning, P
     count: int  # Tails, K
-    places: (
-        Tensor  # Of the tails' tokens when tails are padded to the longest, L [t - P], below K*L
-    )
+    places: Tensor  # Of the tails' tokens, below K*L: each tail padded to the longest, L [t - P]
     mask: Tensor  # What a tail's token may look at: the beginning, and its tail up to itself [L, P + L]
 
 # %% ../../nbs/api/model/06_attention.ipynb #6155890e

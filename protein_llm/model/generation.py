@@ -275,13 +275,13 @@ class _Queue:
 # %% ../../nbs/api/model/11_generation.ipynb #8b776aca
 @patch
 def take(self: _Queue) -> tuple[list, list]:
-    "Free slots, and the answers that begin there; none while too few are free"
-    free = [row for row, answer in enumerate(self.owner) if answer is None]
+    "Idle slots, and the answers that begin there; none while too few are idle"
+    idle = [row for row, answer in enumerate(self.owner) if answer is None]
     left = len(self.answers) - self.next
     most = min(self.how.read, len(self.owner), left)
-    if not left or len(free) < most:
+    if not left or len(idle) < most:
         return [], []
-    rows, new = free[:most], list(range(self.next, self.next + most))
+    rows, new = idle[:most], list(range(self.next, self.next + most))
     self.next += most
     for row, answer in zip(rows, new, strict=True):
         self.owner[row] = answer

@@ -75,9 +75,7 @@ def _require_one_sequence(samples: "pd.DataFrame", name: str):
 # %% ../../nbs/api/reporting/05_audit.ipynb #207f0108
 def read_predictions(
     path: Path | str,  # JSON lines, CSV or TSV
-) -> (
-    "pd.DataFrame"
-):  # `record_id`, equal for equal records, `line`, `FIELDS`, `task`, `instruction`, `scores`
+) -> "pd.DataFrame":  # `record_id` (by content), `line, *FIELDS, task, instruction, scores`
     "Predictions of any model. Raises `ValueError` that names file and line on what cannot be used or occurs twice"
     import polars as pl
 

@@ -330,15 +330,13 @@ def vote(
 def votes(
     study: Study,  # For its reward
     drawn: dict,  # `valid` and `test`: k samples to each record, side by side
-) -> (
-    tuple
-):  # Answers to test records, the share that was chosen, what it earns on validation records
+) -> tuple:  # Answers to test records, the chosen share, what it earns on validation records
     "Votes with the share that earns most on validation records"
     texts = {p: np.array(a, dtype=object).reshape(len(study.of(p)), -1) for p, a in drawn.items()}
     earned = {}
     for share in SHARES:
-        said = [vote(row.tolist(), share) for row in texts["valid"]]
-        earned[share] = float(np.nanmean(paid_for(study.reward, study.of("valid"), said)))
+        predictions = [vote(row.tolist(), share) for row in texts["valid"]]
+        earned[share] = float(np.nanmean(paid_for(study.reward, study.of("valid"), predictions)))
     best = max(earned, key=earned.get)
     return [vote(row.tolist(), best) for row in texts["test"]], best, earned[best]
 
@@ -459,9 +457,7 @@ def answers_of(
 def system_statistics(
     study: Study,  # Task, reward and records
     system: System,  # Asked
-) -> (
-    pd.DataFrame
-):  # By record: the task's columns, `rewarded, swapped, cut`; of samples `mean_of_k, best_of_k`
+) -> pd.DataFrame:  # Columns of the task, `rewarded, swapped, cut`; `mean_of_k, best_of_k`
     "What metrics of a system sum over test records"
     task, test = study.reward.task, study.of("test")
     greedy = answers_of(system, "test", test)

@@ -113,8 +113,8 @@ def clipped_loss(
 ) -> Tensor:  # [B, T] or [B, 1]
     "PPO's clipped objective, negative (Schulman et al. 2017, eq. 7), with its own upper bound (DAPO) and `delta`"
     bounded = ratio.clamp(1 - cfg.epsilon, 1 + cfg.high)
-    free = ratio if cfg.delta is None else ratio.clamp(max=cfg.delta)
-    return -torch.min(free * advantage, bounded * advantage)
+    unbounded = ratio if cfg.delta is None else ratio.clamp(max=cfg.delta)
+    return -torch.min(unbounded * advantage, bounded * advantage)
 
 
 def cispo_loss(

@@ -23,14 +23,14 @@ def _first_parts(table: pd.DataFrame, proteins: pd.DataFrame, more: dict, seed: 
     "A part each, NaN for none; nothing was searched for yet"
     part = table.split.map(PARTS)
     used = proteins.cluster[proteins.split.isin(SPLITS)]
-    free = part.isna() & (table.left_out == "n_proteins") & ~table.cluster.isin(used)
+    unused = part.isna() & (table.left_out == "n_proteins") & ~table.cluster.isin(used)
     read = proteins.cluster[proteins.read | (proteins.split == "reserved")]
-    names = table.cluster[free & ~table.cluster.isin(read)].unique()
+    names = table.cluster[unused & ~table.cluster.isin(read)].unique()
     order = sorted(names, key=lambda cluster: shuffle_key(seed, cluster))
     held = dict(zip(order, [name for name in HELD for _ in range(more[name])], strict=False))
-    others = sorted({*table.cluster[free]} - {*held}, key=lambda c: shuffle_key(seed, c))
+    others = sorted({*table.cluster[unused]} - {*held}, key=lambda c: shuffle_key(seed, c))
     of = held | dict.fromkeys(others[: more["rl"]], "rl")
-    return part.where(~free, table.cluster.map(of))
+    return part.where(~unused, table.cluster.map(of))
 
 # %% ../../nbs/api/rl/06_prompts.ipynb #1f6ecffd
 def _apart(table: pd.DataFrame, proteins: pd.DataFrame) -> pd.DataFrame:

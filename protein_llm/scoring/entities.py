@@ -64,9 +64,7 @@ def _letter(written: str) -> str:
 # %% ../../nbs/api/scoring/04_entities.ipynb #e739ce29
 def spelled_out(
     text: str,  # Any text
-) -> tuple[
-    str, list
-]:  # The text, and of each of its characters where it comes from: first character, and the one behind the last
+) -> tuple[str, list]:  # The text, and where each character comes from: first, and behind the last
     "A text in the letters of the tables"
     out, at = [], []
     for m in _LETTERS.finditer(text):
@@ -616,15 +614,15 @@ def unheld(
     plain = text if text.isascii() else spelled_out(text)[0]
     words = _lower_words(plain)
     names = {" ".join(words[i:j]): (i, j) for i, j in _names_in(words)}
-    free = [name for name in names if name not in self.names_held]
-    if free:
+    lacking = [name for name in names if name not in self.names_held]
+    if lacking:
         entities, at = self.find(plain), [m.span() for m in _WORD.finditer(plain)]
-        parts = {name: slice(*names[name]) for name in free}
-        free = [n for n, part in parts.items() if not _covered(words[part], at[part], entities)]
+        parts = {name: slice(*names[name]) for name in lacking}
+        lacking = [n for n, part in parts.items() if not _covered(words[part], at[part], entities)]
     ids = dict.fromkeys(filter(None, map(_identifier, _ID.finditer(plain))))
     accessions = dict.fromkeys(m[0] for m in _ACCESSION.finditer(plain))
-    free += [i for kind, i in ids if not self.exists(kind, i)]
-    return len(names) + len(ids) + len(accessions), (*free, *accessions)
+    lacking += [i for kind, i in ids if not self.exists(kind, i)]
+    return len(names) + len(ids) + len(accessions), (*lacking, *accessions)
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #97ecf01e
 @patch

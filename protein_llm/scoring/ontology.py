@@ -166,9 +166,7 @@ class Terms:
 
     go: pd.DataFrame  # As `read_obo` returns it
     interpro: pd.DataFrame  # As `read_interpro` returns it
-    pfam: (
-        pd.DataFrame
-    )  # `accession, name, description`; the last two are empty where only the accession is known
+    pfam: pd.DataFrame  # `accession, name, description`; the last two may be empty
 
 # %% ../../nbs/api/scoring/03_ontology.ipynb #c079f107
 def load_terms(

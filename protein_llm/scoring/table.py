@@ -46,13 +46,9 @@ class Metric:
     unit: str = ""  # Such as nats per token
     better: int = 1  # 1: higher is better; -1: lower is better
     digits: int = 3  # Behind the point
-    of: str = (
-        "answers"  # The table of statistics: answers, losses, changed (proteins), ranking, probes
-    )
+    of: str = "answers"  # The table of statistics: answers, losses, changed, ranking, probes
     rests_on: str = ""  # Column that must be above 0 in a record for it to carry a claim; empty: every record does
-    measure: Callable | None = (
-        None  # (predictions, references) -> {column: values}, for columns of its own
-    )
+    measure: Callable | None = None  # (predictions, references) -> {column: values} of its own
     applies: Callable | None = None  # Sums over all records of a group -> whether it says anything
     headline: bool = False  # Stands in the main tables of card, comparison and report
 
@@ -235,13 +231,18 @@ def metrics_of(
     return tuple(m.name for m in METRICS.values() if m.of == of and (m.headline or not headline))
 
 
+_SYSTEM_LABELS = BASELINE_LABELS | dict(
+    prior="shares in train", ridge_tokens="ridge on the bridge's tokens"
+)
+
+
 def label(
     name: str,  # A system, metric, task or group as it stands in a table
 ) -> str:  # What a reader sees for it
     "The words for a name"
     if name in METRICS:
         return METRICS[name].label
-    return BASELINE_LABELS.get(name, name.replace("_", " "))
+    return _SYSTEM_LABELS.get(name, name.replace("_", " "))
 
 # %% ../../nbs/api/scoring/05_table.ipynb #1962d187
 NOT_CHOSEN = "no answer was chosen among given ones (n_choices=0)"
@@ -320,10 +321,10 @@ def _lifts(predictions: list, samples: pd.DataFrame, dictionary: EntityDictionar
     record, other = other_references(samples)
     n, references = len(samples), samples.answer.tolist()
     own = [*range(n)]
-    said = [predictions[i] for i in [*own, *record]]
-    right = [references[i] for i in [*own, *other]]
-    counts = entity_statistics(said, right, dictionary)[list(ENTITY_COUNTS[:3])]
-    scores = dict(rouge_l=rouge_l(said, right), entity_f1=overlap_scores(counts.to_numpy())["f1"])
+    texts = [predictions[i] for i in [*own, *record]]
+    truths = [references[i] for i in [*own, *other]]
+    counts = entity_statistics(texts, truths, dictionary)[list(ENTITY_COUNTS[:3])]
+    scores = dict(rouge_l=rouge_l(texts, truths), entity_f1=overlap_scores(counts.to_numpy())["f1"])
     times = np.bincount(record, minlength=n)
     columns = dict(lifted=(times > 0).astype(float))
     for name, score in scores.items():

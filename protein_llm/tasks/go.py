@@ -157,9 +157,7 @@ def _fate(go_id: str, known: Ontology) -> str:
 def go_truth(
     annotations: pd.DataFrame,  # `protein_id, go_id`
     aspect: str = "MF",  # MF, CC or BP
-) -> tuple[
-    pd.Series, dict
-]:  # Live terms by protein, and how many ids were kept, moved or refused, by reason
+) -> tuple[pd.Series, dict]:  # Live terms by protein; how many ids were kept, moved or refused
     "Terms of an aspect, without roots and bare protein binding; ids that nothing replaces are refused and counted"
     known = ontology(aspect)
     pairs = annotations[["protein_id", "go_id"]].drop_duplicates()
@@ -247,9 +245,7 @@ def read_cafa(
 def read_gaf(
     path: Path | str,  # GAF 2, plain or .gz
     evidence: tuple = EXPERIMENTAL,  # Codes of evidence to keep
-) -> (
-    pd.DataFrame
-):  # `protein_id, go_id, aspect, evidence`; `attrs["negated"]` counts what was left out
+) -> pd.DataFrame:  # `protein_id, go_id, aspect, evidence`; `attrs["negated"]`: how many not
     "Annotations of a database. Raises `ValueError` with file and line of what is none"
     rows, negated = [], 0
     for fields, place in _numbered_lines(Path(path)):
@@ -727,6 +723,7 @@ def go_task(
     of = dict(aspect=aspect)
     parts = _parts(of, of | dict(accretion=accretion), annotations)
     facts = dict(grammar=_GRAMMAR, ranked=GO_RANKED, join="; ", note=_NOTE)
+    facts |= dict(marks="go_f1_weighted")  # by terms alone, `Binding.` is partly right of most
     return Task(name, f"GO, {label}", metrics=(*GO_ANSWERED, PARSE_RATE.name), **facts, **parts)
 
 

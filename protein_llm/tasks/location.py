@@ -55,9 +55,7 @@ def location_items(
 # %% ../../nbs/api/tasks/06_location.ipynb #a81937c1
 def parse_location(
     answer: str,  # As a model writes it
-) -> (
-    list | None
-):  # Places, and None for each item that is no term; None where it breaks the grammar
+) -> list | None:  # Places, None for an item that is no term; None: it breaks the grammar
     "The places that an answer names"
     found = go.parse_go(answer, "CC")
     if found is None:

@@ -275,8 +275,8 @@ def score_ppi(
     if observed is None:
         raise ValueError(f"the reference {reference!r} is none of {', '.join(ANSWERS)}")
     correct = predicted == observed
-    said = observed if correct else not observed
-    cell = ("t" if correct else "f") + ("p" if said else "n")
+    positive = observed if correct else not observed
+    cell = ("t" if correct else "f") + ("p" if positive else "n")
     return dict(correct=float(correct)) | {c: float(c == cell) for c in ("tp", "fp", "tn", "fn")}
 
 # %% ../../nbs/api/tasks/04_ppi.ipynb #d0d1d747

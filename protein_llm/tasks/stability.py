@@ -257,9 +257,7 @@ def rank_ddg(
     records: pd.DataFrame,  # `record_id`, `protein_ids` (wild type first), `answer`
     choices: list,  # Answers [C]
     scores: np.ndarray,  # Of each for each record [n, C]
-) -> (
-    pd.DataFrame
-):  # Ranks, their squares and product, and the error of the expectation, by `record_id`
+) -> pd.DataFrame:  # Ranks, squares, product, error of the expectation, by `record_id`
     "The columns that Spearman's correlation and the error of scores sum"
     predicted = expected_ddg(choices, scores)
     measured = np.array([parse_ddg(a) for a in records.answer])

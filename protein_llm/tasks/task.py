@@ -39,6 +39,12 @@ class _Written:
     score: Callable  # (prediction, reference), both texts -> {column: number}
     load: Callable  # proteins of a corpus (`protein_id, sequence, split, cluster`) -> `Items`
     metrics: tuple  # Names in `METRICS`: sums of the columns of `score`
+    marks: str = ""  # Name in `METRICS` of what marks one answer; empty: the first of `metrics`
+
+    @property
+    def marked_by(self) -> Metric:
+        "The metric that says whether one answer is right"
+        return METRICS[self.marks or self.metrics[0]]
 
 # %% ../../nbs/api/tasks/01_task.ipynb #9376c59a
 @dataclass(frozen=True)

@@ -297,9 +297,7 @@ class StepPlan(NamedTuple):
     "How records are computed"
 
     ranks: list  # Of each rank the micro-batches; one is a list of rows, a row an array of places among the records
-    skipped: (
-        np.ndarray
-    )  # Tokens at the begin of each record that one before it in the row has computed [R]
+    skipped: np.ndarray  # First tokens of each record that one before it has computed [R]
     fill: float  # Useful share of the cells that are computed: of the busiest rank's, times ranks
 
 # %% ../../nbs/api/text/02_packing.ipynb #0a66a0c8
@@ -355,12 +353,8 @@ class Batch:
     position_ids: Tensor  # Of each token in its record [B, T]
     segment_ids: Tensor  # Index of the record in `records`, -1 at padding [B, T]
     labels: Tensor  # The token itself at answer tokens, -100 elsewhere [B, T]
-    protein_index: (
-        Tensor  # Index in `features` of the protein that stands last before, or -1 [B, T]
-    )
-    features: (
-        Tensor | None
-    )  # Per-residue features of the proteins [P, L, D]; None for text and blind
+    protein_index: Tensor  # Place in `features` of the last protein before, or -1 [B, T]
+    features: Tensor | None  # Of the proteins' residues [P, L, D]; None for text and blind
     feature_mask: Tensor | None  # True at residues [P, L]
     records: list  # Positions of the records in the token store, in the order of `segment_ids` [R]
 

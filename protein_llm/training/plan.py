@@ -528,8 +528,8 @@ def micro_batch_tokens(
     mean_tokens: float,  # Of a record
 ) -> float:  # Of the largest micro-batch
     "A rank's tokens are evened out over as few micro-batches as hold them"
-    mine = cfg.batch_records * mean_tokens / cfg.processes
-    return mine / math.ceil(mine / max(cfg.batch_tokens, cfg.max_tokens))
+    own = cfg.batch_records * mean_tokens / cfg.processes
+    return own / math.ceil(own / max(cfg.batch_tokens, cfg.max_tokens))
 
 
 def held_gib(
@@ -690,8 +690,8 @@ def against_h100() -> list:  # Rows: what was measured, what the plan says, and 
         joined = varlen * (1 if again else plan.llm.layers)  # outputs that are not copied
         copies = micro_batch_tokens(plan.cfg.train, 221) * joined * plan.llm.attention * 2
         held = held_gib(plan) - copies / GIB
-        said = plan.gpu.peak * plan.mfu / flops_a_record(plan)
-        row = dict(side=side, micro_batch=tokens, checkpointing=again, measured=speed, plan=said)
-        row |= dict(speed=said / speed, peak_gib=peak, plan_gib=held, memory=held / peak)
+        planned = plan.gpu.peak * plan.mfu / flops_a_record(plan)
+        row = dict(side=side, micro_batch=tokens, checkpointing=again, measured=speed, plan=planned)
+        row |= dict(speed=planned / speed, peak_gib=peak, plan_gib=held, memory=held / peak)
         rows.append(row)
     return rows

@@ -22,9 +22,7 @@ from ..runs.data import RunData
 # %% ../../nbs/api/training/07_warm_start.ipynb #76c8e310
 def word_axes(
     weight: Tensor,  # Embedding of the language model [V, D]
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # Word vectors in whitened axes [V, D], and the axes [D, D], one a row
+) -> tuple[np.ndarray, np.ndarray]:  # Words in whitened axes [V, D], and the axes [D, D], by row
     "Word vectors whose axes all vary alike, so that the few large ones do not hide the others"
     centred = weight.detach().float() - weight.detach().float().mean(0)
     variance, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
@@ -91,8 +89,8 @@ def ridge_tokens(
     for t, of_task in enumerate(train[train.task == name] for name in names):
         z = answer_vectors(of_task.answer.tolist(), tokenizer, white)
         spread = z.std(0).clip(min=1e-6)
-        said = x @ _ridge(x[row.loc[of_task.protein_id]], z / spread)
-        told[:, t] = said / max(said.std(), 1e-6)
+        predicted = x @ _ridge(x[row.loc[of_task.protein_id]], z / spread)
+        told[:, t] = predicted / max(predicted.std(), 1e-6)
     return torch.tensor(told @ axes, dtype=torch.float32) * float(weight.detach().float().std())
 
 # %% ../../nbs/api/training/07_warm_start.ipynb #bbbeae7b
