@@ -100,6 +100,8 @@ def read_json(
         raise ValueError(f"{path}: byte {e.start + 1} is no text") from e
     except json.JSONDecodeError as e:
         raise ValueError(f"{path}: not valid JSON ({e})") from e
+    except RecursionError as e:
+        raise ValueError(f"{path}: its values are nested too deeply") from e
 
 # %% ../nbs/api/00_core.ipynb #9eaa835e
 def sha256_file(

@@ -122,6 +122,14 @@ def _confident(cards: list, arm: AskedArm, risk: float | None) -> list:
     ]
 
 # %% ../../nbs/api/apps/04_ask.ipynb #bab57a55
+def _questions(proteins: list, question: str) -> list:
+    "What each protein is asked. Raises `ValueError` on an empty question"
+    questions = [p.question or question for p in proteins]
+    if not all(q.strip() for q in questions):
+        raise ValueError("a question is empty: ask something, as in --question 'What does it do?'")
+    return questions
+
+# %% ../../nbs/api/apps/04_ask.ipynb #be611201
 def make_cards(
     arm: AskedArm,  # From `load_arm`
     proteins: list,  # `Protein`
@@ -130,10 +138,10 @@ def make_cards(
     max_new_tokens: int = 64,  # Of an answer
     threads: int = 2,  # Of MMseqs2
 ) -> list:  # A card for each protein, in order
-    "Raises `ValueError` on a risk without a calibration"
+    "Raises `ValueError` on an empty question, or a risk without a calibration"
     if not proteins:
         return []
-    questions = [p.question or question for p in proteins]
+    questions = _questions(proteins, question)
     sequences = [p.sequence for p in proteins]
     texts, ended = write_texts(arm, questions, sequences, max_new_tokens)
     costs = protein_losses(arm, questions, sequences, texts).to_dict("records")

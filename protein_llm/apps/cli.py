@@ -7,6 +7,7 @@ __all__ = ['main', 'train', 'next_text', 'evaluate', 'audit', 'plan', 'ask', 'se
            'pin', 'share', 'benchmark', 'predict', 'runs']
 
 # %% ../../nbs/api/apps/01_cli.ipynb #2f501ac1
+import math
 import shlex
 import sys
 import threading
@@ -242,16 +243,26 @@ def _file(name: str, words: str, **more) -> Callable:
     "An option that takes a file"
     return click.option(f"--{name}", metavar="FILE", help=words, **more)
 
+# %% ../../nbs/api/apps/01_cli.ipynb #e48536d6
+class _Number(click.FloatRange):
+    "A number within limits; `nan` and `inf` are none"
+
+    def convert(self, value, param, ctx):
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is no number to reckon with", param, ctx)
+        return found
+
 
 def _share(name: str, default: float, words: str) -> Callable:
     "An option that takes a share"
-    kind = click.FloatRange(0, 1, min_open=True)
+    kind = _Number(0, 1, min_open=True)
     return click.option(f"--{name}", type=kind, default=default, show_default=True, help=words)
 
 
-def _count(name: str, least: int, default: int, words: str) -> Callable:
+def _count(name: str, least: int, default: int, words: str, most: int | None = None) -> Callable:
     "An option that takes a whole number"
-    kind = click.IntRange(min=least)
+    kind = click.IntRange(min=least, max=most)
     return click.option(f"--{name}", type=kind, default=default, show_default=True, help=words)
 
 # %% ../../nbs/api/apps/01_cli.ipynb #4869c010
@@ -274,7 +285,7 @@ _AUDIT_OPTIONS = (
     _file("test", "The declared test set: predictions must be of exactly its proteins."),
     _file("blind", "The same records answered without the protein."),
     click.option("--name", default="", metavar="TEXT", help="The system's name; else the file's."),
-    _count("draws", 1, 1_000, "Bootstrap draws of the intervals."),
+    _count("draws", 1, 1_000, "Bootstrap draws of the intervals.", most=100_000),
     click.option(
         "--out", default="audit", show_default=True, metavar="FOLDER", help="A new folder for it."
     ),
@@ -316,7 +327,7 @@ def _audit(predictions: str, folder: Path, given: dict):
 # %% ../../nbs/api/apps/01_cli.ipynb #b17f00c2
 def _number(name: str, words: str, default=None, **limits) -> Callable:
     "An option that takes a number"
-    kind, is_set = click.FloatRange(**limits), default is not None
+    kind, is_set = _Number(**limits), default is not None
     how = dict(type=kind, default=default, show_default=is_set, metavar="X")
     return click.option(f"--{name}", help=words, **how)
 
@@ -450,7 +461,7 @@ _SERVE_OPTIONS = (
     click.option(
         "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen."
     ),
-    _count("port", 0, 8800, "Port; 0 for any that is free."),
+    _count("port", 0, 8800, "Port; 0 for any that is free.", most=65_535),
     _count("rate", 1, 30, "Requests a minute from one address."),
 )
 

@@ -392,7 +392,7 @@ def serving(
         opened.wait()
         if "error" in found:
             raise OSError(
-                f"cannot listen on {host}:{port} ({found['error']}): choose another --port"
+                f"cannot listen on {host}:{port} ({found['error']}): choose another --port or --host"
             )
         yield f"http://{f'[{host}]' if ':' in host else host}:{found['port']}/"
     finally:

@@ -67,11 +67,19 @@ def push_folder(
     return str(url)
 
 # %% ../../nbs/api/model/14_hub.ipynb #4b0a1011
+def _card_in(folder: Path | str) -> dict:
+    "A result card. Raises `FileNotFoundError` where a folder has none"
+    path = Path(folder) / "card.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no card.json: give the folder of a result card")
+    return read_json(path)
+
+
 def card_results(
     card: Path | str,  # Folder of a result card (`card.json`)
 ) -> list:  # Dicts of `metric, value, low, high, n`: the system's own scores over all records
     "Results of a card. Raises `FileNotFoundError`, or `ValueError` where it has none of its own system"
-    found = read_json(Path(card) / "card.json")
+    found = _card_in(card)
     own = [r for r in found["scores"] if r["system"] == found["name"] and r["by"] == "all"]
     if not own:
         raise ValueError(f"{card}/card.json has no score of {found['name']!r}: make the card again")
@@ -83,7 +91,7 @@ def _listed(card: Path) -> list:
     "Results as the hub's client takes them"
     from huggingface_hub import EvalResult
 
-    found = read_json(card / "card.json")
+    found = _card_in(card)
     test = found.get("test_hash", found["set_hash"])
     about = dict(task_type="question-answering", dataset_type="protein_llm", dataset_revision=test)
     about |= dict(dataset_name=f"protein_llm, {found['label']}, test", dataset_split="test")
@@ -95,7 +103,7 @@ def _listed(card: Path) -> list:
 # %% ../../nbs/api/model/14_hub.ipynb #6031bca9
 def _result_lines(card: Path) -> list:
     "A table of the results, as Markdown"
-    found = read_json(card / "card.json")
+    found = _card_in(card)
     rows = [
         f"| {r['metric']} | {r['value']:.3f} | {r['low']:.3f} to {r['high']:.3f} | {r['n']:,} |"
         for r in card_results(card)
