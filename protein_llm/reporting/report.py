@@ -917,7 +917,10 @@ def made_now(
         return made
     if found.returncode:
         return made
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode != 0
+    code = ("--", ".", ":!figures", ":!docs")  # what results are made of, not they themselves
+    changed = subprocess.run(
+        [*git, "diff", "--quiet", "HEAD", *code], capture_output=True
+    ).returncode
     return made | dict(commit=found.stdout.strip() + (" with changes" if changed else ""))
 
 # %% ../../nbs/api/reporting/04_report.ipynb #874c8962
