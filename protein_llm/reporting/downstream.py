@@ -228,7 +228,7 @@ def answer_sign(
     value = float(own.score(np.array([columns[c] for c in own.columns], float)))
     near = value if own.better > 0 else 1 - value  # an error of a unit or more is wrong
     whole = 1 - 1e-9 if own.better > 0 else 1 - PARTLY  # nothing may lack; a number may be rounded
-    if near >= whole:
+    if near > whole:
         return "right"
     return "partly right" if near > PARTLY else "wrong"
 
@@ -241,7 +241,7 @@ def marks_sentence(
     if own.better > 0:
         limits = f"right is 1, partly right above {PARTLY:g}"
     else:
-        limits = f"right is up to {PARTLY:g}, partly right below {1 - PARTLY:g} {own.unit}".strip()
+        limits = f"right is below {PARTLY:g}, partly right below {1 - PARTLY:g} {own.unit}".strip()
     return f"Answers are marked by {own.label}: {limits}."
 
 # %% ../../nbs/api/reporting/06_downstream.ipynb #a27a9977
