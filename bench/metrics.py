@@ -193,7 +193,7 @@ def whole(n):
         known_entities,
     )
     from protein_llm.scoring.metrics import text_scores
-    from protein_llm.scoring.table import metrics_of, score_table
+    from protein_llm.scoring.table import METRICS, metrics_of, score_table
 
     dictionary = EntityDictionary()
     lap("dictionary")
@@ -206,7 +206,9 @@ def whole(n):
     facts = [known[i] for i in proteins]
     table = table.join(entity_statistics(p, r, dictionary, facts, information))
     lap("entities")
-    scores = [m for m in metrics_of("answers") if m != "rouge_l_clusters"]
+    # what is chosen by likelihood, and what is less the mean of others, have columns that are made elsewhere
+    has = {*table, "records"}
+    scores = [m for m in metrics_of("answers") if has.issuperset(METRICS[m].columns)]
     groups = pd.DataFrame(dict(bin=bins))
     out = score_table("system", table, clusters, tuple(scores), groups, DRAWS)
     lap("intervals")
