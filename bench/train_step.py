@@ -114,6 +114,9 @@ def make_tokenizer():
     )
 
 
+STILL = 1e-12  # a learning rate that changes no weight
+
+
 def fresh_model(attention, vocab=None):
     "The same frozen weights at every call, and LoRA's, with PEFT's own computation"
     import torch
@@ -325,7 +328,7 @@ def choose(records, tried, folder):
     losses, seconds = {}, {}
     for side, settings in tried.items():
         for s in settings:
-            losses[side, s], spent = run(side, records, s, 1, 0.0, folder)
+            losses[side, s], spent = run(side, records, s, 1, STILL, folder)
             seconds.setdefault(side, {})[s] = spent[0, 0]
         print(
             f"{side}: seconds by setting "
