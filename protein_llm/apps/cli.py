@@ -29,7 +29,7 @@ from protein_llm.data.manifest import (
     shipped_names,
 )
 from ..runs.arguments import arch_option, config_of_words, run_options
-from ..runs.run import Run, run_state
+from ..runs.run import Run, run_state, trained_run
 
 # %% ../../nbs/api/apps/01_cli.ipynb #29a89a02
 _CODES = """\b
@@ -653,13 +653,8 @@ _PUSH = (
 
 def _model_folder(model: str) -> Path:
     "The folder of a saved model, also of a trained run. Raises what `Run.load` raises"
-    from protein_llm.runs.run import Run
-
-    folder = Path(model)
-    for run in (folder, folder.parent):
-        if (run / "trained.json").is_file():
-            return Run.load(run).folder / "model"
-    return folder
+    run = trained_run(model)
+    return Path(model) if run is None else run.folder / "model"
 
 # %% ../../nbs/api/apps/01_cli.ipynb #ec428b50
 @main.command()

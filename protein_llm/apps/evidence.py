@@ -30,7 +30,7 @@ from ..data.templates import TEMPLATES
 from ..evaluation.attention import read_domains
 from ..evaluation.losses import SHUFFLED, shuffled_proteins
 from ..model import ProteinLLM, ProteinProcessor
-from ..runs.run import Run
+from ..runs.run import Run, trained_run
 from ..scoring.entities import frozen_dictionary
 from ..scoring.ontology import load_terms
 
@@ -38,7 +38,7 @@ from ..scoring.ontology import load_terms
 # manifest of the model, and its folder below assets
 SHIPPED_ARMS = dict(smollm2_mlp="smollm2", tiny_mlp="tiny_mlp")
 
-
+# %% ../../nbs/api/apps/03a_evidence.ipynb #13a68cfd
 @dataclass(frozen=True)
 class TrainSet:
     "What an arm was trained on"
@@ -51,6 +51,11 @@ class TrainSet:
     def longest(self) -> int:
         "Residues of its longest protein"
         return int(self.proteins.sequence.str.len().max())
+
+    @cached_property
+    def sizes(self) -> Counter:
+        "How many records a task has"
+        return Counter(self.records.task)
 
     @cached_property
     def counts(self) -> Counter:
@@ -164,9 +169,9 @@ def load_arm(
     if not folder.is_dir():
         known = ", ".join(SHIPPED_ARMS)
         raise FileNotFoundError(f"{folder}: no such folder: give a run's, or one of {known}")
-    for run in (folder, folder.parent):
-        if (run / "trained.json").exists():
-            return _of_run(Run.load(run, device))
+    run = trained_run(folder, device)
+    if run is not None:
+        return _of_run(run)
     if (folder / "model").is_dir():
         left = (
             "its training has not ended; end it, or give the folder model/ to ask without evidence"
@@ -260,12 +265,10 @@ def same_words(
     train: TrainSet,  # Of the arm
 ) -> tuple[int, int]:  # Records of train with the same words, and all; of the task
     "How common an answer is among those of train"
-    counts = train.counts
-    if task:
-        counts = {key: n for key, n in counts.items() if key[0] == task}
+    tasks = [task] if task else list(train.sizes)
     words = _plain(answer)
-    same = sum(n for (_, other), n in counts.items() if other == words)
-    return same, sum(counts.values())
+    same = sum(train.counts[each, words] for each in tasks)
+    return same, sum(train.sizes[each] for each in tasks)
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #7f3ba84c
 PAGES = dict(

@@ -547,12 +547,13 @@ def _in_worker(work: Callable, job: tuple, place: int, threads: int, launcher: i
     return work(*job)
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #2b9ded76
-def _results(pool, pieces: list, tell: Callable) -> list:
+def _results(pool, calls: list, tell: Callable) -> list:
     "All results; each is told as it comes. All work ends when one fails"
     with warnings.catch_warnings():
         # a process that has grown by 300 MB is renewed, as one is that has held a run
         warnings.filterwarnings("ignore", "A worker stopped")
         try:
+            pieces = [pool.submit(call) for call in calls]
             for done in as_completed(pieces):
                 tell(done.result())
         except BaseException:
@@ -577,8 +578,8 @@ def side_by_side(
         return results
     pool = get_reusable_executor(workers, timeout=WAITING)
     share = max(1, torch.get_num_threads() // workers), os.getpid()
-    pieces = [pool.submit(_in_worker, work, job, k, *share) for k, job in enumerate(jobs)]
-    return _results(pool, pieces, tell)
+    calls = [partial(_in_worker, work, job, k, *share) for k, job in enumerate(jobs)]
+    return _results(pool, calls, tell)
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #987c43c7
 def _unmeasured(
