@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAST', 'PREDICTED', 'ladder_sizes', 'ladder_cells', 'gain_per_doubling', 'size_of', 'tables_by_size', 'gain_table',
            'predict', 'predictions', 'keep_predictions', 'compare_predictions', 'with_proteins', 'finding',
-           'fig_ladder']
+           'fig_ladder', 'fig_gap']
 
 # %% ../../nbs/api/experiments/04_ladder.ipynb #1c87ff44
 from datetime import datetime
@@ -40,34 +40,38 @@ def ladder_sizes(
     return sizes
 
 # %% ../../nbs/api/experiments/04_ladder.ipynb #58ce5367
-def _steps_words(steps: int, warmup: int) -> str:
+def _steps_words(steps: int, warmup: int = 20) -> str:
     "Steps, with a warm-up of at most a tenth of them, and four validations"
     warmup = max(1, min(warmup, steps // 10))
     return f"steps={steps} warmup={warmup} eval_every={max(1, steps // 4)}"
 
 # %% ../../nbs/api/experiments/04_ladder.ipynb #1cc8cb42
+def _size_cells(where: tuple, size: int, arms: list, how: tuple, draw: int) -> list:
+    "The arms on one draw of so many proteins; 0 for all"
+    return [Cell(*where, arm, arm, *how, size, draw, seeds=(draw,)) for arm in arms]
+
+# %% ../../nbs/api/experiments/04_ladder.ipynb #da754f4b
 def ladder_cells(
     sizes: list,  # From `ladder_sizes`
-    steps: int,  # Of the largest, and of all at equal steps
+    steps: int,  # Of the largest; at equal steps of all
     arms: tuple = ("mlp", "text", "blind"),  # `blind` among them
     draws: int = 3,  # Below the largest
     equal: str = "steps",  # Or `epochs`
-    warmup: int = 20,  # Steps, where there are enough
     preset: str = "tiny",  # Named configuration
     changes: str = "",  # For all of them
+    once: tuple = (),  # Arms with one draw of each size: those that take long
 ) -> list:  # Cells, the largest last
     "A ladder. Raises `ValueError` on another `equal`"
     if equal not in ("steps", "epochs"):
         raise ValueError(f"unknown equal {equal!r}: choose steps or epochs")
     cells = []
     for size in sizes:
-        whole = size == sizes[-1]
+        whole, where = size == sizes[-1], (f"ladder_{equal}", f"{size} proteins")
         n = steps if equal == "steps" else max(1, round(steps * size / sizes[-1]))
-        words = f"{_steps_words(n, warmup)} {changes}".strip()
+        how = preset, f"{_steps_words(n)} {changes}".strip()
         for draw in range(1 if whole else draws):
-            where = (f"ladder_{equal}", f"{size} proteins")
-            subset = dict(subset=0 if whole else size, draw=draw, seeds=(draw,))
-            cells += [Cell(*where, arm, arm, preset, words, **subset) for arm in arms]
+            drawn = [arm for arm in arms if not draw or arm not in once]
+            cells += _size_cells(where, 0 if whole else size, drawn, how, draw)
     return cells
 
 # %% ../../nbs/api/experiments/04_ladder.ipynb #573cf7e0
@@ -323,6 +327,30 @@ def fig_ladder(
     _size_axis(ax, sorted(rows.proteins.unique()))
     m = METRICS[metric]
     ax.set_ylabel(f"{m.label}{', ' + m.unit if m.unit else ''}")
+    ax.legend(fontsize=8)
+    name_axes(ax, title, f"train proteins. {subtitle}".strip())
+    return fig
+
+# %% ../../nbs/api/experiments/04_ladder.ipynb #6e1d0c77
+@mpl.rc_context(STYLE)
+def fig_gap(
+    differences: pd.DataFrame,  # From `difference_rows`, of one ladder
+    metric: str,  # Name in `METRICS`
+    title: str,  # The finding
+    subtitle: str = "",  # The conditions
+    against: str = "blind",  # What is subtracted
+) -> Figure:
+    "A difference against the number of train proteins, with intervals over clusters and draws"
+    rows = differences[(differences.metric == metric) & (differences.against == against)]
+    rows = rows.assign(proteins=rows.place.str.split().str[0].astype(int))
+    fig, (ax,) = axes_of(3.2)
+    ax.axhline(0, color="#4D4D4D", linewidth=1, zorder=1)
+    for name in dict.fromkeys(rows.system):
+        own, colour = rows[rows.system == name], COLOURS.get(name, "#8C8C8C")
+        reach = [own.value - own.low, own.high - own.value]
+        ax.errorbar(own.proteins, own.value, reach, color=colour, marker="o", capsize=3, label=name)
+    _size_axis(ax, sorted(rows.proteins.unique()))
+    ax.set_ylabel(f"{METRICS[metric].label}, minus {against}")
     ax.legend(fontsize=8)
     name_axes(ax, title, f"train proteins. {subtitle}".strip())
     return fig

@@ -4,17 +4,24 @@
 
 # %% auto #0
 __all__ = ['RESULT_COLUMNS', 'SHOWN', 'Found', 'metrics_in', 'facts_of', 'collect', 'result_table', 'Baseline',
-           'collect_baselines', 'difference_rows']
+           'collect_baselines', 'difference_rows', 'origin_of']
 
 # %% ../../nbs/api/experiments/03_results.ipynb #763ff5c2
+from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
 import pandas as pd
 
-from ..core import read_json
+from ..config import RunConfig
+from ..core import read_json, run_folder
 from ..data.corpus import Corpus
 from ..evaluation.compare import known_of, ranking_metrics, train_information
-from ..evaluation.measure import measure, measured_baselines
+from protein_llm.evaluation.measure import (
+    baselines_folder,
+    measure,
+    measured_baselines,
+    side_by_side,
+)
 from ..evaluation.ranking import ranking_statistics
 from .cells import Entry
 from ..runs.run import Run
@@ -69,7 +76,7 @@ def facts_of(
     )
 
 # %% ../../nbs/api/experiments/03_results.ipynb #c52eff59
-def _tables_of(run: Run, corpus: Corpus) -> tuple:  # {kind: statistics}, clusters
+def _tables_of(run: Run, corpus: Corpus, known: dict) -> tuple:  # {kind: statistics}, clusters
     "Statistics of a run's measurement, records in the order of their ids"
     m = measure(run)
     losses, ranking, samples = m.losses.set_index("record_id").sort_index(), m.ranking, m.samples
@@ -78,7 +85,7 @@ def _tables_of(run: Run, corpus: Corpus) -> tuple:  # {kind: statistics}, cluste
         tables["ranking"] = ranking_statistics(ranking).sort_index()
     if len(samples):
         ordered = samples.sort_values("record_id", ignore_index=True)
-        about = dict(known=known_of(run.data), information=train_information(corpus))
+        about = dict(known=known, information=train_information(corpus))
         tables["answers"] = answer_statistics(ordered.prediction.tolist(), ordered, **about)
     return tables, losses.cluster
 
@@ -102,10 +109,9 @@ def collect(
 ) -> list:  # `Found`, one an entry
     "What runs gave. Raises `ValueError` on several test sets"
     _require_one_test(entries)
-    corpus = _largest(entries)
-    found = []
+    corpus, known, found = _largest(entries), known_of(entries[0].run.data), []
     for entry in entries:
-        tables, clusters = _tables_of(entry.run, corpus)
+        tables, clusters = _tables_of(entry.run, corpus, known)
         found.append(Found(entry, tables, clusters, facts_of(entry.run)))
     return found
 
@@ -189,11 +195,27 @@ def _readers(entries: list) -> list:
     return list(once.values())
 
 
+def _make_baselines(cfg: RunConfig) -> str:
+    "Baselines of a run's corpus; a line on it"
+    with open(run_folder("shared") / "grid_baselines.log", "a") as log:
+        with redirect_stderr(log), redirect_stdout(log):
+            data = Run(cfg).data
+            measured_baselines(data, bare=False)
+    return f"baselines of {data.key}"
+
+# %% ../../nbs/api/experiments/03_results.ipynb #b3d76b1e
 def collect_baselines(
     entries: list,  # Measured, of one test set; those that read features say which corpora
+    jobs: int | None = None,  # At once, as of `run_cells`
 ) -> list:  # `Baseline`
     "Baselines refitted on the train records of each place and draw; made once a corpus"
     corpus, kept, out = _largest(entries), {}, []
+    corpora = {entry.run.data.key: entry.run for entry in _readers(entries)}
+    made = [baselines_folder(run.data, bare=False) / "facts.json" for run in corpora.values()]
+    left = [
+        (run.cfg,) for run, path in zip(corpora.values(), made, strict=True) if not path.exists()
+    ]
+    side_by_side(_make_baselines, left, workers=jobs)
     for entry in _readers(entries):
         data = entry.run.data
         if data.key not in kept:
@@ -248,7 +270,7 @@ def difference_rows(
     baselines: list = (),  # From `collect_baselines`
     draws: int = 1_000,  # Bootstrap draws
 ) -> pd.DataFrame:  # A table of differences with `question`, `place` and `by_seed`
-    "Each run less the blind one, and less each baseline, where they stand in one place"
+    "Each run less the blind one, the one that reads letters, and each baseline in its place"
     parts, clusters = [], found[0].clusters
     everyone = _by_place([*found, *baselines])
     runs = _by_place(found)
@@ -256,8 +278,21 @@ def difference_rows(
         arms = [name for name in runs[group, place] if name != "blind"]
         others = [name for name in systems if name not in arms]
         for name in arms:
-            for other in others:
+            for other in [*others, *(["text"] if "text" in arms and name != "text" else [])]:
                 pair = systems[name], systems[other]
                 for table in _difference(name, other, *pair, clusters, draws):
                     parts.append(table.assign(question=group, place=place))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+# %% ../../nbs/api/experiments/03_results.ipynb #8e54ea10
+def origin_of(
+    group: str,  # A question
+    entries: list,  # All that are done
+    **about,  # What else a figure rests on
+) -> dict:  # For `save_figure`
+    "Which runs, corpus and test set a figure of a question comes from"
+    own = [entry for entry in entries if entry.cell.group == group]
+    largest = _largest(own).manifest
+    runs = sorted({entry.run.name for entry in own})
+    where = dict(corpus=largest["key"], test=largest["test_hash"], split="test")
+    return dict(question=group, **where, **about, runs=runs)
