@@ -5,7 +5,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test experiments search downstream downstream-more levers grpo figures smollm2 smollm2-tasks lab readme outputs docs lock bench-env clean
+.PHONY: help setup reproduce test experiments grid search downstream downstream-more levers grpo figures smollm2 smollm2-tasks lab readme outputs docs lock bench-env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -21,6 +21,9 @@ test: setup ## all tests
 
 experiments: setup ## every arm on all proteins with a report below runs/experiments, three seeds of the default, and a split that leaks on purpose (hours)
 	@$(BIN)/python scripts/reproduce.py experiments
+
+grid: setup ## does more data help, which bridge: a grid of runs, into figures/grid/ (hours); one question: make grid groups=ladder_steps
+	@GRID_GROUPS="$(groups)" GRID_JOBS="$(jobs)" $(BIN)/python scripts/reproduce.py grid
 
 search: setup ## what makes an arm read: one change at a time, on validation proteins; its table into figures/ (about an hour)
 	@$(BIN)/python scripts/reproduce.py search

@@ -200,6 +200,19 @@ def _check_cut_date(cfg):
         _check_day(cfg.cut_date)
 
 # %% ../nbs/api/02_config.ipynb #fb5a0243
+def _check_subset(cfg):
+    "Raise `ValueError` on a number below 0, on two sizes, and on an order without a size"
+    for name in ("subset", "subset_records", "subset_seed"):
+        if getattr(cfg, name) < 0:
+            raise ValueError(f"{name} must be at least 0, got {getattr(cfg, name)}")
+    if cfg.subset and cfg.subset_records:
+        both = f"subset={cfg.subset} and subset_records={cfg.subset_records}"
+        raise ValueError(f"{both}: give one of them")
+    if cfg.subset_seed and not (cfg.subset or cfg.subset_records):
+        given = f"subset_seed={cfg.subset_seed} without subset"
+        raise ValueError(f"{given}: all proteins have no order")
+
+# %% ../nbs/api/02_config.ipynb #4bb369ce
 def _check_split_choice(cfg):
     "Raise `ValueError` on a split that does not go with the other fields"
     _choose("split", cfg.split, SPLITS)
@@ -208,12 +221,7 @@ def _check_split_choice(cfg):
             "split=rows puts one protein in two splits: it is allowed with recipe=reference only"
         )
     _check_cut_date(cfg)
-    for name in ("subset", "subset_records"):
-        if getattr(cfg, name) < 0:
-            raise ValueError(f"{name} must be at least 0, got {getattr(cfg, name)}")
-    if cfg.subset and cfg.subset_records:
-        both = f"subset={cfg.subset} and subset_records={cfg.subset_records}"
-        raise ValueError(f"{both}: give one of them")
+    _check_subset(cfg)
     if cfg.split == "rows" and (cfg.subset or cfg.subset_records or cfg.exclude):
         raise ValueError(
             "split=rows keeps no protein out of train: subset, subset_records and exclude do not go with it"
@@ -229,8 +237,9 @@ class DataConfig(_HeldOut):
     cut_date: str = ""  # First day (YYYY-MM-DD) of the held-out time, for split=temporal
     official: str = "ignore"  # exclude: nothing near a source's own test proteins is trained on
     exclude: tuple = ()  # Files of proteins whose clusters go to no split
-    subset: int = 0  # Train proteins kept, a prefix of one fixed order; 0: all
+    subset: int = 0  # Train proteins: a prefix of an order; 0: all
     subset_records: int = 0  # Or the longest prefix of so many train records; 0: all
+    subset_seed: int = 0  # Another order, for another draw
 
     def __post_init__(self):
         super().__post_init__()
@@ -490,6 +499,7 @@ def _check_saved(raw):
 
 # %% ../nbs/api/02_config.ipynb #3a139c66
 _WEIGHTS = ("task_weights", "source_weights")  # fields that hold pairs of a name and a number
+_LATER = ("subset_seed",)  # fields that earlier runs lack: their default is what those did
 
 
 def _is_pair(item) -> bool:
@@ -507,7 +517,7 @@ def _check_items(place: str, items: list, are_pairs: bool):
 # %% ../nbs/api/02_config.ipynb #5bbae5ac
 def _check_part(raw: dict, kinds: dict, place: str):
     "Raise `ValueError` that names the first field that is missing, unknown or of another type"
-    for name in [name for name in kinds if name not in raw]:
+    for name in [name for name in kinds if name not in (*raw, *_LATER)]:
         raise ValueError(f"it has no {place}{name}")
     for name, value in raw.items():
         if name not in kinds:

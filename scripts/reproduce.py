@@ -57,6 +57,8 @@ DOWNSTREAM_MORE = dict(go_process=270, go_component=270, location=100)
 # six times the validation proteins: a difference of .01 in pairs can be seen
 SEARCH = dict(n_proteins=4_100, changes="n_valid_clusters=600", folder="figures")
 LEVERS = dict(folder="figures")
+# questions of the grid: seconds on two cores; each is a step, so that one can be asked for
+QUESTIONS = dict(ladder_steps=16_000, ladder_epochs=5_000)
 FLAMINGO = SEARCH | dict(
     arch="flamingo", levers="LoRA of rank 8,half of the bridge's rate", folder="figures"
 )
@@ -74,6 +76,30 @@ def task_steps(tasks):
         Step(f"07_downstream-{task}", "07_downstream", seconds, (), (), TASK | dict(task=task))
         for task, seconds in tasks.items()
     ]
+
+
+def cores():
+    "CPU cores that this process may use"
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def grid_steps(questions):
+    "A step a question of `06_experiments`, or those that are asked for"
+    asked = [name for name in os.environ.get("GRID_GROUPS", "").split(",") if name]
+    unknown = [name for name in asked if name not in questions]
+    if unknown:
+        sys.exit(f"there is no question {unknown[0]!r}: choose from {', '.join(questions)}")
+    jobs = os.environ.get("GRID_JOBS") or str(min(JOBS, cores()))
+    steps, before = [], ()
+    for name in asked or questions:
+        parameters = dict(groups=name, folder="figures/grid", jobs=int(jobs))
+        steps.append(
+            Step(
+                f"06_experiments-{name}", "06_experiments", questions[name], (), before, parameters
+            )
+        )
+        before = (steps[-1].name,)  # a question uses all cores
+    return steps
 
 
 STEPS = dict(
@@ -99,6 +125,7 @@ STEPS = dict(
             dict(split="exact"),
         ),
     ],
+    grid=grid_steps(QUESTIONS),
     search=[
         Step("search", "06_search", 5_400, (), (), SEARCH),
         # what its frozen language model costs it
@@ -337,11 +364,6 @@ def run_step(experiment, step, todo, jobs):
         return f"\n{step.name} failed (exit code {code}): {why}."
     experiment.keep(step, round(time.time() - began, 1))
     return ""
-
-
-def cores():
-    "CPU cores that this process may use"
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def all_before(experiment, step):

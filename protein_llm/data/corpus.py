@@ -439,14 +439,15 @@ def split_by_rows(
 def keep_subset(
     table: pd.DataFrame,  # Proteins with `split`
     n_records: pd.Series,  # Records of each protein, by `protein_id`
-    cfg: DataConfig,  # `subset`, `subset_records`, `data_seed`
+    cfg: DataConfig,  # `subset`, `subset_records`, `subset_seed`, `data_seed`
 ) -> pd.DataFrame:  # The same; train proteins outside of the subset are `unused`
     "Cut train down to a nested subset"
     if not (cfg.subset or cfg.subset_records):
         return table
     train = table.protein_id[table.split == "train"]
     counts = n_records.reindex(train).dropna().astype(int)
-    kept = nested_subset(counts, cfg.subset, cfg.subset_records, cfg.data_seed)
+    how = (cfg.subset, cfg.subset_records, cfg.data_seed, cfg.subset_seed)
+    kept = nested_subset(counts, *how)
     beyond = (table.split == "train") & ~table.protein_id.isin(kept)
     split = table.split.mask(beyond, "unused")
     return table.assign(split=split, left_out=table.left_out.mask(beyond, "subset"))
@@ -462,7 +463,10 @@ def corpus_key(
     "Name of a corpus: it changes with the configuration, the files' content, and what the language model has seen"
     seen = sorted(reserved_proteins(llm))
     excluded = [sha256_file(path) for path in exclude_paths(cfg)]
-    return digest(VERSION, cfg, records_key(cfg), seen, excluded)
+    fields = asdict(cfg)
+    if not cfg.subset_seed:  # a field that earlier corpora did not have
+        fields.pop("subset_seed")
+    return digest(VERSION, fields, records_key(cfg), seen, excluded)
 
 # %% ../../nbs/api/data/08_corpus.ipynb #d1bddb2a
 def record_counts(
@@ -595,7 +599,7 @@ LEFT_OUT = dict(  # why a protein is in no split, and what decides it
     spare=("held out to spare", "n_test_clusters, n_valid_clusters"),
     train_cap=("beyond those kept of a train cluster", "train_cap"),
     n_proteins=("beyond the number to use", "n_proteins"),
-    subset=("outside of the subset", "subset, subset_records"),
+    subset=("outside of the subset", "subset, subset_records, subset_seed"),
 )
 
 # %% ../../nbs/api/data/08_corpus.ipynb #8cb2c2ae

@@ -624,24 +624,29 @@ def split_rows(
     splits = np.repeat(["train", "valid", "test"], sizes)
     return rows.assign(split=pd.Series(splits, index=order))
 
+# %% ../../nbs/api/data/07_split.ipynb #5ff7ad4e
+def _subset_order(ids, seed: int, draw: int) -> list:
+    "The order of which subsets are prefixes"
+    kind = f"subset {draw}" if draw else "subset"
+    return sorted(ids, key=lambda p: shuffle_key(seed, f"{kind} {p}"))
+
 # %% ../../nbs/api/data/07_split.ipynb #c25bb221
 def nested_subset(
     records: pd.Series,  # Number of records of each train protein, by `protein_id`
     n_proteins: int = 0,  # Proteins to keep; 0 means all
     n_records: int = 0,  # Or: as many as have at most so many records
     seed: int = 0,  # Seed of the order
+    draw: int = 0,  # Another order
 ) -> list:  # Ids of the proteins kept
     "A prefix of the train proteins. Raises `ValueError` when it would be empty or there are fewer"
-    order = sorted(records.index, key=lambda p: shuffle_key(seed, f"subset {p}"))
+    order = _subset_order(records.index, seed, draw)
     have, total = len(order), int(records.sum())
     if n_proteins > have:
-        raise ValueError(
-            f"subset={n_proteins}, but there are only {have} train proteins: ask for fewer"
-        )
+        few = f"but there are only {have} train proteins"
+        raise ValueError(f"subset={n_proteins}, {few}: ask for fewer")
     if n_records > total:
-        raise ValueError(
-            f"subset_records={n_records}, but there are only {total} train records: ask for fewer"
-        )
+        few = f"but there are only {total} train records"
+        raise ValueError(f"subset_records={n_records}, {few}: ask for fewer")
     if not n_records:
         return order[: n_proteins or None]
     fits = int((records[order].cumsum() <= n_records).sum())

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_AT_ONCE', 'WAITING', 'generation_set', 'trained_tasks', 'asked_records', 'ledger_of', 'Measurement',
-           'not_measured', 'measurement_folder', 'measure', 'valid_ranking', 'bare_answers', 'baselines_folder',
-           'measured_baselines', 'baseline_facts', 'workers_for', 'side_by_side', 'measure_all']
+           'not_measured', 'measurement_folder', 'measure', 'valid_folder', 'valid_ranking', 'bare_answers',
+           'baselines_folder', 'measured_baselines', 'baseline_facts', 'workers_for', 'side_by_side', 'measure_all']
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #1871d3c9
 import os
@@ -233,7 +233,8 @@ def not_measured(
 ) -> dict:  # {what: why}
     "What a small or unusual test set did not allow"
     out, losses = {}, found.losses
-    for task, n in losses.task[~losses.task.isin(chosen.task)].value_counts().items():
+    unknown = losses.task[~losses.task.isin(chosen.task)]
+    for task, n in unknown.value_counts().items() if cfg.evaluation.n_generate else ():
         out[f"answers to task {task}"] = f"{n:,} test records, but none of train"
     if not losses.entity_bytes.any():
         nothing = "no right answer of test names anything that is in the dictionary of terms"
@@ -296,8 +297,10 @@ def _require_measurable(run: Run) -> Ledger:
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #8f54bdb4
 def _answered(run: Run, model: ProteinLLM) -> pd.DataFrame:
-    "The answered records, with predictions"
+    "The answered records, with predictions; none for n_generate=0"
     chosen, how = asked_records(run.data), Decoding(run.cfg.evaluation.max_new_tokens)
+    if not len(chosen):
+        return chosen.assign(prediction="", finish="")
     kept = run.folder / f"answers-{digest(how, chosen.record_id.tolist(), n=6)}"
     answers = answer_records(model, chosen, run.data, kept, how)
     about = chosen[["record_id", "task", "protein_id", "cluster", "instruction", "answer"]]
@@ -368,14 +371,21 @@ def _write_valid_ranking(run: Run, folder: Path):
     ranking = ranking_of(model, data, cfg, own, data.device, "valid")
     ranking.to_parquet(folder / "ranking.parquet", index=False)
 
+# %% ../../nbs/api/evaluation/05_measure.ipynb #c6c61b51
+def valid_folder(
+    run: Run,  # A run
+) -> Path:  # Where its ranking on valid is, or will be
+    "Named by what is asked"
+    asked = (run.cfg.evaluation.swaps, run.cfg.evaluation.eval_seed)
+    return run.folder / f"valid-{digest(*asked, RANKING_COLUMNS, n=6)}"
+
 
 def valid_ranking(
     run: Run,  # A trained run
 ) -> pd.DataFrame:  # `RANKING_COLUMNS`, of all validation records that have enough others
     "Which protein, on valid; made once. Raises `FileNotFoundError` when the run is not trained"
     run.require_trained()
-    asked = (run.cfg.evaluation.swaps, run.cfg.evaluation.eval_seed)
-    folder = run.folder / f"valid-{digest(*asked, RANKING_COLUMNS, n=6)}"
+    folder = valid_folder(run)
     ensure_stage(folder, partial(_write_valid_ranking, run), last="ranking.parquet")
     return pd.read_parquet(folder / "ranking.parquet")
 
@@ -452,28 +462,29 @@ def _with_choices(data: RunData, train, asked, answers, spaces: dict, settings: 
     return out.assign(chosen=out.chosen.where(~out.system.isin(AT_CHANCE), out.prediction))
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #567db9a0
-def _write_baselines(data: RunData, out: Path):
-    "Answers, rankings"
+def _write_baselines(data: RunData, bare: bool, out: Path):
     train, valid = _known_records(data)
     chosen = asked_records(data, "task", "instruction", "answer")
     pooled, sequences = _pooled(data), data.corpus.proteins.sequence
     found, best = _answered_untrained(train, valid, chosen, sequences, pooled)
     answers = found.answers[found.answers.record_id.isin(chosen.record_id)]
-    answers = pd.concat([answers, bare_answers(data, chosen, out / "bare")], ignore_index=True)
+    if bare:
+        answers = pd.concat([answers, bare_answers(data, chosen, out / "bare")], ignore_index=True)
     bins = found.bins[found.bins.protein_id.isin(chosen.protein_id)]
     spaces = _spaces(data, train, valid, pooled)
-    ranking, ranked_by = _ranked_by_baselines(data, train, valid, spaces, found.settings)
+    ranking, by = _ranked_by_baselines(data, train, valid, spaces, found.settings)
     if data.cfg.evaluation.n_choices:
-        answers = _with_choices(data, train, chosen, answers, spaces, ranked_by)
+        answers = _with_choices(data, train, chosen, answers, spaces, by)
     for name, t in dict(answers=answers, bins=bins, ranking=ranking).items():
         t.to_parquet(out / f"{name}.parquet", index=False)
-    left_out = {s: w for s, w in found.left_out.items() if s != "bare_llm"}
-    facts = dict(settings=found.settings, left_out=left_out, ranked_by=ranked_by)
+    left_out = {s: w for s, w in found.left_out.items() if not bare or s != "bare_llm"}
+    facts = dict(settings=found.settings, left_out=left_out, ranked_by=by)
     write_json(out / "facts.json", facts | dict(best=best._asdict()))
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #ab8aebfa
 def baselines_folder(
     data: RunData,  # Corpus and features
+    bare: bool = True,  # Also what the language model alone answers
 ) -> Path:  # Where its baselines are, or will be
     "Named by corpus, features, and what is asked"
     ev = data.cfg.evaluation
@@ -481,6 +492,7 @@ def baselines_folder(
     asked = (ev.n_generate, ev.random_control, ev.max_new_tokens)
     asked += (ev.n_swap, ev.swaps, ev.eval_seed)
     asked += (ev.n_choices,) if ev.n_choices else ()
+    asked += () if bare else ("without bare_llm",)
     return (
         run_folder("shared")
         / f"baselines-{digest(*of_arm, *asked, BASELINES, RANKING_COLUMNS, CLIP)}"
@@ -489,10 +501,11 @@ def baselines_folder(
 # %% ../../nbs/api/evaluation/05_measure.ipynb #2fd63f33
 def measured_baselines(
     data: RunData,  # Corpus and features
+    bare: bool = True,  # Also what the language model alone answers, which takes longest
 ) -> tuple[BaselineAnswers, BestBaseline]:  # To the generation set; the best on valid
     "The baselines of a corpus, from train records only, made once"
-    folder = baselines_folder(data)
-    ensure_stage(folder, partial(_write_baselines, data), last="facts.json")
+    folder = baselines_folder(data, bare)
+    ensure_stage(folder, partial(_write_baselines, data, bare), last="facts.json")
     facts = read_json(folder / "facts.json")
     tables = {n: pd.read_parquet(folder / f"{n}.parquet") for n in ("answers", "bins", "ranking")}
     found = BaselineAnswers(
@@ -566,18 +579,20 @@ def side_by_side(
     work: Callable,  # A function of a module; what it takes and returns is pickled
     jobs: list,  # Arguments of each piece of work, a tuple each
     tell: Callable | None = None,  # Called with each result as it comes
+    workers: int | None = None,  # Processes; None: `workers_for` this machine
 ) -> list:  # Results, in the order of `jobs`
     "Do pieces of work in processes that share the machine; here where one is as fast. Raises what `work` does"
-    workers = workers_for(len(jobs), torch.cuda.device_count(), torch.get_num_threads())
+    threads = torch.get_num_threads()
+    workers = min(workers or workers_for(len(jobs), torch.cuda.device_count(), threads), len(jobs))
     tell = tell or (lambda result: None)
-    if workers == 1:
+    if workers <= 1:
         results = []
         for job in jobs:
             results.append(work(*job))
             tell(results[-1])
         return results
     pool = get_reusable_executor(workers, timeout=WAITING)
-    share = max(1, torch.get_num_threads() // workers), os.getpid()
+    share = max(1, threads // workers), os.getpid()
     calls = [partial(_in_worker, work, job, k, *share) for k, job in enumerate(jobs)]
     return _results(pool, calls, tell)
 

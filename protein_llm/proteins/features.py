@@ -126,7 +126,7 @@ def _encode_batch(batch, encoder, files):
 
 # %% ../../nbs/api/proteins/02_features.ipynb #7dce75c8
 def _encode_rest(table, encoder, part, key, batch_tokens, progress, residues):
-    "Encode what `part` does not hold yet, one batch after the other"
+    "Encode what `part` does not hold yet, one batch after the other; the table"
     state = part / "progress.json"
     seen = read_json(state) if state.exists() else {}
     done = seen["done"] if seen.get("key") == key else 0
@@ -141,6 +141,7 @@ def _encode_rest(table, encoder, part, key, batch_tokens, progress, residues):
             _encode_batch(table[start:stop], encoder, files)
             write_json(state, dict(key=key, done=stop))
             bar.update(int(table.length[start:stop].sum()))
+    return table
 
 # %% ../../nbs/api/proteins/02_features.ipynb #fc3ab401
 def _scale(table, ids, part):
@@ -176,7 +177,7 @@ def _finish(table, ids, encoder, part, key):
     np.save(part / "std.npy", std.astype(np.float32))
     table.drop(columns="sequence").to_parquet(part / "index.parquet", index=False)
     for name in ("progress.json", "variance.npy"):
-        (part / name).unlink()
+        (part / name).unlink(missing_ok=True)
     files = {p.name: p.stat().st_size for p in sorted(part.iterdir())}
     about = _about(table, encoder, key, int(table.protein_id.isin(ids).sum()))
     write_json(part / "manifest.json", about | dict(files=files))
@@ -186,24 +187,31 @@ def build_features(
     proteins: pd.DataFrame,  # `protein_id` (unique), `sequence`
     encoder: Encoder,  # What encodes them
     folder: Path | str,  # Target, e.g. from `feature_folder`
-    mean_over: list | None = None,  # Proteins of the mean vector; all when None
-    batch_tokens: int = BATCH_TOKENS,  # Residues of a batch, with padding
-    progress: bool = True,  # Show residues per second and time left
+    mean_over: list | None = None,  # Proteins of the mean; all when None
+    batch_tokens: int = BATCH_TOKENS,  # Of a batch
+    progress: bool = True,  # Show time left
     residues: bool = True,  # Keep each residue's, not means alone
+    source: Path | None = None,  # Store that has all
 ) -> Path:  # `folder`, complete
     "Build a store, or go on where a build stopped. Raises `ValueError` if the folder holds another"
     folder, key = Path(folder), _key(proteins, encoder)
-    with file_lock(folder.parent / f".{folder.name}.lock"):
+    with file_lock(folder.with_name(f".{folder.name}.lock")):
         if not _is_built(folder, key):
             table = _layout(proteins, encoder)
             ids = _averaged(table, mean_over)
-            part = folder.parent / f".{folder.name}.part"
-            _encode_rest(table, encoder, part, key, batch_tokens, progress, residues)
+            part = folder.with_name(f".{folder.name}.part")
+            how = (encoder, part, key, batch_tokens, progress, residues)
+            table = _take_rows(table, source, part) if source else _encode_rest(table, *how)
             _finish(table, ids, encoder, part, key)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(part, folder)
+            _replace(folder, part)
     return folder
+
+# %% ../../nbs/api/proteins/02_features.ipynb #cd6f544c
+def _replace(folder, part):
+    "Put what is finished in its place"
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(part, folder)
 
 # %% ../../nbs/api/proteins/02_features.ipynb #ae086524
 def _is_built(folder, key):
@@ -223,6 +231,29 @@ def _averaged(table, mean_over):
     if unknown:
         raise KeyError(f"mean_over names {unknown[0]!r}, which is not among the proteins")
     return ids
+
+# %% ../../nbs/api/proteins/02_features.ipynb #609d3d61
+def _variances(flat: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+    "Variance of each protein's residues, from the file of all residues [n, D]"
+    spans = zip(table.offset, table.length, strict=True)
+    return np.stack([flat[start : start + n].astype(np.float32).var(0) for start, n in spans])
+
+
+def _take_rows(table, source, part):
+    "What `part` needs from another store; the table with that store's offsets. Raises `KeyError` on a protein it lacks"
+    store = pd.read_parquet(source / "index.parquet").set_index("protein_id")
+    lacking = table.protein_id[~table.protein_id.isin(store.index)]
+    if len(lacking):
+        raise KeyError(f"protein {lacking.iloc[0]!r} has no features in {source}")
+    rows = store.index.get_indexer(table.protein_id)
+    table = table.assign(offset=store.offset.to_numpy()[rows])
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    os.link(source / "features.npy", part / "features.npy")
+    np.save(part / "pooled.npy", np.load(source / "pooled.npy", mmap_mode="r")[rows])
+    flat = np.load(source / "features.npy", mmap_mode="r")
+    np.save(part / "variance.npy", _variances(flat, table))
+    return table
 
 # %% ../../nbs/api/proteins/02_features.ipynb #7ceb7079
 def _finished_manifest(folder):

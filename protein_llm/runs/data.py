@@ -16,7 +16,8 @@ import torch
 from fastcore.basics import patch
 
 from ..config import RunConfig
-from ..data.corpus import Corpus, build_corpus, reserved_proteins
+from ..core import run_folder
+from ..data.corpus import Corpus, build_corpus, corpus_key, reserved_proteins
 from ..model import ProteinProcessor
 from ..proteins.encoder import Encoder, load_encoder
 from protein_llm.proteins.features import (
@@ -30,17 +31,34 @@ from .made import made_once
 from ..text.prompts import TokenStore, build_tokens, load_tokenizer
 
 # %% ../../nbs/api/runs/02_data.ipynb #e8702c1f
+def _used_proteins(corpus: Corpus) -> tuple:  # `protein_id`, `sequence`, and the ids of train
+    "Proteins of a split, and those whose features give the scale"
+    used = corpus.proteins[corpus.proteins.split.isin(("train", "valid", "test"))]
+    proteins = used[["protein_id", "sequence"]].reset_index(drop=True)
+    return proteins, used.protein_id[used.split == "train"].tolist()
+
+
+def _store_of(corpus: Corpus, encoder: Encoder) -> Path:  # Whether it is there or not
+    proteins, train = _used_proteins(corpus)
+    return feature_folder(proteins, encoder, train)
+
+# %% ../../nbs/api/runs/02_data.ipynb #51704cf9
 def prepare_features(
     encoder: Encoder,  # From `load_encoder`
     corpus: Corpus,  # A run's corpus
     residues: bool = True,  # Keep each residue's features; else means alone
+    whole: Corpus
+    | None = None,  # Of which it is a subset: what is there of that is not computed again
 ) -> Path:  # Folder of the feature store
     "Features of every train, valid and test protein, computed once"
-    used = corpus.proteins[corpus.proteins.split.isin(("train", "valid", "test"))]
-    proteins = used[["protein_id", "sequence"]].reset_index(drop=True)
-    train = used.protein_id[used.split == "train"].tolist()
+    proteins, train = _used_proteins(corpus)
     folder = feature_folder(proteins, encoder, train, residues=residues)
-    return build_features(proteins, encoder, folder, mean_over=train, residues=residues)
+    options = dict(mean_over=train, residues=residues)
+    if whole and residues:
+        source = _store_of(whole, encoder)
+        if (source / "manifest.json").exists():
+            options["source"] = source
+    return build_features(proteins, encoder, folder, **options)
 
 # %% ../../nbs/api/runs/02_data.ipynb #56ea8601
 class RunData:
@@ -75,11 +93,22 @@ def corpus(self: RunData) -> Corpus:
     self.tell(f"corpus: records of {self.cfg.data.manifest} and their split")
     return Corpus(build_corpus(self.cfg.data, self.cfg.model.llm), self.reserved)
 
-
+# %% ../../nbs/api/runs/02_data.ipynb #4e89e779
 @patch(as_prop=True)
 def key(self: RunData) -> str:
     "What its records are called: equal records, equal key"
     return self.corpus.manifest["key"]
+
+
+@patch(as_prop=True)
+def whole(self: RunData) -> Corpus | None:
+    "The corpus of which its own is a subset; None where it is none, or where that one was not built"
+    data = self.cfg.data
+    if not (data.subset or data.subset_records):
+        return None
+    every = replace(data, subset=0, subset_records=0, subset_seed=0)
+    folder = run_folder("shared") / f"corpus-{corpus_key(every, self.cfg.model.llm)}"
+    return Corpus(folder, self.reserved) if (folder / "manifest.json").exists() else None
 
 # %% ../../nbs/api/runs/02_data.ipynb #d31729cd
 @patch(as_prop=True)
@@ -91,7 +120,7 @@ def features(self: RunData) -> FeatureStore | LiveFeatures:
     sequences = self.corpus.proteins.sequence
     self.tell("features of its proteins")
     kind = self.cfg.train.features
-    folder = prepare_features(encoder, self.corpus, residues=kind == "store")
+    folder = prepare_features(encoder, self.corpus, kind == "store", self.whole)
     if kind == "store":
         return FeatureStore(folder)
     return dict(step=LiveFeatures, window=WindowFeatures)[kind](folder, encoder, sequences)

@@ -6,8 +6,8 @@
 __all__ = ['METRICS', 'NOT_CHOSEN', 'OTHERS', 'SCORE_COLUMNS', 'FEW', 'FEW_RECORDS', 'FEW_DRAWS', 'ERROR', 'DIFFERENCE_COLUMNS',
            'Metric', 'ratio', 'bits', 'declare', 'metrics_of', 'label', 'why_unmeasured', 'measured_metrics',
            'unmeasured', 'other_references', 'answer_statistics', 'Interval', 'bootstrap', 'score_table',
-           'is_established', 'two_sided_p', 'holm', 'seed_difference_table', 'difference_table', 'why_unclaimed',
-           'verdict', 'claim', 'claims']
+           'is_established', 'two_sided_p', 'holm', 'run_weights', 'seed_difference_table', 'difference_table',
+           'why_unclaimed', 'verdict', 'claim', 'claims']
 
 # %% ../../nbs/api/scoring/05_table.ipynb #21690011
 from collections.abc import Callable, Iterator
@@ -560,7 +560,11 @@ def holm(
     return np.minimum(corrected, 1)[np.argsort(order, kind="stable")]
 
 # %% ../../nbs/api/scoring/05_table.ipynb #2317fcca
-def _run_weights(S: int, draws: int, seed: int) -> np.ndarray:  # [draws, S]
+def run_weights(
+    S: int,  # Runs
+    draws: int,  # Bootstrap draws
+    seed: int,  # Of the draws
+) -> np.ndarray:  # [draws, S]
     "How much each of S runs counts in each draw"
     return np.random.default_rng([seed, 1]).multinomial(S, np.full(S, 1 / S), size=draws) / S
 
@@ -631,7 +635,7 @@ def _differences(values, clusters, metrics, columns, draws) -> pd.DataFrame:  # 
     sums = _cluster_sums(values.reshape(len(values), -1), clusters)
     drawn = np.vstack([sums.sum(0), _drawn(sums, draws, 0)]).reshape(-1, *values.shape[1:])
     S = values.shape[1]
-    weights = np.vstack([np.full(S, 1 / S), _run_weights(S, draws, 0)])
+    weights = np.vstack([np.full(S, 1 / S), run_weights(S, draws, 0)])
     rows = []
     for m in metrics:
         scores = m.score(drawn[..., [columns.index(c) for c in m.columns]])  # [1 + draws, S, 2]
