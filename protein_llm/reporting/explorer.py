@@ -6,9 +6,10 @@
 __all__ = ['SHOWN', 'RUN_WORDS', 'SPLIT_WORDS', 'BIN_WORDS', 'ALL_TASKS', 'FONT', 'ALT', 'explorer_table', 'metric_words',
            'explorer_spec', 'page_explorer']
 
-# %% ../../nbs/api/reporting/10_explorer.ipynb #a3888235
+# %% ../../nbs/api/reporting/10_explorer.ipynb #d7719955
 import json
 import re
+from functools import cache
 
 import pandas as pd
 from markupsafe import Markup
@@ -94,7 +95,7 @@ def metric_words() -> dict:  # {label: words}
     "What to say of each metric"
     return {m.label: _about(m.name) for m in METRICS.values()}
 
-# %% ../../nbs/api/reporting/10_explorer.ipynb #ee4fc82d
+# %% ../../nbs/api/reporting/10_explorer.ipynb #aa7ffabf
 _CHOSEN = ("run", "metric", "task", "bin")
 _FILTER = " && ".join(f"datum.{name} == {name}_chosen" for name in _CHOSEN)
 _PALE = "arm_chosen == 'all arms' || datum.system == arm_chosen || !datum.is_arm"
@@ -183,7 +184,7 @@ vegaEmbed(plot, spec, {actions: false, renderer: "svg"}).then(({view}) => {
 });
 """
 
-# %% ../../nbs/api/reporting/10_explorer.ipynb #c7f79e3b
+# %% ../../nbs/api/reporting/10_explorer.ipynb #51766097
 _STYLE = """
 .fields { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; margin: 0 0 .8rem }
 .fields label { font-size: .82rem; color: var(--soft); display: block; min-width: 0 }
@@ -204,15 +205,21 @@ def _script_safe(text: str) -> str:
     "A text that cannot end the script that it stands in"
     return re.sub("</(?=script)", r"<\\/", text, flags=re.I)
 
-# %% ../../nbs/api/reporting/10_explorer.ipynb #18f2a095
+# %% ../../nbs/api/reporting/10_explorer.ipynb #98437fe2
+@cache
+def _library() -> str:
+    "The plotting library as one script"
+    import vl_convert
+
+    return vl_convert.javascript_bundle()
+
+# %% ../../nbs/api/reporting/10_explorer.ipynb #5fbb6d80
 def page_explorer(
     spec: dict,  # From `explorer_spec`
     caption: str,  # Below it
 ) -> tuple:  # `chart` and its content
     "The plot with its switches as a part of a page, the plotting library within it"
-    import vl_convert
-
-    bundle = vl_convert.javascript_bundle()
+    bundle = _library()
     kept = {r["metric"] for rows in spec["datasets"].values() for r in rows}
     words = {name: text for name, text in metric_words().items() if name in kept}
     texts = dict(spec=spec, words=words)

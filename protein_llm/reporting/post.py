@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'THE_POST', 'HEADLINE', 'TASKS', 'KINDS', 'check_template', 'experiment_status', 'experiment_sentence',
            'fields', 'filled', 'comparisons', 'results_rows', 'size_rows', 'task_rows', 'asked_tasks', 'lever_rows',
-           'published_rows', 'experiment_rows', 'Source', 'read_source', 'read_post', 'post_html', 'post_markdown',
-           'write_post']
+           'published_rows', 'experiment_rows', 'gain_points', 'Source', 'read_source', 'read_post', 'post_html',
+           'post_markdown', 'write_post']
 
 # %% ../../nbs/api/reporting/11_post.ipynb #3ac84d5f
 import re
@@ -20,9 +20,10 @@ import pandas as pd
 from ..config import ARCHS
 from ..core import repo_root, write_atomic
 
-# %% ../../nbs/api/reporting/11_post.ipynb #dc4ace67
+# %% ../../nbs/api/reporting/11_post.ipynb #3cf70a73
 from .explorer import explorer_spec, explorer_table, page_explorer
 from protein_llm.reporting.fields import (
+    DOUBLING,
     STATUSES,
     Results,
     clause,
@@ -77,29 +78,34 @@ def check_template(
                 raise ValueError(f"{what}: {hit[0]!r} in {around!r}: fill it from a table")
     return text
 
-# %% ../../nbs/api/reporting/11_post.ipynb #10c6fc85
+# %% ../../nbs/api/reporting/11_post.ipynb #5ad01b87
 EXPERIMENTS = dict(
     ladder="Does loss fall, and reading grow, with data, at equal steps and at equal epochs?",
-    metastudent="The same on all of Swiss-Prot's annotated proteins: does the ladder go on?",
-    waterfall="Why did the published loss fall? Each defect that its number may hold, switched on alone.",
-    four_ways="Which bridge, at published sizes and at matched parameters, on the same answer tokens?",
+    metastudent="The same on all of Swiss-Prot's annotated proteins: does it go on?",
+    waterfall="Why did the published loss fall? Each defect switched on alone.",
+    four_ways="Which bridge, at published sizes and at matched parameters?",
     llm_size="Is the size of the language model worth more than data?",
     diversity="Do several ways to word a fact help, at equal rows?",
-    gradients="Are gradients smaller where there is more data, at equal answer tokens a batch?",
+    gradients="Are gradients smaller where there is more data, at equal answer tokens?",
     utility="Does a lower loss mean answers that are worth more?",
-    retrieval="Does reading add to copying, where the nearest train proteins stand in the prompt?",
+    retrieval="Does reading add to copying, with the nearest train proteins in the prompt?",
     grpo="Does training by rewards teach more than the same answers do?",
 )
+_OTHER_NAMES = dict(four_ways=("ways", "rates"), llm_size=("llm",))
 
-# %% ../../nbs/api/reporting/11_post.ipynb #d2a8d836
+
+def _begins(name: str) -> tuple:
+    "How the names of an experiment's tables, groups and pictures begin"
+    return (name, *_OTHER_NAMES.get(name, ()))
+
+# %% ../../nbs/api/reporting/11_post.ipynb #c0488268
 def _experiment(results: Results, name: str) -> pd.DataFrame | None:
-    "The table of a declared experiment, with statuses. Raises `ValueError` on an undeclared one"
+    "The rows of a declared experiment, with statuses. Raises `ValueError` on an undeclared one"
     if name not in EXPERIMENTS:
         raise ValueError(f"undeclared experiment {name!r}: choose from {', '.join(EXPERIMENTS)}")
-    table = read_experiment(Path(results.folder) / "experiments" / f"{name}.csv")
-    return None if table is None else with_status(table)
+    return read_experiment(Path(results.folder) / "experiments", _begins(name))
 
-# %% ../../nbs/api/reporting/11_post.ipynb #249c7faa
+# %% ../../nbs/api/reporting/11_post.ipynb #c41a72a2
 def experiment_status(
     results: Results,  # Ours
     name: str,  # Of `EXPERIMENTS`
@@ -110,10 +116,9 @@ def experiment_status(
         return STATUSES[2]
     compared = table[table.against != ""]
     n = int(compared.established.sum())
-    word = STATUSES[0] if n else STATUSES[1]
-    return f"{word} in {n:,} of {len(compared):,} comparisons" if n else word
+    return f"{STATUSES[0]} in {n:,} of {len(compared):,} comparisons" if n else STATUSES[1]
 
-# %% ../../nbs/api/reporting/11_post.ipynb #ecdce748
+# %% ../../nbs/api/reporting/11_post.ipynb #4f1d85b1
 def experiment_sentence(
     results: Results,  # Ours
     name: str,  # Of `EXPERIMENTS`
@@ -122,12 +127,12 @@ def experiment_sentence(
     state = experiment_status(results, name)
     return f"{EXPERIMENTS[name]} {state[0].upper()}{state[1:]}."
 
-# %% ../../nbs/api/reporting/11_post.ipynb #1c806cf4
+# %% ../../nbs/api/reporting/11_post.ipynb #dfc9e11f
 def _several(results: Results) -> str:
     "The share of proteins that two or more sources describe"
     table = results.table("overlap.csv")
     several = table.proteins[table.sources.str.count("'") > 2].sum()
-    return f"{several / table.proteins.sum():.1%} of {table.proteins.sum():,}"
+    return f"{100 * several / table.proteins.sum():.1f} % of {table.proteins.sum():,}"
 
 # %% ../../nbs/api/reporting/11_post.ipynb #0a20a1d2
 def _norm(results: Results, arm: str) -> str:
@@ -216,7 +221,7 @@ def results_rows(
         rows.append(dict(system=label(system), **cells))
     return pd.DataFrame(rows).fillna("").map(lambda text: text.replace(" [", "\n[", 1))
 
-# %% ../../nbs/api/reporting/11_post.ipynb #7fc2c2ec
+# %% ../../nbs/api/reporting/11_post.ipynb #760ba69a
 def size_rows(
     results: Results,  # Ours
 ) -> pd.DataFrame:  # One row an arm
@@ -305,28 +310,46 @@ def published_rows(
     value = [published(results, name) for name in table.name]
     return table.assign(value=value)[["what", "value", "unit", "source"]]
 
-# %% ../../nbs/api/reporting/11_post.ipynb #788e3404
-_NAMES_ONE = ("question", "group", "cell", "arm", "system", "llm", "size", "draw", "seed")
+# %% ../../nbs/api/reporting/11_post.ipynb #40082b18
+_NAMES_ONE = ("group", "question", "place", "cell", "system", "arm", "seed")
+_MOST_ROWS = 60  # of an experiment's table on the page
 
 
+def _value_text(r: dict) -> str:
+    "A score or a difference with its interval"
+    return gap_text(r) if r["against"] else f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
+
+# %% ../../nbs/api/reporting/11_post.ipynb #f7897d63
 def experiment_rows(
-    table: pd.DataFrame,  # From `read_experiment`, with statuses
+    table: pd.DataFrame,  # From `read_experiment`
 ) -> pd.DataFrame:  # For people
-    "An experiment's values, and the status of those that are differences"
-    named = table[[c for c in _NAMES_ONE if c in table and table[c].notna().any()]]
-    shown = named.assign(metric=table.metric.map(label))
-    found = [
-        gap_text(r) if r["against"] else f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
-        for r in table.to_dict("records")
-    ]
-    shown = shown.assign(value=found)
-    if (table.against != "").any():
-        words = table.established.map({True: STATUSES[0], False: STATUSES[1]})
-        words = words.where(table.against != "", "")
-        shown = shown.assign(minus=table.against.map(label), status=words)
-    return shown
+    "The differences of an experiment with their statuses; its values where it has none"
+    compared = table[table.against != ""]
+    shown = compared if len(compared) else table
+    main = shown[shown.metric.isin(HEADLINE)]
+    shown = (main if len(main) else shown).head(_MOST_ROWS)
+    rows = shown.to_dict("records")
+    named = shown[[c for c in _NAMES_ONE if c in shown and shown[c].notna().any()]].fillna("")
+    named = named.astype(str).assign(
+        metric=shown.metric.map(label), value=list(map(_value_text, rows))
+    )
+    if not len(compared):
+        return named
+    return named.assign(minus=shown.against.map(label), status=[status(r) for r in rows])
 
-# %% ../../nbs/api/reporting/11_post.ipynb #b412438e
+# %% ../../nbs/api/reporting/11_post.ipynb #842fc132
+def gain_points(
+    table: pd.DataFrame,  # From `read_experiment`
+) -> list:  # Sentences
+    "What a doubling of the proteins adds, a sentence each"
+    gains = table[(table.against == DOUBLING) & table.metric.isin(HEADLINE)]
+    return [
+        f"{label(r['cell'])}, {r['group'].replace('_', ' ')}: a doubling of proteins changes "
+        f"{label(r['metric'])} by {gap_text(r)}, {status(r)}."
+        for r in gains.to_dict("records")
+    ]
+
+# %% ../../nbs/api/reporting/11_post.ipynb #2d113dc3
 @dataclass(frozen=True)
 class Source:
     "What a post is made from"
@@ -348,7 +371,7 @@ def read_source(
     table = pd.read_csv(folder / "comparisons.csv", dtype=str)
     return Source((folder / "post.md").read_text(), table, results)
 
-# %% ../../nbs/api/reporting/11_post.ipynb #c084e024
+# %% ../../nbs/api/reporting/11_post.ipynb #545334b2
 def _captioned(rows: pd.DataFrame, caption: str) -> list:
     return [page_table(rows, caption, wraps=len(rows.columns) < 7)]
 
@@ -361,16 +384,19 @@ def _figure(results: Results, name: str, caption: str) -> list:
         )
     return [("picture", dict(name=name, caption=caption))]
 
-# %% ../../nbs/api/reporting/11_post.ipynb #d7670f0b
+# %% ../../nbs/api/reporting/11_post.ipynb #54b5386e
 def _experiment_parts(results: Results, name: str) -> list:
     "What an experiment found, or that it was not run"
     table, words = _experiment(results, name), experiment_sentence(results, name)
     if table is None:
         return [("p", words)]
-    picture = f"experiments/{name}"
-    there = (Path(results.folder) / f"{picture}.svg").is_file()
-    parts = _figure(results, picture, EXPERIMENTS[name]) if there else []
-    return [("p", words), *parts, folded("Its numbers", *_captioned(experiment_rows(table), words))]
+    parts, points = [("p", words)], gain_points(table)
+    parts += [("list", points)] if points else []
+    for start in _begins(name):
+        for path in sorted((Path(results.folder) / "experiments").glob(f"{start}*.svg")):
+            caption = f"{EXPERIMENTS[name]} ({path.stem.replace('_', ' ')})"
+            parts += _figure(results, f"experiments/{path.stem}", caption)
+    return [*parts, folded("Its numbers", *_captioned(experiment_rows(table), words))]
 
 # %% ../../nbs/api/reporting/11_post.ipynb #c91a181d
 def _summary(results: Results) -> list:
@@ -531,7 +557,7 @@ def _pictures(sections: list) -> list:
                 found += _pictures([("", item["parts"])])
     return found
 
-# %% ../../nbs/api/reporting/11_post.ipynb #0f38699e
+# %% ../../nbs/api/reporting/11_post.ipynb #b510f187
 def _require_ours(folder: Path):
     "Raise `FileExistsError` where a folder holds anything but a post"
     if not folder.is_dir():
