@@ -105,18 +105,26 @@ def _experiment(results: Results, name: str) -> pd.DataFrame | None:
         raise ValueError(f"undeclared experiment {name!r}: choose from {', '.join(EXPERIMENTS)}")
     return read_experiment(Path(results.folder) / "experiments", _begins(name))
 
-# %% ../../nbs/api/reporting/11_post.ipynb #c41a72a2
+# %% ../../nbs/api/reporting/11_post.ipynb #01e4725e
 def experiment_status(
     results: Results,  # Ours
     name: str,  # Of `EXPERIMENTS`
+    metric: str = "",  # Of its comparisons; all when empty
+    against: str = "",  # What is compared with; all when empty
 ) -> str:  # Begins with one of `STATUSES`
     "Whether an experiment was run, and in how many of its comparisons a difference is established"
     table = _experiment(results, name)
     if table is None:
         return STATUSES[2]
-    compared = table[table.against != ""]
-    n = int(compared.established.sum())
-    return f"{STATUSES[0]} in {n:,} of {len(compared):,} comparisons" if n else STATUSES[1]
+    compared = table[(table.against != "") & (table.metric == (metric or table.metric))]
+    compared = compared[compared.against == (against or compared.against)]
+    words = [
+        status(row).partition(", ")[2] for row in compared.to_dict("records") if row["established"]
+    ]
+    if not words:
+        return STATUSES[1]
+    counts = [f"{words.count(w):,} {w or 'found'}" for w in dict.fromkeys(sorted(words))]
+    return f"{STATUSES[0]}, {' and '.join(counts)} of {len(compared):,} comparisons"
 
 # %% ../../nbs/api/reporting/11_post.ipynb #4f1d85b1
 def experiment_sentence(
@@ -149,7 +157,7 @@ def _forecast(results: Results) -> str:
     table = results.table("forecast.csv")
     return f"{int(table.inside.sum())} of {len(table)}"
 
-# %% ../../nbs/api/reporting/11_post.ipynb #2e109faa
+# %% ../../nbs/api/reporting/11_post.ipynb #02ce4966
 THE_POST = "Protein LLM Part 2: Scaling to 4.9 Million Samples"  # its title
 
 
@@ -157,7 +165,9 @@ def _constants(results: Results) -> dict:
     "Names of a template that are no functions"
     sizes = results.table("four_ways.csv")
     known = dict(interval="95 %", few=FEW, few_records=FEW_RECORDS, rule=RULE, terms=TERMS)
-    return known | dict(the_post=THE_POST, steps=f"{int(sizes.steps.max()):,}", arms=len(sizes))
+    return known | dict(
+        the_post=THE_POST, doubling=DOUBLING, steps=f"{int(sizes.steps.max()):,}", arms=len(sizes)
+    )
 
 # %% ../../nbs/api/reporting/11_post.ipynb #be384d88
 def fields(
@@ -221,7 +231,7 @@ def results_rows(
         rows.append(dict(system=label(system), **cells))
     return pd.DataFrame(rows).fillna("").map(lambda text: text.replace(" [", "\n[", 1))
 
-# %% ../../nbs/api/reporting/11_post.ipynb #760ba69a
+# %% ../../nbs/api/reporting/11_post.ipynb #c20bad94
 def size_rows(
     results: Results,  # Ours
 ) -> pd.DataFrame:  # One row an arm
@@ -310,8 +320,8 @@ def published_rows(
     value = [published(results, name) for name in table.name]
     return table.assign(value=value)[["what", "value", "unit", "source"]]
 
-# %% ../../nbs/api/reporting/11_post.ipynb #40082b18
-_NAMES_ONE = ("group", "question", "place", "cell", "system", "arm", "seed")
+# %% ../../nbs/api/reporting/11_post.ipynb #23fdcdd8
+_NAMES_ONE = ("group", "place", "cell", "system", "arm", "seed")
 _MOST_ROWS = 60  # of an experiment's table on the page
 
 
@@ -319,11 +329,14 @@ def _value_text(r: dict) -> str:
     "A score or a difference with its interval"
     return gap_text(r) if r["against"] else f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
 
-# %% ../../nbs/api/reporting/11_post.ipynb #f7897d63
+# %% ../../nbs/api/reporting/11_post.ipynb #1234421a
 def experiment_rows(
     table: pd.DataFrame,  # From `read_experiment`
 ) -> pd.DataFrame:  # For people
     "The differences of an experiment with their statuses; its values where it has none"
+    if "question" in table:  # a table of differences has groups of records, and is of a question
+        group = table.get("group", table.question)
+        table = table.assign(group=table.question.fillna(group))
     compared = table[table.against != ""]
     shown = compared if len(compared) else table
     main = shown[shown.metric.isin(HEADLINE)]
@@ -349,7 +362,7 @@ def gain_points(
         for r in gains.to_dict("records")
     ]
 
-# %% ../../nbs/api/reporting/11_post.ipynb #2d113dc3
+# %% ../../nbs/api/reporting/11_post.ipynb #af715395
 @dataclass(frozen=True)
 class Source:
     "What a post is made from"
@@ -371,7 +384,7 @@ def read_source(
     table = pd.read_csv(folder / "comparisons.csv", dtype=str)
     return Source((folder / "post.md").read_text(), table, results)
 
-# %% ../../nbs/api/reporting/11_post.ipynb #545334b2
+# %% ../../nbs/api/reporting/11_post.ipynb #01e51e7b
 def _captioned(rows: pd.DataFrame, caption: str) -> list:
     return [page_table(rows, caption, wraps=len(rows.columns) < 7)]
 
@@ -557,7 +570,7 @@ def _pictures(sections: list) -> list:
                 found += _pictures([("", item["parts"])])
     return found
 
-# %% ../../nbs/api/reporting/11_post.ipynb #b510f187
+# %% ../../nbs/api/reporting/11_post.ipynb #634be9da
 def _require_ours(folder: Path):
     "Raise `FileExistsError` where a folder holds anything but a post"
     if not folder.is_dir():
