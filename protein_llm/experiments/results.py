@@ -165,7 +165,7 @@ class Baseline(NamedTuple):
     clusters: pd.Series  # Of each record
 
 
-SHOWN = ("ridge_feature", "knn_feature", "composition", "nearest_sequence")
+SHOWN = ("ridge_feature", "ridge_random", "knn_feature", "composition", "nearest_sequence")
 
 # %% ../../nbs/api/experiments/03_results.ipynb #912c180d
 def _baseline_tables(entry: Entry, corpus: Corpus) -> dict:  # {system: {kind: statistics}}
