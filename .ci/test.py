@@ -30,6 +30,17 @@ HELD_OUT = "n_test_clusters=20 n_valid_clusters=5"
 SMOKE = dict(n_proteins=300, changes=HELD_OUT)
 TRAIN = dict(SMOKE, steps=4)
 EVALUATE = dict(TRAIN, changes=f"{HELD_OUT} n_generate=2 n_swap=10 draws=50")
+GRID = dict(
+    TRAIN,
+    rate_steps=4,
+    rates="1,",
+    n_seeds=1,
+    jobs=2,
+    n_swap=20,
+    n_generate=1,
+    folder="runs/smoke/grid",
+    changes=f"{HELD_OUT} draws=50",
+)
 # What each run notebook gets, and which of the others must have ended before it starts.
 # Two jobs run at a time, in this order: what many wait for first, then the longest.
 TRAINED = tuple(f"train {arch}" for arch in ARCHS)
@@ -65,6 +76,20 @@ CHAIN = {
         ),
         ("encode",),
     ),
+    "grid: a ladder": (
+        "06_experiments",
+        dict(
+            GRID,
+            groups="ladder_steps",
+            arms="mlp,blind",
+            n_sizes=2,
+            smallest=40,
+            n_draws=1,
+        ),
+        ("encode",),
+    ),
+    # its learning rates, and the arms at published sizes, are trained already
+    "grid: ways": ("06_experiments", dict(GRID, groups="ways", ways="text,blind"), TRAINED),
     "downstream": (
         "07_downstream",
         dict(

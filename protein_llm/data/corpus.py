@@ -6,8 +6,8 @@
 __all__ = ['SPLITS', 'VERSION', 'LEFT_OUT', 'HITS', 'reserved_proteins', 'shared_clusters', 'exclude_paths', 'split_annotations',
            'split_rules', 'kept_out', 'held_sizes', 'split_proteins', 'split_by_rows', 'keep_subset', 'corpus_key',
            'record_counts', 'official_tests', 'records_per_protein', 'with_reserved', 'split_records',
-           'unused_proteins', 'left_out_text', 'build_corpus', 'check_corpus', 'Corpus', 'hit_groups', 'publish_split',
-           'check_published']
+           'unused_proteins', 'left_out_text', 'whole_corpus', 'build_corpus', 'check_corpus', 'Corpus', 'hit_groups',
+           'publish_split', 'check_published']
 
 # %% ../../nbs/api/data/08_corpus.ipynb #67c64333
 import gzip
@@ -16,7 +16,7 @@ import json
 import shutil
 import zlib
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -715,6 +715,25 @@ def _facts(cfg: DataConfig, about: dict, table: pd.DataFrame, used: Counter, n_r
         merged=about["stated"] - about["records"],
     )
 
+# %% ../../nbs/api/data/08_corpus.ipynb #8b15359e
+def whole_corpus(
+    cfg: DataConfig,  # Which records, and how to split
+    llm: str = "tiny_lm",  # Language model whose pretraining must not be met
+) -> Path | None:  # A corpus' folder
+    "The corpus of which another is a subset; None where it is none, or where that one was not built"
+    if not (cfg.subset or cfg.subset_records):
+        return None
+    every = replace(cfg, subset=0, subset_records=0, subset_seed=0)
+    folder = run_folder("shared") / f"corpus-{corpus_key(every, llm)}"
+    return folder if (folder / "manifest.json").exists() else None
+
+
+def _cut_down(whole: Path, cfg: DataConfig, records: Path) -> tuple:  # As of `split_records`
+    "The split of a subset, from that of the whole"
+    table, made = pd.read_parquet(whole / "proteins.parquet"), read_json(whole / "manifest.json")
+    found = {name: made[name] for name in ("leaky_dropped", "excluded")}
+    return keep_subset(table, records_per_protein(records), cfg), None, found
+
 # %% ../../nbs/api/data/08_corpus.ipynb #705ea170
 def _write_corpus(folder: Path, cfg: DataConfig, llm: str, key: str):
     "Write all files of a corpus, the manifest last"
@@ -723,7 +742,9 @@ def _write_corpus(folder: Path, cfg: DataConfig, llm: str, key: str):
     seen = reserved_proteins(llm)
     about = read_json(cleaned / "manifest.json")
     records = cleaned / "records.parquet"
-    table, rows, found = split_records(cleaned, cfg, seen)
+    whole = whole_corpus(cfg, llm)
+    split = _cut_down(whole, cfg, records) if whole else split_records(cleaned, cfg, seen)
+    table, rows, found = split
     splits = check_split(table, frozenset(seen), cfg.split in LEAKY)
     table.to_parquet(folder / "proteins.parquet")
     shutil.copy(cleaned / "rejected.parquet", folder)

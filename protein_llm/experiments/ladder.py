@@ -130,7 +130,7 @@ def size_of(
     "The size, from the name of its place"
     return int(entry.cell.place.split()[0])
 
-
+# %% ../../nbs/api/experiments/04_ladder.ipynb #c019a10a
 def tables_by_size(
     found: list,  # From `collect`, or of baselines
     kind: str,  # losses, ranking or answers
@@ -144,8 +144,9 @@ def tables_by_size(
 
 
 def _systems(found: list, baselines: list) -> dict:  # {(group, name): found}
+    "Runs and baselines of ladders"
     out = {}
-    for f in [*found, *baselines]:
+    for f in [f for f in (*found, *baselines) if f.entry.cell.group.startswith("ladder")]:
         name = f.entry.cell.name if isinstance(f, Found) else f.system
         out.setdefault((f.entry.cell.group, name), []).append(f)
     return out

@@ -16,8 +16,7 @@ import torch
 from fastcore.basics import patch
 
 from ..config import RunConfig
-from ..core import run_folder
-from ..data.corpus import Corpus, build_corpus, corpus_key, reserved_proteins
+from ..data.corpus import Corpus, build_corpus, reserved_proteins, whole_corpus
 from ..model import ProteinProcessor
 from ..proteins.encoder import Encoder, load_encoder
 from protein_llm.proteins.features import (
@@ -103,12 +102,8 @@ def key(self: RunData) -> str:
 @patch(as_prop=True)
 def whole(self: RunData) -> Corpus | None:
     "The corpus of which its own is a subset; None where it is none, or where that one was not built"
-    data = self.cfg.data
-    if not (data.subset or data.subset_records):
-        return None
-    every = replace(data, subset=0, subset_records=0, subset_seed=0)
-    folder = run_folder("shared") / f"corpus-{corpus_key(every, self.cfg.model.llm)}"
-    return Corpus(folder, self.reserved) if (folder / "manifest.json").exists() else None
+    folder = whole_corpus(self.cfg.data, self.cfg.model.llm)
+    return Corpus(folder, self.reserved) if folder else None
 
 # %% ../../nbs/api/runs/02_data.ipynb #d31729cd
 @patch(as_prop=True)
