@@ -57,8 +57,18 @@ DOWNSTREAM_MORE = dict(go_process=270, go_component=270, location=100)
 # six times the validation proteins: a difference of .01 in pairs can be seen
 SEARCH = dict(n_proteins=4_100, changes="n_valid_clusters=600", folder="figures")
 LEVERS = dict(folder="figures")
-# questions of the grid: seconds on two cores; each is a step, so that one can be asked for
-QUESTIONS = dict(ladder_steps=16_000, ladder_epochs=5_000)
+# the default over seeds; text, which takes as long as all others, has one
+SEEDS = dict(
+    n_proteins=3_600,
+    ways="mlp,perceiver,flamingo,blind",
+    n_swap=1_000,
+    n_generate=0,
+    random_control=True,
+)
+# questions of the grid: seconds on two cores, and parameters; each is a step, so that one can be asked for
+QUESTIONS = dict(
+    seeds=(1_600, SEEDS), ladder_steps=(16_000, {}), ladder_epochs=(5_000, {}), ways=(16_000, {})
+)
 FLAMINGO = SEARCH | dict(
     arch="flamingo", levers="LoRA of rank 8,half of the bridge's rate", folder="figures"
 )
@@ -92,11 +102,10 @@ def grid_steps(questions):
     jobs = os.environ.get("GRID_JOBS") or str(min(JOBS, cores()))
     steps, before = [], ()
     for name in asked or questions:
-        parameters = dict(groups=name, folder="figures/grid", jobs=int(jobs))
+        seconds, own = questions[name]
+        parameters = dict(groups=name, folder="figures/experiments", jobs=int(jobs)) | own
         steps.append(
-            Step(
-                f"06_experiments-{name}", "06_experiments", questions[name], (), before, parameters
-            )
+            Step(f"06_experiments-{name}", "06_experiments", seconds, (), before, parameters)
         )
         before = (steps[-1].name,)  # a question uses all cores
     return steps

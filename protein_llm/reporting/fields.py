@@ -195,7 +195,7 @@ def quotient(
 NEEDED = ("metric", "value", "low", "high")  # columns of an experiment's table
 NAMING = ("cell", "system", "arm", "group", "question")  # of which a table has at least one
 DOUBLING = "half as many proteins"  # what a row of `gains` is compared with
-SHARED = ("results", "differences", "gains")  # tables of all experiments
+SHARED = ("results", "differences", "gains")  # how tables of several questions end
 
 
 def _check_columns(path: Path, table: pd.DataFrame):
@@ -207,15 +207,21 @@ def _check_columns(path: Path, table: pd.DataFrame):
         raise ValueError(f"{path.name} lacks {', '.join(absent)}: it has {', '.join(table)}")
 
 # %% ../../nbs/api/reporting/09_fields.ipynb #908d4c3a
+def _kind(path: Path) -> str:
+    "What a table holds, by the end of its name: `seeds_differences`; empty for any other"
+    word = path.stem.rpartition("_")[2]
+    return word if word in SHARED else ""
+
+
 def _rows_of(path: Path, groups: tuple) -> pd.DataFrame:
     "The rows of a file that are of an experiment"
     table = pd.read_csv(path)
     _check_columns(path, table)
-    if path.stem not in SHARED:
+    if not _kind(path):
         return table
     column = "question" if "question" in table else "group"
     rows = table[table[column].astype(str).str.startswith(groups)]
-    return rows.assign(against=DOUBLING) if path.stem == "gains" else rows
+    return rows.assign(against=DOUBLING) if _kind(path) == "gains" else rows
 
 # %% ../../nbs/api/reporting/09_fields.ipynb #1c245717
 def read_experiment(
@@ -224,7 +230,7 @@ def read_experiment(
 ) -> pd.DataFrame | None:  # None where nothing was run
     "Rows of an experiment that have an interval. Raises `ValueError` on a table that lacks a column"
     paths = sorted(Path(folder).glob("*.csv"))
-    paths = [p for p in paths if p.stem in (*SHARED, *groups)]
+    paths = [p for p in paths if p.stem in groups or _kind(p)]
     tables = [_rows_of(path, groups) for path in paths]
     tables = [t.dropna(subset=["low", "high"]) for t in tables if len(t)]
     if not any(map(len, tables)):

@@ -80,6 +80,7 @@ def check_template(
 
 # %% ../../nbs/api/reporting/11_post.ipynb #5ad01b87
 EXPERIMENTS = dict(
+    seeds="What does another seed of training change?",
     ladder="Does loss fall, and reading grow, with data, at equal steps and at equal epochs?",
     metastudent="The same on all of Swiss-Prot's annotated proteins: does it go on?",
     waterfall="Why did the published loss fall? Each defect switched on alone.",
