@@ -749,16 +749,13 @@ def _write_corpus(folder: Path, cfg: DataConfig, llm: str, key: str):
     table.to_parquet(folder / "proteins.parquet")
     shutil.copy(cleaned / "rejected.parquet", folder)
     used, test_ids = Counter(), []
-    to_parquet(
-        _counted(_used_records(records, table, rows), used, test_ids), folder / "records.parquet"
-    )
+    counted = _counted(_used_records(records, table, rows), used, test_ids)
+    to_parquet(counted, folder / "records.parquet")
     named = dict(config=asdict(cfg), key=key, records_key=about["key"])
     facts = _facts(cfg, about, table, used, records_per_protein(records))
     test_hash = digest(sorted(test_ids), n=16)
-    manifest = dict(
-        **named, splits=splits, reserved=len(seen), **found, **facts, test_hash=test_hash
-    )
-    write_json(folder / "manifest.json", manifest)
+    named |= dict(splits=splits, reserved=len(seen))
+    write_json(folder / "manifest.json", dict(**named, **found, **facts, test_hash=test_hash))
 
 # %% ../../nbs/api/data/08_corpus.ipynb #b6ec700b
 def build_corpus(
