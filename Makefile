@@ -5,7 +5,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export GOMP_SPINCOUNT = 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test experiments search downstream downstream-more levers grpo figures smollm2 smollm2-tasks lab readme outputs docs lock bench-env clean
+.PHONY: help setup reproduce test experiments search downstream downstream-more levers grpo figures smollm2 smollm2-tasks lab readme outputs docs blog test-browser lock bench-env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,12 @@ readme: setup ## README.md from nbs/index.ipynb
 
 docs: setup ## the default run's executed notebooks as pages into docs/, to be committed
 	@$(BIN)/python scripts/docs.py
+
+blog: setup ## the post from committed tables into docs/post/, to be committed (seconds)
+	@$(BIN)/python scripts/blog.py
+
+test-browser: setup ## the post in Chromium, on a screen and on a telephone, its switches used (if there is one)
+	@$(BIN)/python .ci/browser.py
 
 outputs: setup ## run the library notebooks and store what their examples show
 	@$(BIN)/python scripts/outputs.py

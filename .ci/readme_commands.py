@@ -80,6 +80,8 @@ TRIES = {
     "make test": Try("make -n test", "it is what runs here", "test.py"),
     "make readme": Try("make -n readme", "it writes into the repository", "readme.py"),
     "make outputs": Try("make -n outputs", "it writes into the repository", "outputs.py"),
+    "make blog": Try("make -n blog", "it writes into the repository", "blog.py"),
+    "make test-browser": Try("make -o setup test-browser", "", "browser: "),
     "make docs": Try("make -n docs", "it needs a whole run", "docs.py"),
     "make smollm2": Try(
         "make -n smollm2", "half an hour, and it writes into figures/", "smollm2.py"

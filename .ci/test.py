@@ -92,6 +92,7 @@ SCRIPTS = {
     "docs/score_your_model.md, from the records to a card": ("own_model.py", ("data",)),
     "make's commands: finished steps, signals, files that are not ours": ("commands.py", ()),
     "the second table's numbers, computed anew by other code": ("smollm2.py", ()),
+    "the post in Chromium, its switches used (if there is one)": ("browser.py", ()),
     "the report in Chromium, on a screen and on a telephone (if there is one)": (
         "pages.py",
         ("figures",),
@@ -243,6 +244,12 @@ def recomputed():
     return out if code else ""
 
 
+def post():
+    "What of the committed post is not what committed tables and text give"
+    code, out = run([BIN / "python", ROOT / "scripts" / "blog.py", "--check"])
+    return out if code else ""
+
+
 @dataclass
 class Job:
     "One thing to be done, which gives its error, and the names of those that must have ended well before"
@@ -264,6 +271,7 @@ def jobs():
     for label, (name, parameters, needs) in CHAIN.items():
         yield Job(label, partial(notebook, name, label, parameters), needs)
     yield Job("ten numbers and ten claims, computed anew", recomputed, ("figures",))
+    yield Job("docs/post is what the committed tables give", post)
     for label, (name, needs) in SCRIPTS.items():
         yield Job(label, partial(script, name), needs)
     for label, (name, parameters, words) in REFUSED.items():

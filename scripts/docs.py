@@ -82,6 +82,7 @@ def front(folder):
         *[f"| [{name}]({name}.md) | {what} |" for name, what in (PAGES | OWN_PAGES).items()],
         "",
         "The report on one page is [report.html](report.html): download it, or open it from a clone.",
+        "The post, with the published numbers of a large system beside ours: [post/post.md](post/post.md).",
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -98,6 +99,8 @@ def main():
         shutil.copy(ROOT / "runs" / "report" / "report.html", folder / "report.html")
         for name in OWN_PAGES:
             shutil.copy(DOCS / f"{name}.md", folder / f"{name}.md")
+        if (DOCS / "post").is_dir():  # written by `make blog`
+            shutil.copytree(DOCS / "post", folder / "post")
         front(folder)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
         if size > MOST_MB:

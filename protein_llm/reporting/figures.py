@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'WIDTH', 'STYLE', 'LEDGER_KINDS', 'axes_of', 'name_rows', 'smooth', 'fig_training_loss', 'fig_grad_norm',
-           'fig_eval_loss', 'fig_by_group', 'fig_scores', 'fig_protein_use', 'fig_corpus', 'fig_funnel', 'fig_overlap',
-           'fig_ledger', 'fig_attention', 'interval_text', 'require_figures_folder', 'figure_bytes', 'save_figure']
+           'fig_eval_loss', 'fig_by_group', 'fig_scores', 'fig_protein_use', 'fig_by_score', 'fig_gaps', 'fig_forecast',
+           'fig_sizes', 'fig_corpus', 'fig_funnel', 'fig_overlap', 'fig_ledger', 'fig_attention', 'interval_text',
+           'require_figures_folder', 'figure_bytes', 'save_figure']
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #c7b16693
 import hashlib
@@ -22,7 +23,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from ..config import ARCHS
 from ..core import read_json, repo_root, require_new_folder, write_atomic, write_json
 from ..evaluation.baselines import BASELINES
-from ..scoring.table import METRICS, label
+from ..scoring.table import FEW, METRICS, label
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #789a21ec
 COLOURS = dict(
@@ -166,19 +167,30 @@ def fig_training_loss(
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #c871eb32
+def _first_steps(ax, wide: pd.DataFrame):
+    "Each arm's first steps as they are: warm-up, where a bridge that starts afresh shows"
+    for arch in wide:
+        ax.plot(wide.index, wide[arch], color=COLOURS[arch], linewidth=1.4, label=arch)
+    ax.set(xlabel=f"the first {len(wide)} steps, as they are", ylabel="gradient norm")
+
+
 @mpl.rc_context(STYLE)
 def fig_grad_norm(
     log: pd.DataFrame,  # Columns `arch`, `step`, `grad_norm`
 ) -> Figure:
-    "Gradient norm of each arm over the steps, before clipping"
+    "Gradient norm of each arm over the steps, before clipping; above, the first tenth of them"
     wide = _by_arch(log, "grad_norm")
     if not (wide > 0).any(axis=None):
         return _nothing("no gradient is logged yet")
-    fig, (ax,) = axes_of(2.8)
+    fig, (early, ax) = axes_of(4.6, rows=2, height_ratios=(1, 1.5))
+    _first_steps(early, wide[: max(2, len(wide) // 10)])
     _curves(ax, wide, "gradient norm")
-    ax.set_yscale("log", subs=[])
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
+    _top_legend(early, 5)
+    ax.get_legend().remove()
+    for part in (early, ax):
+        part.set_yscale("log", subs=[])
+        part.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        part.yaxis.set_major_formatter("{x:g}")
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #e61efc17
@@ -187,11 +199,11 @@ def _over_all(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return table[(table.by == "all") & (table.metric == metric)]
 
 
-def _interval(ax, r, y: float, colour: str, size: float = 6, filled: bool = True):
-    "A horizontal interval with a dot at its value"
+def _interval(ax, r, y: float, colour: str, size: float = 6, filled: bool = True, mark: str = "o"):
+    "A horizontal interval with a mark at its value"
     ax.plot([r.low, r.high], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt", zorder=2)
     face = colour if filled else "white"
-    ax.plot([r.value], [y], "o", color=colour, markersize=size, markerfacecolor=face, zorder=3)
+    ax.plot([r.value], [y], mark, color=colour, markersize=size, markerfacecolor=face, zorder=3)
 
 
 def _written(value: float, digits: int, sign: str = "") -> str:
@@ -238,12 +250,13 @@ def fig_eval_loss(
 def _dodged(ax, table: pd.DataFrame, groups: list, systems: list):
     "In each group one interval a system, below each other"
     step = 0.75 / len(systems)
+    marks = dict(zip([s for s in systems if s in BASELINES], "sD^vPX", strict=False))
     for i, system in enumerate(systems):
-        colour = COLOURS[system]
+        colour, mark = COLOURS[system], marks.get(system, "o")
         for r in table[table.system == system].itertuples():
             y = groups.index(r.group) + (i - (len(systems) - 1) / 2) * step
-            _interval(ax, r, y, colour, 5, bool(r.established))
-        ax.plot([], [], "o", color=colour, markersize=5, label=label(system))
+            _interval(ax, r, y, colour, 5, bool(r.established), mark)
+        ax.plot([], [], mark, color=colour, markersize=5, label=label(system))
     for y in range(1, len(groups)):
         ax.axhline(y - 0.5, color="#DDDDDD", linewidth=0.6, zorder=0)
 
@@ -374,6 +387,149 @@ def fig_protein_use(
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set(xlabel=f"rise of the loss ({METRICS['loss'].unit})")
     _top_legend(ax, 3)
+    return fig
+
+# %% ../../nbs/api/reporting/01_figures.ipynb #adf56872
+_BIN_WORDS = {"none": "nothing aligns", "[0,30)": "below 30 %", "[30,50)": "30 to 50 %"}
+_BIN_WORDS |= {"[50,90)": "50 to 90 %", "[90,100]": "90 % or more"}
+
+
+def _group_names(table: pd.DataFrame, groups: list) -> list:
+    "What stands beside each group, with its most records"
+    n = table.groupby("group", observed=True).n.max()
+    return [f"{_BIN_WORDS.get(g, label(g))}\n{int(n[g]):,} records" for g in groups]
+
+
+def _group_panel(ax, table: pd.DataFrame, metric: str, groups: list, systems: list):
+    "One metric in each group"
+    _dodged(ax, table[table.metric == metric], groups, systems)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.set(xlabel=label(metric))
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
+
+# %% ../../nbs/api/reporting/01_figures.ipynb #f352ead7
+@mpl.rc_context(STYLE)
+def fig_by_score(
+    scores: pd.DataFrame,  # Long table of scores
+    metrics: tuple | list,  # Of `METRICS`, a panel each
+    by: str,  # Which groups: task, bin ..
+    systems: tuple | list = (),  # All when empty
+) -> Figure:
+    "Scores in each group, in the order of the table; hollow from fewer than `FEW` clusters"
+    table = scores[(scores.by == by) & scores.metric.isin(metrics) & scores.value.notna()]
+    table = table[table.system.isin(systems)] if len(systems) else table
+    if table.empty:
+        return _nothing(f"nothing was scored by {by}")
+    table = table.assign(established=table.clusters >= FEW)
+    groups, order = list(dict.fromkeys(table.group)), _systems(table)
+    height = 1.2 + 0.12 * len(groups) * (len(order) + 1.5)
+    fig, axes = axes_of(height, columns=len(metrics), sharey=True)
+    for ax, metric in zip(axes, metrics, strict=True):
+        _group_panel(ax, table, metric, groups, order)
+    name_rows(axes[0], _group_names(table, groups))
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside upper left", ncols=3, columnspacing=1.0)
+    return fig
+
+# %% ../../nbs/api/reporting/01_figures.ipynb #0997d1fe
+def _gap_panel(ax, table: pd.DataFrame, arms: list, others: tuple):
+    "Differences of one metric: each arm against each other system, a line each"
+    step = 0.7 / len(others)
+    for r in table.itertuples():
+        y = arms.index(r.system) + (others.index(r.against) - (len(others) - 1) / 2) * step
+        colour = COLOURS[r.system] if r.against == others[0] else _GREY
+        _interval(ax, r, y, colour, 5, bool(r.established))
+    name_rows(ax, arms)
+    ax.axvline(0, color=_INK, linewidth=1, zorder=1)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    metric = table.metric.iloc[0]
+    ax.set(xlabel=_direction(metric))
+    ax.set_title(label(metric), fontsize=9.5)
+
+
+def _gap_words(others: tuple) -> str:
+    "Which colour is minus what"
+    words = f"arms' colours: minus {label(others[0])}"
+    grey = " and ".join(map(label, others[1:]))
+    return f"{words}; grey: minus {grey}" if grey else words
+
+# %% ../../nbs/api/reporting/01_figures.ipynb #2dea6101
+@mpl.rc_context(STYLE)
+def fig_gaps(
+    differences: pd.DataFrame,  # Long table of paired differences
+    others: tuple,  # The first in the arms' colours, the others grey
+) -> Figure:
+    "Each arm's distance to other systems, a panel a metric"
+    headline = [m.name for m in METRICS.values() if m.headline]
+    table = differences[(differences.by == "all") & differences.metric.isin(headline)]
+    table = table[table.against.isin(others)]
+    if table.empty:
+        return _nothing(f"nothing was compared with {label(others[0])}")
+    arms, metrics = _systems(table), list(dict.fromkeys(table.metric))
+    rows = -(-len(metrics) // 2)
+    fig, axes = axes_of(0.5 + rows * (0.8 + 0.3 * len(arms)), rows, min(2, len(metrics)))
+    for ax, metric in zip(axes, metrics, strict=False):
+        _gap_panel(ax, table[table.metric == metric], arms, others)
+    for ax in axes[len(metrics) :]:
+        ax.axis("off")
+    words = [f"arms' colours: minus {label(others[0])}"]
+    words += [
+        f"grey: minus {listed}" for listed in [" and ".join(map(label, others[1:]))] if listed
+    ]
+    fig.suptitle("; ".join(words), fontsize=9.5, x=0.02, ha="left")
+    return fig
+
+# %% ../../nbs/api/reporting/01_figures.ipynb #bfaab14b
+@mpl.rc_context(STYLE)
+def fig_forecast(
+    forecasts: pd.DataFrame,  # `system, value, low, high, actual, inside`: of `score_forecast`
+) -> Figure:
+    "Training loss of the last tenth: as forecast from the first half, and as it came"
+    if forecasts.empty:
+        return _nothing("no forecast was made")
+    order = _systems(forecasts)
+    fig, (ax,) = axes_of(0.9 + 0.35 * len(order))
+    for y, system in enumerate(order):
+        r = forecasts[forecasts.system == system].iloc[0]
+        _interval(ax, r, y, COLOURS[system])
+        ax.plot([r.actual], [y], "x", color="black", markersize=8, markeredgewidth=2, zorder=4)
+    name_rows(ax, [label(s) for s in order])
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.set(xlabel="training loss, last tenth (dot: forecast, cross: as it came)")
+    return fig
+
+# %% ../../nbs/api/reporting/01_figures.ipynb #d2dc96ce
+def _size_point(ax, r):
+    "An arm by what was trained and what it gained, with its name"
+    colour = COLOURS[r.system]
+    ax.plot([r.trained] * 2, [r.low, r.high], color=colour, linewidth=2.4)
+    face = colour if r.established else "white"
+    ax.plot(r.trained, r.value, "o", color=colour, markerfacecolor=face)
+    place = dict(xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.annotate(r.system, (r.trained, r.value), **place)
+
+# %% ../../nbs/api/reporting/01_figures.ipynb #2c7697b1
+@mpl.rc_context(STYLE)
+def fig_sizes(
+    sizes: pd.DataFrame,  # `system, trained, value, low, high, established`: a difference to blind
+    metric: str = "loss",  # Which
+) -> Figure:
+    "What each arm gains over blind beside how many numbers were trained for it"
+    if sizes.empty:
+        return _nothing("no arm was compared with blind")
+    fig, (ax,) = axes_of(2.6)
+    for r in sizes.itertuples():
+        _size_point(ax, r)
+    ax.axhline(0, color=COLOURS["blind"], linewidth=1)
+    ax.margins(x=0.25)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(lambda n, _: f"{n / 1e6:g}")
+    better = "below" if METRICS[metric].better < 0 else "above"
+    ax.set(
+        xlabel="trained numbers, millions",
+        ylabel=f"{label(metric)} minus blind's\n({better} 0: better)",
+    )
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #296a2b48
@@ -685,7 +841,13 @@ def require_figures_folder(
     folder = Path(folder).expanduser().absolute()
     if not folder.is_dir():
         return require_new_folder(folder)
-    beside = ("summary.txt", "smollm2", "downstream", "grpo")  # put there by other targets of make
+    beside = (
+        "summary.txt",
+        "smollm2",
+        "downstream",
+        "grpo",
+        "experiments",
+    )  # put there by other targets of make
     kept = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in beside]
     others = sorted(p.name for p in kept if not _is_figure(p))
     if others:

@@ -80,6 +80,7 @@ def cell_text(
 def page_table(
     frame: pd.DataFrame,  # What to show; its index is left out
     caption: str,  # Above it
+    wraps: bool = False,  # Whether all cells may break lines, so that it fits a telephone
 ) -> tuple:  # `table` and its content
     "A table as a part of a page"
     columns = [frame.iloc[:, i].astype(object).tolist() for i in range(frame.shape[1])]
@@ -88,6 +89,7 @@ def page_table(
         columns=list(map(str, frame.columns)),
         rows=[list(map(cell_text, row)) for row in zip(*columns, strict=True)],
         numeric=list(map(pd.api.types.is_numeric_dtype, frame.dtypes)),
+        wraps=wraps,
     )
 
 # %% ../../nbs/api/reporting/02_page.ipynb #3d5ad0bc
@@ -216,6 +218,10 @@ td.long { white-space: normal; min-width: 14rem }
 td.number, th.number { text-align: right }
 td:last-child, th:last-child { padding-right: 0 }
 td small { display: block; font-size: .75rem; color: var(--soft) }
+td small.long { white-space: normal; min-width: 9rem }
+.wraps td, .wraps td small { white-space: normal; min-width: 0 }
+.wraps td:first-child { min-width: 5.2rem }
+@media (max-width: 40rem) { .wraps { font-size: .8rem; hyphens: auto } }
 @media (max-width: 40rem) { th, td { padding-right: .6rem } }
 """
 
@@ -225,11 +231,12 @@ _TABLE = """
 {%- set lines = text.split("\n") %}
 {%- set kind = "number" if numeric else "long" if lines[0]|length > 40 else "" %}
 <td{% if kind %} class="{{ kind }}"{% endif %}>{{ lines[0] }}
-{%- for line in lines[1:] %}<small>{{ line }}</small>{% endfor %}</td>
+{%- for line in lines[1:] %}<small{% if line|length > 30 %} class="long"{% endif %}>{{ line }}</small>{% endfor %}</td>
 {%- endmacro %}
 {%- macro table(t) %}
 <p class="caption">{{ t.caption }}</p>
-<div class="wide" tabindex="0" role="region" aria-label="{{ t.caption }}"><table><thead><tr>
+<div class="wide" tabindex="0" role="region" aria-label="{{ t.caption }}">
+<table{% if t.wraps %} class="wraps"{% endif %}><thead><tr>
 {%- for name in t.columns %}
 <th{% if t.numeric[loop.index0] %} class="number"{% endif %} scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in t.rows %}<tr>
@@ -257,6 +264,7 @@ _PARTS = """
 {%- elif kind == "figure" %}<figure>{{ item.picture }}<figcaption>{{ item.caption }}</figcaption></figure>
 {%- elif kind == "folded" %}<details><summary>{{ item.title }}</summary>
 {%- for kind, inside in item.parts %}{{ part(kind, inside) }}{% endfor %}</details>
+{%- elif kind == "chart" %}<figure class="chart">{{ item.html }}<figcaption>{{ item.caption }}</figcaption></figure>
 {%- elif kind == "answers" %}{{ answers(item) }}
 {%- elif kind == "table" %}{{ table(item) }}
 {%- endif %}{% endmacro %}
@@ -276,7 +284,7 @@ _PAGE = """
 """
 
 # %% ../../nbs/api/reporting/02_page.ipynb #9cb267cf
-_KINDS = ("p", "list", "code", "figure", "table", "folded", "answers")
+_KINDS = ("p", "list", "code", "figure", "chart", "table", "folded", "answers")
 
 
 def _check_parts(section, parts):
@@ -297,7 +305,7 @@ def html_page(
     warning: str | list = "",  # What must be read first, a text or several
     note: str | list = "",  # Small, below the lead, as what its terms mean; a text or several
 ) -> str:  # HTML, everything in it
-    "A page without scripts and links. Raises `ValueError` on an unknown part"
+    "A page without links, and without scripts but those of a chart. Raises `ValueError` on an unknown part"
     from jinja2 import Environment
 
     for section, parts in sections:
