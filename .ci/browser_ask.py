@@ -103,7 +103,7 @@ def check_page(browser, address, width, folder):
     browser.show(address, width, "light")
     faults = look("form")
     two = [line[1:].split()[0] for line in two_proteins().splitlines() if line[0] == ">"]
-    words = [*two, "Asked about 2 proteins", "Nearest train proteins", "How far to trust"]
+    words = [*two, "Asked about 2 proteins", "Where the bridge looked", "How far to trust"]
     faults += asked(browser, address, width, words, two_proteins()) + look("two")
     faults += asked(browser, address, width, ["Asked about 5 proteins"], file=FIVE) + look("file")
     words = ["Not asked", "nucleotides"]
@@ -156,7 +156,9 @@ def check_panel(browser, address, width, folder):
     browser.run(PRESS % f"{two_proteins()}>gene\n{DNA}\n")
     page = until(browser, FRAME)
     faults = [
-        f"{w!r} is not on the card" for w in ("Nearest train", "nucleotides") if w not in page
+        f"{w!r} is not on the card"
+        for w in ("Where the bridge looked", "nucleotides")
+        if w not in page
     ]
     grown = [text for text in browser.run("window.seen") if text.rstrip().endswith("...")]
     if len({*grown}) < 4:
