@@ -61,8 +61,9 @@ docs: setup ## the default run's executed notebooks as pages into docs/, to be c
 blog: setup ## the post from committed tables into docs/post/, to be committed (seconds)
 	@$(BIN)/python scripts/blog.py
 
-test-browser: setup ## the post in Chromium, on a screen and on a telephone, its switches used (if there is one)
+test-browser: setup ## the post, the page of serve and the panel used in Chromium, on a screen and on a telephone (if there is one)
 	@$(BIN)/python .ci/browser.py
+	@$(BIN)/python .ci/browser_ask.py
 
 outputs: setup ## run the library notebooks and store what their examples show
 	@$(BIN)/python scripts/outputs.py

@@ -117,6 +117,10 @@ class Browser:
         return answer["result"]
 
     def open(self, page, width, scheme):
+        "Show a file in a window of some width"
+        self.show(Path(page).resolve().as_uri(), width, scheme)
+
+    def show(self, address, width, scheme):
         "Show a page in a window of some width"
         self.ask(
             "Emulation.setDeviceMetricsOverride",
@@ -128,7 +132,7 @@ class Browser:
         self.ask(
             "Emulation.setEmulatedMedia", features=[dict(name="prefers-color-scheme", value=scheme)]
         )
-        self.ask("Page.navigate", url=Path(page).resolve().as_uri())
+        self.ask("Page.navigate", url=address)
         while self.message().get("method") != "Page.loadEventFired":
             pass
 

@@ -118,6 +118,7 @@ SCRIPTS = {
     "make's commands: finished steps, signals, files that are not ours": ("commands.py", ()),
     "the second table's numbers, computed anew by other code": ("smollm2.py", ()),
     "the post in Chromium, its switches used (if there is one)": ("browser.py", ()),
+    "the page of serve and the panel used in Chromium (if there is one)": ("browser_ask.py", ()),
     "the report in Chromium, on a screen and on a telephone (if there is one)": (
         "pages.py",
         ("figures",),

@@ -29,7 +29,7 @@ from protein_llm.runs.data import RunData
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "assets" / "tiny_mlp"
-QUESTIONS = dict(smollm2_mlp=240)  # of the fold, at most; others
+QUESTIONS = dict(smollm2_mlp=480)  # of the fold, at most; others
 MANY = 800
 OF_A_PROTEIN = 2  # questions
 

@@ -426,9 +426,11 @@ def ask(
     protein-llm ask proteins.fasta --question "What does it catalyse?" --out answers.jsonl
     protein-llm ask proteins.fasta --question "Where is it found?" --model tiny_mlp --out answers.html --risk 0.5
     """
-    from protein_llm.apps.answer_page import require_targets
-
     _need_files(*(p for p in proteins if p != "-"))
+    from protein_llm.apps.answer_page import require_targets
+    from protein_llm.apps.proteins_in import require_formats
+
+    require_formats(proteins)  # before a model is fetched or loaded
     outs = require_targets(given["outs"])
     sys.exit(3 if _ask(proteins, outs, given) else 0)
 

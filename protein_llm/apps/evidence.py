@@ -134,11 +134,11 @@ def _calibration(folder: Path) -> dict | None:
 def _shipped(name: str, device: str) -> AskedArm:
     folder = fetch(name)
     with warnings.catch_warnings():  # its files were compared with the manifest
-        warnings.filterwarnings("ignore", ".*holds no .written.json")
+        warnings.filterwarnings("ignore", ".*(holds no .written.json|was saved before the hash)")
         try:
             model = ProteinLLM.from_pretrained(folder, device)
         except ConnectionError as e:
-            raise ConnectionError(f"{e}; the arm tiny_mlp needs no network") from e
+            raise ConnectionError(f"{e}; or take the model tiny_mlp, which needs no network") from e
         processor = ProteinProcessor.from_pretrained(folder)
     assets = repo_root() / "assets" / SHIPPED_ARMS[name]
     return AskedArm(name, model, processor, shipped_train(name), _calibration(assets))

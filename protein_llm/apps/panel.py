@@ -13,7 +13,7 @@ from fastcore.basics import patch
 
 from .answer_page import answers_page
 from .ask import make_cards
-from .evidence import AskedArm, load_arm
+from .evidence import SHIPPED_ARMS, AskedArm, load_arm
 from .proteins_in import ProteinsIn, read_text
 from ..data.templates import TEMPLATES
 
@@ -33,6 +33,7 @@ def _widgets() -> dict:
         text=w.Textarea(placeholder="FASTA, or one sequence", layout=rows),
         file=w.FileUpload(description="or a file"),
         question=w.Combobox(value=questions[1], options=questions, layout=wide),
+        model=w.Dropdown(description="Model"),
         button=w.Button(description="Ask"),
         answer=w.HTML(layout=wide),
     )
@@ -42,40 +43,78 @@ def _widgets() -> dict:
 class AskPanel:
     "Widgets in which an arm is asked"
 
-    arm: AskedArm  # Who answers
+    arm: AskedArm  # Who answers, unless another one is chosen
     most: int = 20  # Proteins that are asked about at once
     widgets: dict = field(default_factory=_widgets)
 
     def __post_init__(self):
+        self.arms = {self.arm.name: self.arm}
+        self.widgets["model"].options = [*dict.fromkeys((self.arm.name, *SHIPPED_ARMS))]
+        self.widgets["model"].value = self.arm.name
         self.widgets["button"].on_click(lambda _: self.answer())
 
 # %% ../../nbs/api/apps/04c_panel.ipynb #b6003283
 @patch
-def given(self: AskPanel) -> ProteinsIn:
+def chosen(self: AskPanel) -> AskedArm:
+    "The model of the menu, loaded when it is first asked"
+    name = self.widgets["model"].value
+    if name not in self.arms:
+        self.widgets["answer"].value = f"<p>loading {escape(name)} ...</p>"
+        self.arms[name] = load_arm(name)
+    return self.arms[name]
+
+
+@patch
+def given(
+    self: AskPanel,
+    longest: float,  # Most residues that are read
+) -> ProteinsIn:
     "Proteins of the text, or of the file that was uploaded"
     files = self.widgets["file"].value
     text = self.widgets["text"].value
     sent = bytes(files[0].content) if files and not text.strip() else text
-    return read_text(sent, longest=self.arm.longest)
+    return read_text(sent, longest=longest)
 
 # %% ../../nbs/api/apps/04c_panel.ipynb #06ff4fce
 @patch
+def grow(
+    self: AskPanel,
+    proteins: list,  # `Protein`
+    texts: list,  # What there is of each answer
+):
+    "Show answers as far as they are written"
+    rows = zip(proteins, texts, strict=True)
+    said = "".join(f"<p><b>{escape(p.protein_id)}</b> {escape(text)} ...</p>" for p, text in rows)
+    self.widgets["answer"].value = said
+
+
+@patch
+def cards_page(
+    self: AskPanel,
+    question: str,  # In plain words
+) -> str:  # HTML
+    "Ask, and put the cards on a page. Raises `ValueError` or an `OSError`"
+    if not question:
+        raise ValueError("write a question")
+    arm = self.chosen()
+    found = self.given(arm.longest)
+    asked = found.proteins[: self.most]
+    cards = make_cards(arm, asked, question, follow=lambda texts: self.grow(asked, texts))
+    return answers_page(cards, arm.calibration, found.rejects, len(found.proteins))
+
+# %% ../../nbs/api/apps/04c_panel.ipynb #d0bef979
+@patch
 def answer(self: AskPanel):
     "Ask, and show what came of it"
-    shown, question = self.widgets["answer"], self.widgets["question"].value.strip()
+    shown = self.widgets["answer"]
     shown.value = "<p>reading the proteins ...</p>"
     try:
-        if not question:
-            raise ValueError("write a question")
-        found = self.given()
-        cards = make_cards(self.arm, found.proteins[: self.most], question)
-        page = answers_page(cards, self.arm.calibration, found.rejects, len(found.proteins))
-    except ValueError as e:
+        page = self.cards_page(self.widgets["question"].value.strip())
+    except (ValueError, OSError) as e:
         shown.value = f"<p>{escape(str(e))}</p>"
         return
-    shown.value = (
-        f'<iframe srcdoc="{escape(page)}" width="100%" height="900" style="border:0"></iframe>'
-    )
+    frame = 'width="100%" height="900" style="border:0" title="the answers"'
+    shown.value = f'<iframe srcdoc="{escape(page)}" {frame}></iframe>'
 
 
 @patch

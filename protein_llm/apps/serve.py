@@ -106,7 +106,7 @@ async def _one_by_one(self: Desk, jobs: list):
         cards = await loop.run_in_executor(
             self.thread, make_cards, self.arm, proteins, "", jobs[0][1]
         )
-    except (ValueError, RuntimeError, OSError) as e:
+    except (ValueError, RuntimeError, OSError, MemoryError) as e:
         for job in jobs:
             if not job[2].done():
                 job[2].set_exception(Refused(500, f"not answered: {e}"))
@@ -241,7 +241,7 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # without any, browsers send forms from nowhere: `Origin: null`
     "Cache-Control": "no-store",
     "Server": "protein-llm",
 }

