@@ -737,7 +737,7 @@ def _cut_down(whole: Path, cfg: DataConfig, records: Path) -> tuple:  # As of `s
 # %% ../../nbs/api/data/08_corpus.ipynb #705ea170
 def _write_corpus(folder: Path, cfg: DataConfig, llm: str, key: str):
     "Write all files of a corpus, the manifest last"
-    split_annotations(cfg)  # what is missing is said before anything takes long
+    split_annotations(cfg)  # what is missing is said first
     cleaned = build_records(cfg)
     seen = reserved_proteins(llm)
     about = read_json(cleaned / "manifest.json")
