@@ -269,8 +269,9 @@ def difference_rows(
     found: list,  # From `collect`
     baselines: list = (),  # From `collect_baselines`
     draws: int = 1_000,  # Bootstrap draws
+    against: tuple = ("text",),  # Of the arms that see a protein, those that are subtracted, too
 ) -> pd.DataFrame:  # A table of differences with `question`, `place` and `by_seed`
-    "Each run less the blind one, the one that reads letters, and each baseline in its place"
+    "Each run less the blind one, and each baseline, in its place"
     parts, clusters = [], found[0].clusters
     everyone = _by_place([*found, *baselines])
     runs = _by_place(found)
@@ -278,7 +279,8 @@ def difference_rows(
         arms = [name for name in runs[group, place] if name != "blind"]
         others = [name for name in systems if name not in arms]
         for name in arms:
-            for other in [*others, *(["text"] if "text" in arms and name != "text" else [])]:
+            beside = [other for other in against if other in arms and other != name]
+            for other in [*others, *beside]:
                 pair = systems[name], systems[other]
                 for table in _difference(name, other, *pair, clusters, draws):
                     parts.append(table.assign(question=group, place=place))

@@ -186,9 +186,10 @@ def fig_ways(
     arms: dict,  # {cell: arm}, for colours
     title: str,  # The finding
     subtitle: str = "",  # The conditions
+    against: str = "blind",  # What is subtracted
 ) -> Figure:
-    "What each arm adds to one that sees no protein; full dots at published sizes, empty ones at matched sizes"
-    rows = differences[(differences.against == "blind") & (differences.metric == metric)]
+    "What each arm adds to another; full dots in the first place (published sizes), empty ones in the next"
+    rows = differences[(differences.against == against) & (differences.metric == metric)]
     cells, places = _order(rows), list(dict.fromkeys(rows.place))
     fig, (ax,) = axes_of(1.3 + 0.36 * len(cells))
     ax.axvline(0, color="#4D4D4D", linewidth=1, zorder=1)
@@ -199,7 +200,7 @@ def fig_ways(
     name_rows(ax, cells)
     m = METRICS[metric]
     side = "right" if m.better > 0 else "left"
-    name_axes(ax, title, f"{m.label} minus blind; {side} of 0: better. {subtitle}".strip())
+    name_axes(ax, title, f"{m.label} minus {against}; {side} of 0: better. {subtitle}".strip())
     return fig
 
 # %% ../../nbs/api/experiments/05_ways.ipynb #8f43b04a
