@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'WIDTH', 'STYLE', 'LEDGER_KINDS', 'axes_of', 'name_rows', 'smooth', 'fig_training_loss', 'fig_grad_norm',
            'fig_eval_loss', 'fig_by_group', 'fig_scores', 'fig_protein_use', 'fig_by_score', 'fig_gaps', 'fig_forecast',
            'fig_sizes', 'fig_corpus', 'fig_funnel', 'fig_overlap', 'fig_ledger', 'fig_attention', 'interval_text',
-           'require_figures_folder', 'figure_bytes', 'save_figure']
+           'require_figures_folder', 'figure_bytes', 'save_table', 'save_figure']
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #c7b16693
 import hashlib
@@ -871,6 +871,22 @@ def figure_bytes(
         fig.savefig(out, format=kind, metadata=_SAVED[kind])
     return out.getvalue()
 
+# %% ../../nbs/api/reporting/01_figures.ipynb #72ee7d92
+def save_table(
+    table: pd.DataFrame,  # Any
+    name: str,  # File name without extension
+    origin: dict,  # Which runs, configurations and test set it came from
+    folder: Path | str | None = None,  # Where to write; `runs/figures` of the project when None
+) -> Path:  # The csv
+    "Write `name`.csv and .json, as beside a figure. Raises as `save_figure`"
+    folder = require_figures_folder(folder or repo_root() / "runs" / "figures")
+    lines = table.to_csv(index=False)
+    facts = dict(figure=name, origin=origin, table=hashlib.sha256(lines.encode()).hexdigest())
+    write_json(folder / f"{name}.json", facts)  # first: it says that the others are ours
+    with write_atomic(folder / f"{name}.csv") as tmp:
+        tmp.write_text(lines)
+    return folder / f"{name}.csv"
+
 # %% ../../nbs/api/reporting/01_figures.ipynb #6502e711
 def save_figure(
     fig: Figure,  # What a `fig_*` function returned
@@ -880,13 +896,8 @@ def save_figure(
     folder: Path | str | None = None,  # Where to write; `runs/figures` of the project when None
 ) -> Path:  # The svg
     "Write `name`.svg, .png, .csv and .json. Raises `FileExistsError` in a folder with anything but figures of ours"
-    folder = require_figures_folder(folder or repo_root() / "runs" / "figures")
-    lines = table.to_csv(index=False)
-    facts = dict(figure=name, origin=origin, table=hashlib.sha256(lines.encode()).hexdigest())
-    write_json(folder / f"{name}.json", facts)  # first: it says that the others are ours
+    folder = save_table(table, name, origin, folder).parent
     for kind in _SAVED:
         with write_atomic(folder / f"{name}.{kind}") as tmp:
             tmp.write_bytes(figure_bytes(fig, kind))
-    with write_atomic(folder / f"{name}.csv") as tmp:
-        tmp.write_text(lines)
     return folder / f"{name}.svg"
