@@ -24,10 +24,20 @@ SMALL = 12  # clusters below which two bootstraps differ too much to be compared
 
 
 def only(folder, pattern):
-    "The one file of a pattern, the newest where an evaluation was made with several settings"
+    "The one file of a pattern, the newest where it was made several times"
     found = sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime)
     if not found:
         sys.exit(f"{folder}: no {pattern}")
+    return found[-1]
+
+
+def measured(folder, card):
+    "Where the measurement lies that a card was made from: of several the one that answered as many records"
+    answered = card["counts"]["records"]
+    found = sorted(folder.glob("evaluation-*/measurement.json"), key=lambda p: p.stat().st_mtime)
+    found = [p.parent for p in found if json.loads(p.read_text())["answered"] == answered]
+    if not found:
+        sys.exit(f"{folder}: no measurement with {answered} answers, as its card has")
     return found[-1]
 
 
@@ -36,8 +46,9 @@ def read_systems(runs, names):
     tables = {}
     for name in names:
         card = json.loads(only(runs / name, "card-*/card.json").read_text())
+        place = measured(runs / name, card)
         for kind in ("losses", "samples", "ranking"):
-            table = pd.read_parquet(only(runs / name, f"evaluation-*/{kind}.parquet"))
+            table = pd.read_parquet(place / f"{kind}.parquet")
             tables[card["run"]["arch"] if "arch" in card["run"] else name.split("-")[1], kind] = (
                 table
             )

@@ -217,4 +217,4 @@ def ways_finding(
     if not len(ordered):
         return f"{m.label}: no arm is established to beat one that sees no protein"
     told = ", ".join(f"{r.system} {r.value:+.{m.digits}f}" for r in ordered.itertuples())
-    return f"{m.label}, above one that sees no protein: {told}"
+    return f"{m.label}, better than one that sees no protein: {told}"

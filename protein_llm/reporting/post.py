@@ -408,6 +408,8 @@ def _experiment_parts(results: Results, name: str) -> list:
     parts += [("list", points)] if points else []
     for start in _begins(name):
         for path in sorted((Path(results.folder) / "experiments").glob(f"{start}*.svg")):
+            if path.stem.endswith("_runs"):  # which of them are done: for who runs them
+                continue
             caption = f"{EXPERIMENTS[name]} ({path.stem.replace('_', ' ')})"
             parts += _figure(results, f"experiments/{path.stem}", caption)
     return [*parts, folded("Its numbers", *_captioned(experiment_rows(table), words))]
