@@ -66,8 +66,10 @@ SEEDS = dict(
     random_control=True,
 )
 # questions of the grid: seconds on two cores, and parameters; each is a step, so that one can be asked for
+# both ladders at once: they share their largest runs, which are told before they are trained
+LADDER = dict(groups="ladder_steps,ladder_epochs", changes="max_residues=512")
 QUESTIONS = dict(
-    seeds=(1_600, SEEDS), ladder_steps=(16_000, {}), ladder_epochs=(5_000, {}), ways=(16_000, {})
+    seeds=(1_600, SEEDS), ladder=(13_000, LADDER), ways=(9_000, {}), sources=(3_000, {})
 )
 FLAMINGO = SEARCH | dict(
     arch="flamingo", levers="LoRA of rank 8,half of the bridge's rate", folder="figures"

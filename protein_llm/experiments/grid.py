@@ -22,6 +22,7 @@ import torch
 
 # %% ../../nbs/api/experiments/02_grid.ipynb #386c2e3b
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..config import RunConfig
 from ..core import file_lock, read_json, write_json
@@ -274,6 +275,7 @@ def fig_dashboard(
         ax.barh(range(len(counts)), counts[state], 0.7, start, color=_COLOURS[state], label=state)
         start = start + counts[state]
     name_rows(ax, [f"{group}: {cell}" for group, cell in counts.index])
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.4, 1.0), fontsize=8)
     name_axes(ax, "", f"runs. {_title(table, jobs)}")
     return fig

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAIN_COLUMNS', 'LAST', 'PREDICTED', 'ladder_sizes', 'ladder_cells', 'gain_per_doubling', 'size_of', 'tables_by_size',
            'gain_table', 'predict', 'predictions', 'keep_predictions', 'compare_predictions', 'with_proteins',
-           'finding', 'fig_ladder', 'fig_gap']
+           'finding', 'legend_below', 'fig_ladder', 'fig_gap', 'gap_finding']
 
 # %% ../../nbs/api/experiments/04_ladder.ipynb #1c87ff44
 from datetime import datetime
@@ -312,6 +312,14 @@ def _draw_told(ax, told: pd.DataFrame):
         reach = [[r.value - r.low], [r.high - r.value]]
         ax.errorbar(r.proteins, r.value, reach, color=COLOURS.get(r.cell, "#8C8C8C"), **look)
 
+
+def legend_below(
+    ax,  # Axes with labels
+    columns: int = 3,  # Of names
+):
+    "The names of lines below the axes, where they hide nothing"
+    ax.figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
+
 # %% ../../nbs/api/experiments/04_ladder.ipynb #a8821a1d
 @mpl.rc_context(STYLE)
 def fig_ladder(
@@ -331,7 +339,7 @@ def fig_ladder(
     _size_axis(ax, sorted(rows.proteins.unique()))
     m = METRICS[metric]
     ax.set_ylabel(f"{m.label}{', ' + m.unit if m.unit else ''}")
-    ax.legend(fontsize=8)
+    legend_below(ax)
     name_axes(ax, title, f"train proteins. {subtitle}".strip())
     return fig
 
@@ -355,6 +363,21 @@ def fig_gap(
         ax.errorbar(own.proteins, own.value, reach, color=colour, marker="o", capsize=3, label=name)
     _size_axis(ax, sorted(rows.proteins.unique()))
     ax.set_ylabel(f"{METRICS[metric].label}, minus {against}")
-    ax.legend(fontsize=8)
+    legend_below(ax)
     name_axes(ax, title, f"train proteins. {subtitle}".strip())
     return fig
+
+# %% ../../nbs/api/experiments/04_ladder.ipynb #493e510f
+def gap_finding(
+    differences: pd.DataFrame,  # From `difference_rows`, of one ladder
+    metric: str,  # Name in `METRICS`
+    against: str = "blind",  # What is subtracted
+) -> str:  # For a title
+    "How far each arm is from another with the most proteins, in words"
+    rows = differences[(differences.metric == metric) & (differences.against == against)]
+    sizes, m = rows.place.str.split().str[0].astype(int), METRICS[metric]
+    parts = []
+    for r in rows[sizes == sizes.max()].itertuples():
+        told = f"{r.value:+.{m.digits}f}" if r.established else "no difference established"
+        parts.append(f"{r.system} {told}")
+    return f"{m.label} minus {against}'s with {sizes.max():,} proteins: {', '.join(parts)}"

@@ -11,9 +11,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
 from .cells import Cell, Entry
+from .ladder import legend_below
 from ..reporting.downstream import name_axes
 from ..reporting.figures import COLOURS, STYLE, axes_of
 from ..scoring.table import METRICS, Interval
@@ -76,7 +78,8 @@ def fig_utility(
     for arm, rows in wide.groupby("arm", sort=False):
         ax.plot(rows.loss, rows[metric], "o", color=COLOURS.get(arm, "#8C8C8C"), label=arm)
     ax.set_ylabel(METRICS[metric].label)
-    ax.legend(fontsize=8)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    legend_below(ax, columns=5)
     name_axes(ax, title, f"loss on test, nats per token. {subtitle}".strip())
     return fig
 

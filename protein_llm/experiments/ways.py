@@ -15,6 +15,7 @@ from ..config import ARCHS, PRESETS, from_preset
 from ..evaluation.measure import valid_ranking
 from ..evaluation.ranking import ranking_statistics
 from .cells import Cell
+from .ladder import legend_below
 from ..reporting.downstream import name_axes
 from ..reporting.figures import COLOURS, STYLE, axes_of, name_rows
 from ..scoring.table import METRICS
@@ -97,7 +98,7 @@ def fig_rates(
     ax.set_xscale("log", base=2)
     ax.set_xticks(sorted(means.factor.unique()), [f"{f:g}" for f in sorted(means.factor.unique())])
     ax.set_ylabel("pairs won on valid")
-    ax.legend(fontsize=8)
+    legend_below(ax, columns=5)
     name_axes(ax, "Each arm tried as many learning rates", "times the recipe's; full: chosen")
     return fig
 
