@@ -1,6 +1,8 @@
 # The two commands in a container: `docker build -t protein_llm .`, then
-# `docker run --rm -v "$PWD/runs:/work/runs" protein_llm` for `make reproduce`, or with `make test` behind it.
-# The folder runs/ must belong to user 1000, or give `--user "$(id -u)"` with a home that may be written to.
+# `docker run --rm --init -v "$PWD/runs:/work/runs" protein_llm` for `make reproduce`, or with `make test` behind it.
+# The folder runs/ must be there and belong to user 1000, or give `--user "$(id -u)" -e HOME=/tmp`.
+# It hides what the image has in its own runs/, so that the encoder's weights (31 MB) are fetched once more.
+# Read against the Makefile, scripts/setup.sh and requirements.lock; never built where it was written.
 FROM python:3.12-slim-bookworm
 
 RUN apt-get update \

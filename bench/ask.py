@@ -103,6 +103,7 @@ def load(rounds):
                 found = list(users.map(one_user, [host] * USERS, sequences, range(USERS)))
             times.append(time.time() - began)
             sizes.append(resident(server.pid))
+            print(f"{times[-1]:.1f} s, {sizes[-1]:,.0f} MiB", file=sys.stderr, flush=True)
             for (status, card), want, sequence in zip(found, right, sequences, strict=True):
                 own = card["residues"] == len(sequence) and card["answer"] == want
                 wrong += not (status == 200 and own)
