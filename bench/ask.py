@@ -23,10 +23,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-BARS = dict(tiny=60, smollm2=60, smollm2_first=60, wrong=0, grown=100)  # at most
+BARS = dict(tiny=60, smollm2=60, smollm2_first=60, wrong=0, grown=250)  # at most
 USERS = 50
 QUESTIONS = ("Where in the cell is this protein found?", "Name this protein.")
-SERVER = """import sys
+SERVER = """import os, sys
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command does
 from protein_llm.apps.evidence import load_arm
 from protein_llm.apps.serve import ServeLimits, serving
 with serving(load_arm("tiny_mlp"), limits=ServeLimits(rate=10_000)) as address:
