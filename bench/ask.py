@@ -23,10 +23,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-BARS = dict(tiny=60, smollm2=60, smollm2_first=60, wrong=0, grown=100)  # at most
+BARS = dict(tiny=60, smollm2=60, smollm2_first=60, wrong=0, grown=250)  # at most
 USERS = 50
 QUESTIONS = ("Where in the cell is this protein found?", "Name this protein.")
-SERVER = """import sys
+SERVER = """import os, sys
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command does
 from protein_llm.apps.evidence import load_arm
 from protein_llm.apps.serve import ServeLimits, serving
 with serving(load_arm("tiny_mlp"), limits=ServeLimits(rate=10_000)) as address:
@@ -103,6 +104,7 @@ def load(rounds):
                 found = list(users.map(one_user, [host] * USERS, sequences, range(USERS)))
             times.append(time.time() - began)
             sizes.append(resident(server.pid))
+            print(f"{times[-1]:.1f} s, {sizes[-1]:,.0f} MiB", file=sys.stderr, flush=True)
             for (status, card), want, sequence in zip(found, right, sequences, strict=True):
                 own = card["residues"] == len(sequence) and card["answer"] == want
                 wrong += not (status == 200 and own)

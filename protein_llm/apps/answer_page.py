@@ -44,6 +44,7 @@ def fig_looks(
             xlim=(1, max(2, len(x))),
             ylim=(bottom, 1.05 * top),
         )
+        ax.set_yticks([t for t in ax.get_yticks() if 0 <= t <= 1.05 * top])  # none at the domains
     return fig
 
 # %% ../../nbs/api/apps/04a_answer_page.ipynb #94103b60
@@ -259,13 +260,15 @@ def require_targets(
             raise ValueError(f"{path}: unknown format: choose from {', '.join(FORMATS)}")
         if path.exists():
             raise FileExistsError(f"{path} is there already: give a new name")
+        if not next(p for p in path.absolute().parents if p.exists()).is_dir():
+            raise NotADirectoryError(f"{path}: its folder is a file: give another name")
         if paths.count(path) > 1:
             raise ValueError(f"{path} is given twice: give it once")
     if not paths:
         raise ValueError("give a file to write")
     return paths
 
-
+# %% ../../nbs/api/apps/04a_answer_page.ipynb #643bb6bf
 def part_of(
     outs: list,  # From `require_targets`
 ) -> Path:

@@ -8,6 +8,7 @@ __all__ = ['main', 'train', 'next_text', 'evaluate', 'audit', 'plan', 'ask', 'se
 
 # %% ../../nbs/api/apps/01_cli.ipynb #2f501ac1
 import math
+import os
 import shlex
 import sys
 import threading
@@ -66,6 +67,8 @@ def main():
     Train one of the arms, evaluate it on held-out proteins, or check what is already there: the predictions of any
     model (audit) and any two sets of sequences (ledger). `protein-llm COMMAND --help` explains a command.
     """
+    # before torch is loaded: threads that wait give up their core; on a busy machine an answer takes a third
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 # %% ../../nbs/api/apps/01_cli.ipynb #d0046b18
 def _look_at_own_files(manifest: str):

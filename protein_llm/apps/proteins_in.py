@@ -7,6 +7,7 @@ __all__ = ['LARGEST', 'Protein', 'Reject', 'ProteinsIn', 'why_unusable', 'read_p
            'write_rejects']
 
 # %% ../../nbs/api/apps/03_proteins_in.ipynb #2e420649
+import re
 import sys
 import zlib
 from collections.abc import Iterable
@@ -85,7 +86,7 @@ def _judged(part: Part, start: int, file: str, longest: int) -> tuple[list, list
     rows = part.table.to_dicts()
     for row, why in zip(rows, why_unusable([r["sequence"] for r in rows], longest), strict=True):
         number = start + row["row"]
-        name = row.get("protein_id") or row.get("accession") or f"record {number}"
+        name = next((row[k] for k in _NAMES if row.get(k)), f"record {number}")
         if why:
             rejects.append(Reject(file, row["line"], number, name, why))
         else:
@@ -96,7 +97,8 @@ def _judged(part: Part, start: int, file: str, longest: int) -> tuple[list, list
     return proteins, rejects + more
 
 # %% ../../nbs/api/apps/03_proteins_in.ipynb #0950ea45
-_OPTIONAL = ("protein_id", "accession", "question")
+_NAMES = ("protein_id", "accession", "id")  # the first that is there
+_OPTIONAL = (*_NAMES, "question")
 
 
 def _read_file(path: Path, longest: int) -> ProteinsIn:
@@ -108,7 +110,7 @@ def _read_file(path: Path, longest: int) -> ProteinsIn:
             proteins, rejects = proteins + good, rejects + bad
             start += len(part.table) + len(part.refused)
     except ValueError as e:
-        why = str(e).removeprefix(f"{path.name}: ").removeprefix(f"{path.name}, ")
+        why = re.sub(rf"^{re.escape(path.name)}[:,]? ", "", str(e))
         rejects.append(Reject(path.name, 0, 0, "", why))
     return ProteinsIn(proteins, sorted(rejects, key=lambda r: r.line or 10**12))
 
