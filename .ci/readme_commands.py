@@ -99,6 +99,7 @@ TRIES = {
     "make grpo": Try("make -n grpo", "minutes, and it writes into figures/", "reproduce.py"),
     "make experiments": Try("make -n experiments", "hours", "reproduce.py"),
     "make grid": Try("make -n grid", "hours, and it writes into figures/", "reproduce.py"),
+    "make grid groups=seeds": Try("make -n grid groups=seeds", "half an hour", "seeds"),
     "make grid groups=ladder jobs=2": Try("make -n grid groups=ladder jobs=2", "hours", "ladder"),
     "make search": Try("make -n search", "an hour, and it writes into figures/", "reproduce.py"),
     "make help": Try("make help", "", "make setup"),

@@ -69,7 +69,11 @@ SEEDS = dict(
 # both ladders at once: they share their largest runs, which are told before they are trained
 LADDER = dict(groups="ladder_steps,ladder_epochs", changes="max_residues=512")
 QUESTIONS = dict(
-    seeds=(1_600, SEEDS), ladder=(12_000, LADDER), ways=(8_500, {}), sources=(2_000, {})
+    seeds=(1_600, SEEDS),
+    parts=(2_800, SEEDS),
+    ladder=(12_000, LADDER),
+    ways=(8_500, {}),
+    sources=(2_000, {}),
 )
 FLAMINGO = SEARCH | dict(
     arch="flamingo", levers="LoRA of rank 8,half of the bridge's rate", folder="figures"

@@ -276,6 +276,6 @@ def fig_dashboard(
         start = start + counts[state]
     name_rows(ax, [f"{group}: {cell}" for group, cell in counts.index])
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.4, 1.0), fontsize=8)
+    ax.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.4, 1.0), fontsize=9)
     name_axes(ax, "", f"runs. {_title(table, jobs)}")
     return fig

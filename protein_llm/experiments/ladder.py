@@ -318,7 +318,7 @@ def legend_below(
     columns: int = 3,  # Of names
 ):
     "The names of lines below the axes, where they hide nothing"
-    ax.figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
+    ax.figure.legend(loc="outside lower center", ncols=columns, fontsize=9)
 
 # %% ../../nbs/api/experiments/04_ladder.ipynb #a8821a1d
 @mpl.rc_context(STYLE)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FACTORS', 'rate_words', 'rate_cells', 'rate_table', 'choose_rates', 'fig_rates', 'way_cells', 'seed_cells',
-           'way_table', 'fig_ways', 'ways_finding']
+           'part_cells', 'way_table', 'fig_ways', 'ways_finding', 'gaps_finding']
 
 # %% ../../nbs/api/experiments/05_ways.ipynb #1e89bfb7
 import matplotlib as mpl
@@ -19,6 +19,7 @@ from .ladder import legend_below
 from ..reporting.downstream import name_axes
 from ..reporting.figures import COLOURS, STYLE, axes_of, name_rows
 from ..scoring.table import METRICS
+from ..training.warm_start import can_warm_start
 
 # %% ../../nbs/api/experiments/05_ways.ipynb #cace5a18
 FACTORS = (0.5, 1.0, 2.0)  # times the recipe's rates, the same for each arm
@@ -147,6 +148,26 @@ def seed_cells(
     "A preset's arms as they are, seed by seed"
     return [Cell("seeds", "the recipe", arm, arm, preset, seeds=seeds) for arm in arms]
 
+# %% ../../nbs/api/experiments/05_ways.ipynb #29cd2307
+def part_cells(
+    arms: tuple = ARCHS,  # Arms, `blind` among them
+    preset: str = "tiny",  # Named configuration
+    seeds: tuple = (0, 1, 2),  # Of training
+) -> list:  # Cells in one place
+    "A preset's arms as they are, and each with one part of its recipe changed: LoRA, the warm start"
+    rows = [(arm, arm, "") for arm in arms]
+    for arm in arms:
+        model, train = from_preset(preset, arm).model, from_preset(preset, arm).train
+        if arm == "blind":
+            continue
+        if model.lora_r:
+            rows.append((f"{arm} without LoRA", arm, "lora_r=0"))
+        else:
+            rows.append((f"{arm} with LoRA", arm, _with_lora(preset)))
+        if train.warm_start and can_warm_start(model):
+            rows.append((f"{arm} without warm start", arm, "warm_start=False"))
+    return [Cell("parts", "the recipe", *row[:2], preset, row[2], seeds=seeds) for row in rows]
+
 # %% ../../nbs/api/experiments/05_ways.ipynb #a15bf134
 _TOOK = ("parameters", "flops", "seconds", "answer_tokens_seen", "records_seen")
 
@@ -219,3 +240,17 @@ def ways_finding(
         return f"{m.label}: no arm is established to beat one that sees no protein"
     told = ", ".join(f"{r.system} {r.value:+.{m.digits}f}" for r in ordered.itertuples())
     return f"{m.label}, better than one that sees no protein: {told}"
+
+# %% ../../nbs/api/experiments/05_ways.ipynb #29039a7e
+def gaps_finding(
+    differences: pd.DataFrame,  # From `difference_rows`, of one place
+    metric: str,  # Name in `METRICS`
+    against: str,  # What is subtracted
+) -> str:  # For a title
+    "How far each cell is from another, in words; those that are not told apart come last"
+    rows = differences[(differences.against == against) & (differences.metric == metric)]
+    apart, m = rows.established.astype(bool), METRICS[metric]
+    parts = [f"{r.system} {r.value:+.{m.digits}f}" for r in rows[apart].itertuples()]
+    alike = ", ".join(rows.system[~apart])
+    parts += [f"not told apart: {alike}"] if alike else []
+    return f"{m.label} minus {against}'s: {'; '.join(parts)}"
