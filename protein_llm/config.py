@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ARCHS', 'TASKS', 'MEMORY_TASKS', 'SHIPPED', 'OWN_TASK', 'RECIPES', 'SPLITS', 'LEAKY', 'SIZES', 'PRESETS',
            'bridge_file', 'DataConfig', 'parse_weights', 'EncoderConfig', 'ModelConfig', 'TrainConfig', 'EvalConfig',
-           'RunConfig', 'from_preset', 'changes_of', 'summary_of', 'smoke_text', 'read_changes']
+           'fields_of', 'RunConfig', 'from_preset', 'changes_of', 'summary_of', 'smoke_text', 'read_changes']
 
 # %% ../nbs/api/02_config.ipynb #f68b8ff3
 import ast
 import importlib.util
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
@@ -343,6 +343,12 @@ class ModelConfig(_Bridge):
     lora_r: int = 8  # Rank of LoRA on all linear layers of the decoder, for any arch; 0: none
     lora_alpha: int = 16  # LoRA scale is alpha / r
     lora_dropout: float = 0.0  # Dropout before LoRA's first matrix
+    retrieve: int = 0  # Nearest train proteins whose answers stand in the prompt; 0: none
+
+    def __post_init__(self):
+        super().__post_init__()
+        if type(self.retrieve) is not int or self.retrieve < 0:
+            raise ValueError(f"retrieve is a whole number, 0 or more, got {self.retrieve!r}")
 
     @property
     def reads_features(self) -> bool:
@@ -351,6 +357,12 @@ class ModelConfig(_Bridge):
     @property
     def name(self) -> str:
         return self.arch.split(":")[-1]  # part of a folder's name
+
+# %% ../nbs/api/02_config.ipynb #df46cfee
+@patch(as_prop=True)
+def tells_apart(self: ModelConfig) -> bool:
+    "Whether prompts differ from protein to protein: those of `blind` do by what they show of neighbours alone"
+    return self.arch != "blind" or self.retrieve > 0
 
 # %% ../nbs/api/02_config.ipynb #40639a51
 @dataclass(frozen=True)
@@ -499,7 +511,7 @@ def _check_saved(raw):
 
 # %% ../nbs/api/02_config.ipynb #3a139c66
 _WEIGHTS = ("task_weights", "source_weights")  # fields that hold pairs of a name and a number
-_LATER = ("subset_seed",)  # fields that earlier runs lack: their default is what those did
+_LATER = dict(subset_seed=0, retrieve=0)  # fields that earlier runs lack, and what those did
 
 
 def _is_pair(item) -> bool:
@@ -527,6 +539,13 @@ def _check_part(raw: dict, kinds: dict, place: str):
             raise ValueError(f"{place}{name} is {value!r}, not {words}")
         if isinstance(value, list):
             _check_items(f"{place}{name}", value, name in _WEIGHTS)
+
+# %% ../nbs/api/02_config.ipynb #cdfa7f65
+def fields_of(
+    part,  # Such as `DataConfig`
+) -> dict:  # Its fields as plain values, without later ones that are at their default
+    "What names are made of: equal to what it was before a field was added"
+    return {k: v for k, v in asdict(part).items() if k not in _LATER or v != _LATER[k]}
 
 # %% ../nbs/api/02_config.ipynb #04841b77
 @dataclass(frozen=True)
@@ -758,7 +777,8 @@ def _model_text(model: ModelConfig) -> str:
     lora = f"LoRA rank {model.lora_r}" if model.lora_r else "no LoRA"
     has_tokens = model.reads_features or model.arch == "blind"
     tokens = (model.n_tokens or "one a residue") if has_tokens else "none"
-    return f"{model.llm}, {lora}, protein tokens: {tokens}"
+    known = f", {model.retrieve} nearest train proteins shown" if model.retrieve else ""
+    return f"{model.llm}, {lora}, protein tokens: {tokens}{known}"
 
 # %% ../nbs/api/02_config.ipynb #118a855e
 def summary_of(

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 
-from ..config import LEAKY, SIZES, DataConfig
+from ..config import LEAKY, SIZES, DataConfig, fields_of
 from protein_llm.core import (
     digest,
     ensure_stage,
@@ -463,10 +463,7 @@ def corpus_key(
     "Name of a corpus: it changes with the configuration, the files' content, and what the language model has seen"
     seen = sorted(reserved_proteins(llm))
     excluded = [sha256_file(path) for path in exclude_paths(cfg)]
-    fields = asdict(cfg)
-    if not cfg.subset_seed:  # a field that earlier corpora did not have
-        fields.pop("subset_seed")
-    return digest(VERSION, fields, records_key(cfg), seen, excluded)
+    return digest(VERSION, fields_of(cfg), records_key(cfg), seen, excluded)
 
 # %% ../../nbs/api/data/08_corpus.ipynb #d1bddb2a
 def record_counts(
