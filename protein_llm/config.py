@@ -215,6 +215,8 @@ def _check_subset(cfg):
 # %% ../nbs/api/02_config.ipynb #4bb369ce
 def _check_split_choice(cfg):
     "Raise `ValueError` on a split that does not go with the other fields"
+    _choose("recipe", cfg.recipe, RECIPES)
+    _choose("official", cfg.official, ("ignore", "exclude"))
     _choose("split", cfg.split, SPLITS)
     if cfg.split == "rows" and cfg.recipe != "reference":
         raise ValueError(
@@ -236,7 +238,7 @@ def _check_row_alpha(cfg):
     if cfg.split != "rows" and cfg.row_alpha != 0.7:
         raise ValueError(f"row_alpha={cfg.row_alpha} goes with split=rows, got split={cfg.split}")
 
-
+# %% ../nbs/api/02_config.ipynb #21b189a8
 @dataclass(frozen=True)
 class DataConfig(_HeldOut):
     "Which records, and how proteins are split"
@@ -253,8 +255,6 @@ class DataConfig(_HeldOut):
 
     def __post_init__(self):
         super().__post_init__()
-        _choose("recipe", self.recipe, RECIPES)
-        _choose("official", self.official, ("ignore", "exclude"))
         if self.split is None:
             object.__setattr__(self, "split", "rows" if self.recipe == "reference" else "cluster")
         object.__setattr__(self, "exclude", _words(self.exclude))

@@ -74,6 +74,7 @@ QUESTIONS = dict(
     ladder=(12_000, LADDER),
     ways=(8_500, {}),
     sources=(2_000, {}),
+    waterfall=(2_400, dict(notebook="06_waterfall")),
 )
 FLAMINGO = SEARCH | dict(
     arch="flamingo", levers="LoRA of rank 8,half of the bridge's rate", folder="figures"
@@ -100,7 +101,7 @@ def cores():
 
 
 def grid_steps(questions):
-    "A step a question of `06_experiments`, or those that are asked for"
+    "A step a question of the grid, or those that are asked for"
     asked = [name for name in os.environ.get("GRID_GROUPS", "").split(",") if name]
     unknown = [name for name in asked if name not in questions]
     if unknown:
@@ -109,10 +110,11 @@ def grid_steps(questions):
     steps, before = [], ()
     for name in asked or questions:
         seconds, own = questions[name]
-        parameters = dict(groups=name, folder="figures/experiments", jobs=int(jobs)) | own
-        steps.append(
-            Step(f"06_experiments-{name}", "06_experiments", seconds, (), before, parameters)
-        )
+        parameters = dict(folder="figures/experiments", jobs=int(jobs)) | own
+        notebook = parameters.pop("notebook", "06_experiments")
+        if notebook == "06_experiments":
+            parameters = dict(groups=name) | parameters
+        steps.append(Step(f"{notebook}-{name}", notebook, seconds, (), before, parameters))
         before = (steps[-1].name,)  # a question uses all cores
     return steps
 

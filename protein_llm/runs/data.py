@@ -139,7 +139,7 @@ def tokens_of(
     "Token store of any records"
     return TokenStore(build_tokens(records, proteins, self.cfg.model, key))
 
-
+# %% ../../nbs/api/runs/02_data.ipynb #f3821e0c
 @patch(as_prop=True)
 @made_once
 def tokens(self: RunData) -> TokenStore:

@@ -667,5 +667,6 @@ def with_questions(
     while (place := (self.ids.take(end) == first) & (end < answer)).any():
         end += place  # the protein's own tokens are not learned
     store.cuts = self.cuts.copy()
-    store.cuts[:, -2] = end
+    # the token before the answer is computed for each record, and must be none of the protein's
+    store.cuts[:, -2] = np.minimum(end + 1, answer)
     return store
