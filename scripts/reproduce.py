@@ -100,14 +100,14 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def grid_steps(questions):
-    "A step a question of the grid, or those that are asked for"
+def grid_steps(questions, before=()):
+    "A step a question of the grid, or those that are asked for; the first starts when others have ended"
     asked = [name for name in os.environ.get("GRID_GROUPS", "").split(",") if name]
     unknown = [name for name in asked if name not in questions]
     if unknown:
         sys.exit(f"there is no question {unknown[0]!r}: choose from {', '.join(questions)}")
     jobs = os.environ.get("GRID_JOBS") or str(min(JOBS, cores()))
-    steps, before = [], ()
+    steps = []
     for name in asked or questions:
         seconds, own = questions[name]
         parameters = dict(folder="figures/experiments", jobs=int(jobs)) | own
@@ -130,17 +130,10 @@ STEPS = dict(
         Step("04_evaluate", "04_evaluate", 270, SCORES, TRAINED),
         Step("05_figures", "05_figures", 35, ("figures/*", "report/*"), ("04_evaluate",), FIGURES),
     ],
+    # one after the other: a question uses all cores
     experiments=[
         Step("experiments", "05_figures", 7_200, ("experiments/*/*",), (), EVERY),
-        Step("experiments-seeds", "04_evaluate", 1_800, SCORES, ("experiments",), dict(n_seeds=3)),
-        Step(
-            "experiments-exact",
-            "04_evaluate",
-            1_500,
-            SCORES,
-            ("experiments-seeds",),
-            dict(split="exact"),
-        ),
+        *grid_steps(QUESTIONS, ("experiments",)),
     ],
     grid=grid_steps(QUESTIONS),
     search=[
