@@ -19,10 +19,10 @@ reproduce: setup ## the experiment: corpus, features, five trainings, evaluation
 test: setup ## all tests
 	@$(BIN)/python .ci/test.py
 
-experiments: setup ## every arm on all proteins with a report below runs/experiments, three seeds of the default, and a split that leaks on purpose (hours)
-	@$(BIN)/python scripts/reproduce.py experiments
+experiments: setup ## every arm on all proteins with a report below runs/experiments, then the grid (a day)
+	@GRID_GROUPS="$(groups)" GRID_JOBS="$(jobs)" $(BIN)/python scripts/reproduce.py experiments
 
-grid: setup ## does more data help, which bridge: a grid of runs, into figures/experiments/ (hours); one question: make grid groups=seeds
+grid: setup ## does more data help, which bridge, why does a loss fall: a grid of runs, into figures/experiments/ (hours); one question: make grid groups=seeds
 	@GRID_GROUPS="$(groups)" GRID_JOBS="$(jobs)" $(BIN)/python scripts/reproduce.py grid
 
 search: setup ## what makes an arm read: one change at a time, on validation proteins; its table into figures/ (about an hour)

@@ -91,6 +91,12 @@ CHAIN = {
     ),
     # its learning rates, and the arms at published sizes, are trained already
     "grid: ways": ("06_experiments", dict(GRID, groups="ways", ways="text,blind"), TRAINED),
+    # the first and the last line; the first is trained already
+    "grid: the waterfall": (
+        "06_waterfall",
+        dict(TRAIN, lines="1,6", jobs=2, folder="runs/smoke/waterfall"),
+        TRAINED,
+    ),
     "downstream": (
         "07_downstream",
         dict(

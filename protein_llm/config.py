@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHS', 'TASKS', 'MEMORY_TASKS', 'SHIPPED', 'OWN_TASK', 'RECIPES', 'SPLITS', 'LEAKY', 'SIZES', 'PRESETS',
            'bridge_file', 'DataConfig', 'parse_weights', 'EncoderConfig', 'ModelConfig', 'TrainConfig', 'EvalConfig',
-           'fields_of', 'RunConfig', 'from_preset', 'changes_of', 'summary_of', 'smoke_text', 'read_changes']
+           'key_fields', 'RunConfig', 'from_preset', 'changes_of', 'summary_of', 'smoke_text', 'read_changes']
 
 # %% ../nbs/api/02_config.ipynb #f68b8ff3
 import ast
@@ -215,6 +215,8 @@ def _check_subset(cfg):
 # %% ../nbs/api/02_config.ipynb #4bb369ce
 def _check_split_choice(cfg):
     "Raise `ValueError` on a split that does not go with the other fields"
+    _choose("recipe", cfg.recipe, RECIPES)
+    _choose("official", cfg.official, ("ignore", "exclude"))
     _choose("split", cfg.split, SPLITS)
     if cfg.split == "rows" and cfg.recipe != "reference":
         raise ValueError(
@@ -222,12 +224,21 @@ def _check_split_choice(cfg):
         )
     _check_cut_date(cfg)
     _check_subset(cfg)
+    _check_row_alpha(cfg)
     if cfg.split == "rows" and (cfg.subset or cfg.subset_records or cfg.exclude):
         raise ValueError(
             "split=rows keeps no protein out of train: subset, subset_records and exclude do not go with it"
         )
 
 # %% ../nbs/api/02_config.ipynb #5afa352a
+def _check_row_alpha(cfg):
+    "Raise `ValueError` on a temperature that is none, or that nothing would use"
+    if not 0 <= cfg.row_alpha <= 1:
+        raise ValueError(f"row_alpha is from 0 to 1, got {cfg.row_alpha}")
+    if cfg.split != "rows" and cfg.row_alpha != 0.7:
+        raise ValueError(f"row_alpha={cfg.row_alpha} goes with split=rows, got split={cfg.split}")
+
+# %% ../nbs/api/02_config.ipynb #21b189a8
 @dataclass(frozen=True)
 class DataConfig(_HeldOut):
     "Which records, and how proteins are split"
@@ -240,11 +251,10 @@ class DataConfig(_HeldOut):
     subset: int = 0  # Train proteins: a prefix of an order; 0: all
     subset_records: int = 0  # Or the longest prefix of so many train records; 0: all
     subset_seed: int = 0  # Another order, for another draw
+    row_alpha: float = 0.7  # split=rows: temperature of the up-sampling before it; 1: none
 
     def __post_init__(self):
         super().__post_init__()
-        _choose("recipe", self.recipe, RECIPES)
-        _choose("official", self.official, ("ignore", "exclude"))
         if self.split is None:
             object.__setattr__(self, "split", "rows" if self.recipe == "reference" else "cluster")
         object.__setattr__(self, "exclude", _words(self.exclude))
@@ -380,6 +390,7 @@ class _Optimisation:
     weight_decay: float = 0.01  # AdamW
     clip: float = 1.0  # Largest gradient norm
     warm_start: bool = True  # First fit the bridge's tokens to the answers' words, by ridge
+    loss_on: str = "answers"  # What is learned; questions: these as well, for comparison only
     seed: int = 0  # Seed of initialisation and of the order of records
 
 # %% ../nbs/api/02_config.ipynb #10fec381
@@ -408,6 +419,7 @@ def _check_choices(cfg):
     _choose("shard", cfg.shard, ("none", "grad", "full"))
     _choose("features", cfg.features, ("store", "window", "step"))
     _choose("order", cfg.order, ("records", "proteins"))
+    _choose("loss_on", cfg.loss_on, ("answers", "questions"))
 
 
 _AT_LEAST_ONE = ("steps", "batch_records", "batch_tokens", "max_tokens", "processes")
@@ -511,7 +523,17 @@ def _check_saved(raw):
 
 # %% ../nbs/api/02_config.ipynb #3a139c66
 _WEIGHTS = ("task_weights", "source_weights")  # fields that hold pairs of a name and a number
-_LATER = dict(subset_seed=0, retrieve=0)  # fields that earlier runs lack, and what those did
+# fields that earlier runs lack: their default is what those did
+_LATER = ("subset_seed", "row_alpha", "loss_on", "retrieve")
+
+
+def key_fields(
+    part,  # `DataConfig`, `ModelConfig`, `TrainConfig`
+) -> dict:  # Field and value
+    "What a name is made of: a later field counts where it differs, so that earlier names stay"
+    standard = {f.name: f.default for f in fields(part)}
+    every = asdict(part)
+    return {k: v for k, v in every.items() if k not in _LATER or v != standard[k]}
 
 
 def _is_pair(item) -> bool:
@@ -539,13 +561,6 @@ def _check_part(raw: dict, kinds: dict, place: str):
             raise ValueError(f"{place}{name} is {value!r}, not {words}")
         if isinstance(value, list):
             _check_items(f"{place}{name}", value, name in _WEIGHTS)
-
-# %% ../nbs/api/02_config.ipynb #cdfa7f65
-def fields_of(
-    part,  # Such as `DataConfig`
-) -> dict:  # Its fields as plain values, without later ones that are at their default
-    "What names are made of: equal to what it was before a field was added"
-    return {k: v for k, v in asdict(part).items() if k not in _LATER or v != _LATER[k]}
 
 # %% ../nbs/api/02_config.ipynb #04841b77
 @dataclass(frozen=True)

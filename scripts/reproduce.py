@@ -76,6 +76,7 @@ QUESTIONS = dict(
     ladder=(12_000, LADDER),
     ways=(8_500, {}),
     sources=(2_000, {}),
+    waterfall=(2_400, dict(notebook="06_waterfall")),
     retrieval=(6_000, RETRIEVAL),
 )
 FLAMINGO = SEARCH | dict(
@@ -102,20 +103,21 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def grid_steps(questions):
-    "A step a question of `06_experiments`, or those that are asked for"
+def grid_steps(questions, before=()):
+    "A step a question of the grid, or those that are asked for; the first starts when others have ended"
     asked = [name for name in os.environ.get("GRID_GROUPS", "").split(",") if name]
     unknown = [name for name in asked if name not in questions]
     if unknown:
         sys.exit(f"there is no question {unknown[0]!r}: choose from {', '.join(questions)}")
     jobs = os.environ.get("GRID_JOBS") or str(min(JOBS, cores()))
-    steps, before = [], ()
+    steps = []
     for name in asked or questions:
         seconds, own = questions[name]
-        parameters = dict(groups=name, folder="figures/experiments", jobs=int(jobs)) | own
-        steps.append(
-            Step(f"06_experiments-{name}", "06_experiments", seconds, (), before, parameters)
-        )
+        parameters = dict(folder="figures/experiments", jobs=int(jobs)) | own
+        notebook = parameters.pop("notebook", "06_experiments")
+        if notebook == "06_experiments":
+            parameters = dict(groups=name) | parameters
+        steps.append(Step(f"{notebook}-{name}", notebook, seconds, (), before, parameters))
         before = (steps[-1].name,)  # a question uses all cores
     return steps
 
@@ -131,17 +133,10 @@ STEPS = dict(
         Step("04_evaluate", "04_evaluate", 270, SCORES, TRAINED),
         Step("05_figures", "05_figures", 35, ("figures/*", "report/*"), ("04_evaluate",), FIGURES),
     ],
+    # one after the other: a question uses all cores
     experiments=[
         Step("experiments", "05_figures", 7_200, ("experiments/*/*",), (), EVERY),
-        Step("experiments-seeds", "04_evaluate", 1_800, SCORES, ("experiments",), dict(n_seeds=3)),
-        Step(
-            "experiments-exact",
-            "04_evaluate",
-            1_500,
-            SCORES,
-            ("experiments-seeds",),
-            dict(split="exact"),
-        ),
+        *grid_steps(QUESTIONS, ("experiments",)),
     ],
     grid=grid_steps(QUESTIONS),
     search=[

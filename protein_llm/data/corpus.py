@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 
-from ..config import LEAKY, SIZES, DataConfig, fields_of
+from ..config import LEAKY, SIZES, DataConfig, key_fields
 from protein_llm.core import (
     digest,
     ensure_stage,
@@ -427,7 +427,7 @@ def split_by_rows(
     drawn = _draw(clusters.index[~taken], cfg)
     used = records.filter(pl.col("protein_id").is_in(drawn))
     stated = used.select("record_id", source="sources").explode("source").to_pandas()
-    rows = pl.from_pandas(split_rows(stated, seed=cfg.data_seed))
+    rows = pl.from_pandas(split_rows(stated, cfg.row_alpha, seed=cfg.data_seed))
     found = _split_of_rows(rows, used)
     split = pd.Series("unused", index=clusters.index).mask(taken, "reserved")
     split[found["protein_id"].to_list()] = found["split"].to_list()
@@ -463,7 +463,7 @@ def corpus_key(
     "Name of a corpus: it changes with the configuration, the files' content, and what the language model has seen"
     seen = sorted(reserved_proteins(llm))
     excluded = [sha256_file(path) for path in exclude_paths(cfg)]
-    return digest(VERSION, fields_of(cfg), records_key(cfg), seen, excluded)
+    return digest(VERSION, key_fields(cfg), records_key(cfg), seen, excluded)
 
 # %% ../../nbs/api/data/08_corpus.ipynb #d1bddb2a
 def record_counts(

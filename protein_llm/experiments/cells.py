@@ -27,7 +27,9 @@ class Cell:
     subset: int = 0  # Train proteins; 0: all
     draw: int = 0  # Which draw of so many
     seeds: tuple = (0,)  # Of training
-    split: str = "test"  # Where it is measured; valid: what something is chosen by
+    split: str = (
+        "test"  # Where it is measured; valid: to choose by; counted: the loss on test alone
+    )
 
 # %% ../../nbs/api/experiments/01_cells.ipynb #e8734acf
 def words_of(

@@ -27,6 +27,8 @@ from matplotlib.ticker import MaxNLocator
 from ..config import RunConfig
 from ..core import file_lock, read_json, write_json
 from protein_llm.evaluation.measure import (
+    COUNTED,
+    counted_losses,
     measure,
     measurement_folder,
     side_by_side,
@@ -50,6 +52,8 @@ def is_done(
     measured = measurement_folder(run) / "measurement.json"
     if split == "valid":
         measured = valid_folder(run) / "ranking.parquet"
+    if split == "counted":
+        measured = run.folder / COUNTED / "losses.parquet"
     return (run.folder / "trained.json").exists() and measured.exists()
 
 # %% ../../nbs/api/experiments/02_grid.ipynb #168235ce
@@ -71,7 +75,7 @@ def _train_and_measure(run: Run, split: str):
         run.ensure_trained(**_share_of_machine())
         took["training"] = time.time() - began
     began = time.time()
-    valid_ranking(run) if split == "valid" else measure(run)
+    dict(valid=valid_ranking, counted=counted_losses).get(split, measure)(run)
     write_json(times, took | dict(measuring=time.time() - began))
 
 # %% ../../nbs/api/experiments/02_grid.ipynb #3ff67ed9

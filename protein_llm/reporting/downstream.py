@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 # %% ../../nbs/api/reporting/06_downstream.ipynb #14500463
-from ..config import ARCHS, TrainConfig
+from ..config import ARCHS, TrainConfig, key_fields
 from ..core import digest, ensure_stage
 from ..evaluation.answers import weights_digest
 from ..evaluation.downstream import Arm, Limits, TaskMeasurement, used_records
@@ -66,7 +66,7 @@ def _trained_more(
 ):
     "Make the steps, or read what they gave"
     train = items.records.record_id[items.records.split == "train"].tolist()
-    name = f"more-{weights_digest(model)}-{digest(cfg, data.key, n=6)}"
+    name = f"more-{weights_digest(model)}-{digest(key_fields(cfg), data.key, n=6)}"
 
     def make(new):
         log = train_more(model, data, train, cfg, label)

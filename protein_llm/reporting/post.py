@@ -81,9 +81,10 @@ def check_template(
 # %% ../../nbs/api/reporting/11_post.ipynb #5ad01b87
 EXPERIMENTS = dict(
     seeds="What does another seed of training change?",
+    parts="What of a recipe makes an arm read: LoRA, or the start from a regression?",
     ladder="Does loss fall, and reading grow, with data, at equal steps and at equal epochs?",
     metastudent="The same on all of Swiss-Prot's annotated proteins: does it go on?",
-    waterfall="Why did the published loss fall? Each defect switched on alone.",
+    waterfall="Why did the published loss fall? What flatters it is switched on, one thing after the other.",
     four_ways="Which bridge, at published sizes and at matched parameters?",
     llm_size="Is the size of the language model worth more than data?",
     diversity="Do several ways to word a fact help, at equal rows?",
@@ -92,7 +93,9 @@ EXPERIMENTS = dict(
     retrieval="Does reading add to copying, with the nearest train proteins in the prompt?",
     grpo="Does training by rewards teach more than the same answers do?",
 )
-_OTHER_NAMES = dict(four_ways=("ways", "rates"), llm_size=("llm",))
+
+# %% ../../nbs/api/reporting/11_post.ipynb #66304764
+_OTHER_NAMES = dict(four_ways=("ways", "rates"), llm_size=("llm",), diversity=("sources",))
 
 
 def _begins(name: str) -> tuple:

@@ -72,8 +72,9 @@ class RunData:
         cfg: RunConfig,  # A run
         device=None,  # Where its encoder computes; the GPU when None and there is one
         tell: Callable[[str], None] | None = None,  # Told what is about to be read or made
+        loss_on: str = "answers",  # What its tokens count as learned; questions: these as well
     ):
-        self.cfg = cfg
+        self.cfg, self.loss_on = cfg, loss_on
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.tell = tell or (lambda text: None)
 
@@ -208,14 +209,15 @@ def tokens_of(
         key = digest(key, self._neighbours_key, LETTERS, self.cfg.train.max_tokens)
     return TokenStore(build_tokens(records, proteins, self.cfg.model, key))
 
-
+# %% ../../nbs/api/runs/02_data.ipynb #f3821e0c
 @patch(as_prop=True)
 @made_once
 def tokens(self: RunData) -> TokenStore:
     "Tokens of its records"
     corpus = self.corpus
     self.tell("tokens of its records")
-    return self.tokens_of(corpus.records, corpus.proteins, corpus.manifest["key"])
+    store = self.tokens_of(corpus.records, corpus.proteins, corpus.manifest["key"])
+    return store.with_questions() if self.loss_on == "questions" else store
 
 # %% ../../nbs/api/runs/02_data.ipynb #42f0fc2d
 @patch(as_prop=True)

