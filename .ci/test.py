@@ -76,12 +76,13 @@ CHAIN = {
         ),
         ("encode",),
     ),
-    "grid: a ladder": (
+    "grid: a ladder, and retrieval": (
         "06_experiments",
         dict(
             GRID,
-            groups="ladder_steps",
+            groups="ladder_steps,retrieval",
             arms="mlp,blind",
+            retrieve=2,
             n_sizes=2,
             smallest=40,
             n_draws=1,

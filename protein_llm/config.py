@@ -353,6 +353,12 @@ class ModelConfig(_Bridge):
     lora_r: int = 8  # Rank of LoRA on all linear layers of the decoder, for any arch; 0: none
     lora_alpha: int = 16  # LoRA scale is alpha / r
     lora_dropout: float = 0.0  # Dropout before LoRA's first matrix
+    retrieve: int = 0  # Nearest train proteins whose answers stand in the prompt; 0: none
+
+    def __post_init__(self):
+        super().__post_init__()
+        if type(self.retrieve) is not int or self.retrieve < 0:
+            raise ValueError(f"retrieve is a whole number, 0 or more, got {self.retrieve!r}")
 
     @property
     def reads_features(self) -> bool:
@@ -361,6 +367,12 @@ class ModelConfig(_Bridge):
     @property
     def name(self) -> str:
         return self.arch.split(":")[-1]  # part of a folder's name
+
+# %% ../nbs/api/02_config.ipynb #df46cfee
+@patch(as_prop=True)
+def tells_apart(self: ModelConfig) -> bool:
+    "Whether prompts differ from protein to protein: those of `blind` do by what they show of neighbours alone"
+    return self.arch != "blind" or self.retrieve > 0
 
 # %% ../nbs/api/02_config.ipynb #40639a51
 @dataclass(frozen=True)
@@ -512,7 +524,7 @@ def _check_saved(raw):
 # %% ../nbs/api/02_config.ipynb #3a139c66
 _WEIGHTS = ("task_weights", "source_weights")  # fields that hold pairs of a name and a number
 # fields that earlier runs lack: their default is what those did
-_LATER = ("subset_seed", "row_alpha", "loss_on")
+_LATER = ("subset_seed", "row_alpha", "loss_on", "retrieve")
 
 
 def key_fields(
@@ -780,7 +792,8 @@ def _model_text(model: ModelConfig) -> str:
     lora = f"LoRA rank {model.lora_r}" if model.lora_r else "no LoRA"
     has_tokens = model.reads_features or model.arch == "blind"
     tokens = (model.n_tokens or "one a residue") if has_tokens else "none"
-    return f"{model.llm}, {lora}, protein tokens: {tokens}"
+    known = f", {model.retrieve} nearest train proteins shown" if model.retrieve else ""
+    return f"{model.llm}, {lora}, protein tokens: {tokens}{known}"
 
 # %% ../nbs/api/02_config.ipynb #118a855e
 def summary_of(

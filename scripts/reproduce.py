@@ -68,6 +68,8 @@ SEEDS = dict(
 # questions of the grid: seconds on two cores, and parameters; each is a step, so that one can be asked for
 # both ladders at once: they share their largest runs, which are told before they are trained
 LADDER = dict(groups="ladder_steps,ladder_epochs", changes="max_residues=512")
+# the default's recipe, and enough answers to tell by identity to train
+RETRIEVAL = dict(n_proteins=3_600, steps=500, n_swap=250, n_generate=100)
 QUESTIONS = dict(
     seeds=(1_600, SEEDS),
     parts=(2_800, SEEDS),
@@ -75,6 +77,7 @@ QUESTIONS = dict(
     ways=(8_500, {}),
     sources=(2_000, {}),
     waterfall=(2_400, dict(notebook="06_waterfall")),
+    retrieval=(6_000, RETRIEVAL),
 )
 FLAMINGO = SEARCH | dict(
     arch="flamingo", levers="LoRA of rank 8,half of the bridge's rate", folder="figures"

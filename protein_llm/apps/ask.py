@@ -36,6 +36,7 @@ from protein_llm.apps.evidence import (
     protein_losses,
     protein_says,
     same_words,
+    shown_neighbours,
 )
 
 # %% ../../nbs/api/apps/04_ask.ipynb #227e09f3
@@ -60,10 +61,12 @@ def write_texts(
     follow: Callable | None = None,  # Called with the answers so far, again and again
 ) -> tuple[list, list]:  # Answers, and whether each came to its end
     "What an arm answers"
-    device = str(arm.model.device)
+    device, shown = str(arm.model.device), shown_neighbours(arm, questions, sequences)
 
     def prompts(at):
-        return arm.processor([questions[i] for i in at], [sequences[i] for i in at], device=device)
+        known = None if shown is None else [shown[i] for i in at]
+        asked = [questions[i] for i in at], [sequences[i] for i in at]
+        return arm.processor(*asked, device=device, neighbours=known)
 
     def look(answers):
         follow(_texts(arm, answers))

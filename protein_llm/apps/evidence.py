@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIPPED_ARMS', 'LEAST_LIKE', 'NEAREST', 'MOST_ALIGNED', 'PAGES', 'SAYS', 'TrainSet', 'shipped_train', 'shipped_data',
            'AskedArm', 'load_arm', 'nearest_question', 'nearest_proteins', 'answers_of', 'copied_from', 'same_words',
-           'named_entities', 'protein_losses', 'protein_says', 'attention_of', 'domains_of']
+           'named_entities', 'shown_neighbours', 'protein_losses', 'protein_says', 'attention_of', 'domains_of']
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #add07e9b
 import warnings
@@ -28,11 +28,14 @@ from ..data.manifest import fetch
 from ..data.split import search_proteins
 from ..data.templates import TEMPLATES
 from ..evaluation.attention import read_domains
-from ..evaluation.losses import SHUFFLED, shuffled_proteins
+from ..evaluation.losses import SHUFFLED, other_features, shuffled_proteins
 from ..model import ProteinLLM, ProteinProcessor
+from ..proteins.neighbours import Apart, find_hits, nearest_known
+from ..runs.data import RunData
 from ..runs.run import Run, trained_run
 from ..scoring.entities import frozen_dictionary
 from ..scoring.ontology import load_terms
+from ..text.retrieval import shown_to
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #72fe9098
 # manifest of the model, and its folder below assets
@@ -106,6 +109,7 @@ class AskedArm:
     processor: ProteinProcessor
     train: TrainSet | None  # None where it is not known what was trained on
     calibration: dict | None  # From `calibration.json`; None where there is none
+    data: RunData | None = None  # Of its run, where there is one
 
     @property
     def arch(self) -> str:
@@ -155,7 +159,8 @@ def _trained_on(corpus: Corpus) -> TrainSet:
 def _of_run(run: Run) -> AskedArm:
     "A trained run's arm"
     train = _trained_on(run.data.corpus)
-    return AskedArm(run.name, run.model, run.processor, train, _calibration(run.folder))
+    kept = _calibration(run.folder)
+    return AskedArm(run.name, run.model, run.processor, train, kept, run.data)
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #a091dba7
 def load_arm(
@@ -304,15 +309,52 @@ def named_entities(
         )
     return rows
 
+# %% ../../nbs/api/apps/03a_evidence.ipynb #cd0e0361
+def _nearest_to(data: RunData, asked: pd.DataFrame, sequences: dict) -> pd.DataFrame:
+    "From `nearest_known`, for proteins that are in no corpus"
+    table = pd.DataFrame(dict(protein_id=list(sequences), sequence=list(sequences.values())))
+    own, train = other_features(table, data), data.train_records
+    if own is None:
+        raise ValueError("features from disk cannot be computed for another sequence")
+    pooled = pd.concat([data.features.pooled(), own.pooled()])
+    known = data.corpus.proteins.sequence.to_dict() | sequences
+    hits = find_hits(asked.protein_id, train.protein_id, known)
+    copies = hits.loc[np.isinf(hits.bits), ["query", "target"]]
+    apart = Apart(pd.Series(dtype=object), copies)
+    return nearest_known(train, asked, pooled, hits, apart, data.cfg.model.retrieve)
+
+# %% ../../nbs/api/apps/03a_evidence.ipynb #351b063c
+def shown_neighbours(
+    arm: AskedArm,  # Any
+    questions: list,  # One a protein
+    sequences: list,  # Capital letters of residues
+) -> list | None:  # Of each a tuple of `Shown`; None for an arm that is shown none
+    "What prompts show of near train proteins. Raises `ValueError` where the arm's run is not known"
+    if not arm.model.cfg.retrieve:
+        return None
+    if arm.data is None:
+        shown = f"{arm.name} is shown what its nearest train proteins are known for"
+        raise ValueError(f"{shown}, and which these are is known of a run alone: give its folder")
+    ids = [f"asked {i}" for i in range(len(sequences))]
+    asked = pd.DataFrame(dict(record_id=ids, protein_id=ids, instruction=questions))
+    asked["task"] = [nearest_question(question)[0] for question in questions]
+    train = arm.data.train_records
+    known = asked[asked.task.isin(train.task)]
+    if not len(known):
+        return [()] * len(sequences)
+    near = _nearest_to(arm.data, known, dict(zip(ids, sequences, strict=True)))
+    return shown_to(asked, near, train)
+
 # %% ../../nbs/api/apps/03a_evidence.ipynb #d2046be2
 SAYS = 1.0  # nats that the protein has to add over both for the answer to come from it: 2.7 times likelier
 
 
 def _losses(
-    arm: AskedArm, questions: list, sequences: list, answers: list, no_protein: bool = False
+    arm: AskedArm, questions: list, sequences: list, answers: list, shown, no_protein: bool = False
 ) -> tuple:
     "NLL of each answer, its end included, in nats; and its tokens"
-    batch = arm.processor(questions, sequences, answers, device=str(arm.model.device))
+    device = str(arm.model.device)
+    batch = arm.processor(questions, sequences, answers, device, shown)
     if no_protein:
         n = len(batch.features)
         nothing = batch.features.new_zeros(n, 1, arm.model.config.d)
@@ -331,13 +373,14 @@ def protein_losses(
     names = [str(i) for i in range(len(sequences))]
     table = pd.DataFrame(dict(sequence=sequences), index=names)
     mixed = shuffled_proteins(table, names).sequence
-    own, tokens = _losses(arm, questions, sequences, answers)
+    shown = shown_neighbours(arm, questions, sequences)  # those of the own protein throughout
+    own, tokens = _losses(arm, questions, sequences, answers, shown)
     out = pd.DataFrame(dict(own=own, shuffled=np.nan, without=np.nan, tokens=tokens))
     if arm.arch != "blind":
         shuffled = [mixed[name + SHUFFLED] for name in names]
-        out["shuffled"] = _losses(arm, questions, shuffled, answers)[0]
+        out["shuffled"] = _losses(arm, questions, shuffled, answers, shown)[0]
     if arm.processor.encoder and arm.model.cfg.n_tokens > 0:
-        out["without"] = _losses(arm, questions, sequences, answers, no_protein=True)[0]
+        out["without"] = _losses(arm, questions, sequences, answers, shown, no_protein=True)[0]
     return out
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #a386117c

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KINDS', 'TOLERANCE', 'PRETRAINING', 'VERSION', 'tolerances', 'corpus_sets', 'plain_answer', 'answer_words',
            'answer_overlap', 'family_overlap', 'pretraining_of', 'searched_text', 'Ledger', 'require_clean',
-           'sequence_clusters', 'set_digest', 'leak_ledger', 'corpus_ledger', 'ledger_text', 'check_ledger_call',
-           'require_ledger_target', 'files_ledger']
+           'sequence_clusters', 'set_digest', 'leak_ledger', 'corpus_ledger', 'shown_rows', 'ledger_text',
+           'check_ledger_call', 'require_ledger_target', 'files_ledger']
 
 # %% ../../nbs/api/data/09_ledger.ipynb #f7fe2b58
 import hashlib
@@ -51,6 +51,8 @@ KINDS = dict(
     family="a family in common",
     long_answer="the same answer to the same task, 8 words or more",
     answer="the same answer to the same task",
+    shown_held="its prompt shows a protein that is not in train",
+    shown_own="its prompt shows itself, a copy, or one of its cluster",
 )
 # Largest share of a held-out set that is no leak
 TOLERANCE = dict(sequence=0.0, fragment=0.0, stretch=0.0, cluster=0.0, neighbour=0.005)
@@ -670,6 +672,32 @@ def corpus_ledger(
 
     folder = ensure_stage(run_folder("shared") / f"ledger-{key}", build, last="ledger.json")
     return Ledger.load(folder)
+
+# %% ../../nbs/api/data/09_ledger.ipynb #ecc970aa
+def _shown_row(split: str, kind: str, ids: pd.Series, wrong: pd.DataFrame) -> dict:
+    "A row of a ledger: proteins of a split whose prompts show what they may not"
+    first = wrong.drop_duplicates("protein_id").set_index("protein_id").neighbour
+    columns = dict(protein_id=ids.tolist(), partner=[first.get(p) for p in ids])
+    counted = pl.DataFrame(columns, schema=dict(protein_id=pl.String, partner=pl.String))
+    about = dict(held=f"prompts of {split}", against="train", kind=kind, of="proteins")
+    return about | _row(counted, 0.0, 3)
+
+# %% ../../nbs/api/data/09_ledger.ipynb #867e5f3b
+def shown_rows(
+    near: pd.DataFrame,  # `protein_id`, `neighbour`: whose answers stand in whose prompts
+    proteins: pd.DataFrame,  # `sequence`, `cluster`, `split` by protein id
+) -> list:  # Rows of a ledger
+    "What prompts show of other proteins, judged; nothing is allowed"
+    one, other = (proteins.loc[near[name]] for name in ("protein_id", "neighbour"))
+    own = (one.cluster.to_numpy() == other.cluster.to_numpy()) | (near.protein_id == near.neighbour)
+    own |= one.sequence.to_numpy() == other.sequence.to_numpy()
+    wrong = dict(shown_held=other.split.to_numpy() != "train", shown_own=own.to_numpy(bool))
+    rows = []
+    for split in [s for s in SPLITS if (one.split == s).any()]:
+        inside = (one.split == split).to_numpy()
+        ids = near.protein_id[inside].drop_duplicates()
+        rows += [_shown_row(split, k, ids, near[inside & w]) for k, w in wrong.items()]
+    return rows
 
 # %% ../../nbs/api/data/09_ledger.ipynb #b2acf6ab
 def _text_row(row: dict) -> tuple:

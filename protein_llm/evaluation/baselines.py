@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST', 'BINS', 'KS', 'ALPHAS', 'AMINO_ACIDS', 'CLIP', 'AT_CHANCE', 'UNRANKED', 'majority_answers', 'template_answers',
-           'find_hits', 'nearest_by_sequence', 'identity_bins', 'feature_neighbours', 'knn_by_feature',
-           'ridge_by_feature', 'composition', 'BaselineAnswers', 'several_answers', 'answer_by_baselines',
-           'ranked_settings', 'baseline_scores', 'common_answers', 'chosen_answers', 'chosen_by_baselines',
-           'BestBaseline', 'choose_baseline']
+           'nearest_by_sequence', 'identity_bins', 'knn_by_feature', 'ridge_by_feature', 'composition',
+           'BaselineAnswers', 'several_answers', 'answer_by_baselines', 'ranked_settings', 'baseline_scores',
+           'common_answers', 'chosen_answers', 'chosen_by_baselines', 'BestBaseline', 'choose_baseline']
 
 # %% ../../nbs/api/evaluation/02_baselines.ipynb #0465d8a0
 import re
@@ -20,31 +19,20 @@ import pandas as pd
 from scipy.linalg import eigh
 from scipy.sparse import csr_array
 
-from ..data.split import search_proteins
 from .ranking import ranking_statistics
+from protein_llm.proteins.neighbours import (
+    PART,
+    RECORD_COLUMNS,
+    feature_neighbours,
+    feature_parts,
+    find_hits,
+    mean_of_train,
+    neighbour_answers,
+    require_records,
+    with_sequences,
+)
 from ..scoring.metrics import rouge_l
 from ..scoring.names import BASELINES
-
-# %% ../../nbs/api/evaluation/02_baselines.ipynb #e71faf0b
-_COLUMNS = ["record_id", "protein_id", "task", "instruction"]
-
-
-def _check(train, test):
-    "Raise `ValueError` on missing columns, empty tables, or a task of test that train does not have"
-    for name, table, columns in (("train", train, [*_COLUMNS, "answer"]), ("test", test, _COLUMNS)):
-        if absent := [c for c in columns if c not in table]:
-            raise ValueError(f"{name} records have no column {absent[0]!r}")
-        if not len(table):
-            raise ValueError(f"there are no {name} records")
-    twice = test.record_id[test.record_id.duplicated()]
-    if len(twice):
-        raise ValueError(
-            f"test record {twice.iloc[0]!r} occurs twice: each record has one answer of a baseline"
-        )
-    if absent := sorted(set(test.task) - set(train.task)):
-        raise ValueError(
-            f"task {absent[0]!r} of test has no train records: a baseline cannot answer it"
-        )
 
 # %% ../../nbs/api/evaluation/02_baselines.ipynb #ab6ac39c
 def majority_answers(
@@ -52,7 +40,7 @@ def majority_answers(
     test: pd.DataFrame,  # Test records; they need no answers
 ) -> pd.DataFrame:  # `record_id, prediction`, in the order of test
     "The commonest train answer of the task, of equals the alphabetically first. Raises `ValueError` on missing data"
-    _check(train, test)
+    require_records(train, test)
     counts = (
         train.groupby(["task", "answer"])
         .size()
@@ -105,7 +93,7 @@ def template_answers(
     test: pd.DataFrame,  # Test records; they need no answers
 ) -> pd.DataFrame:  # `record_id, prediction`, in the order of test
     "Of the `MOST` commonest train answers of the task the one whose words are likeliest over all of them"
-    _check(train, test)
+    require_records(train, test)
     best = {}
     for task in test.task.unique():
         names, code, words, size, _ = _bags(train.answer[train.task == task])
@@ -114,60 +102,6 @@ def template_answers(
     return pd.DataFrame(
         dict(record_id=test.record_id.to_numpy(), prediction=test.task.map(best).to_numpy())
     )
-
-# %% ../../nbs/api/evaluation/02_baselines.ipynb #ac5e46c0
-def _with_sequences(ids, sequences):
-    "A table of proteins, each once. Raises `KeyError` on one without sequence"
-    known = (
-        dict(zip(sequences.index, sequences, strict=False))
-        if isinstance(sequences, pd.Series)
-        else sequences
-    )
-    ids = list(dict.fromkeys(ids))
-    absent = [p for p in ids if not isinstance(known.get(p), str)]
-    if absent:
-        raise KeyError(f"protein {absent[0]!r} has no sequence")
-    return pd.DataFrame(dict(protein_id=ids, sequence=[known[p] for p in ids]), dtype=object)
-
-# %% ../../nbs/api/evaluation/02_baselines.ipynb #8cc05b04
-def find_hits(
-    test_ids: list,  # Proteins to look for; one may occur twice
-    train_ids: list,  # Proteins to look among
-    sequences,  # Sequence of each protein: a dict or a Series by `protein_id`
-    threads: int = 2,  # Threads of MMseqs2
-) -> pd.DataFrame:  # `query, target, identity, coverage, bits`, the best hit of a query first
-    "Local hits (E-value up to 1e-3), and copies with infinite bits. Raises `KeyError` on a protein without sequence"
-    test, train = (_with_sequences(ids, sequences) for ids in (test_ids, train_ids))
-    copies = (
-        test.merge(train, on="sequence")
-        .rename(columns=dict(protein_id_x="query", protein_id_y="target"))[["query", "target"]]
-        .assign(identity=1.0, coverage=1.0, bits=np.inf)
-    )
-    hits = pd.concat(
-        [copies, search_proteins(test, train, max_hits=10_000, threads=threads)], ignore_index=True
-    ).drop_duplicates(["query", "target"])
-    return hits.sort_values(
-        ["query", "bits", "identity", "target"],
-        ascending=[True, False, False, True],
-        ignore_index=True,
-    )
-
-# %% ../../nbs/api/evaluation/02_baselines.ipynb #0c3b7050
-def _answers_of(train, test, neighbours):
-    "The answer of each record's neighbour to its task, to the same question where it has that; None without one"
-    of_neighbours = train[train.protein_id.isin({p for p in neighbours if p is not None})]
-    same = (
-        of_neighbours.drop_duplicates(["protein_id", "task", "instruction"])
-        .set_index(["protein_id", "task", "instruction"])
-        .answer.to_dict()
-    )
-    first = (
-        of_neighbours.drop_duplicates(["protein_id", "task"])
-        .set_index(["protein_id", "task"])
-        .answer.to_dict()
-    )
-    rows = zip(neighbours, test.task, test.instruction, strict=False)
-    return [None if p is None else same.get((p, t, q), first.get((p, t))) for p, t, q in rows]
 
 # %% ../../nbs/api/evaluation/02_baselines.ipynb #81998772
 def _best_hits(hits: pd.DataFrame, train: pd.DataFrame) -> dict:  # {(protein, task): hit}
@@ -189,7 +123,9 @@ def nearest_by_sequence(
     found = [best.get(key) for key in zip(test.protein_id, test.task, strict=True)]
     table["neighbour"] = [hit and hit["target"] for hit in found]
     table["identity"] = [hit["identity"] if hit else np.nan for hit in found]
-    answers = pd.Series(_answers_of(train, test, table.neighbour.tolist()), table.index, object)
+    answers = pd.Series(
+        neighbour_answers(train, test, table.neighbour.tolist()), table.index, object
+    )
     table["prediction"] = answers.where(answers.notna(), table.prediction)
     return table
 
@@ -214,90 +150,6 @@ def identity_bins(
         table.identity.isna(), 0, 1 + np.searchsorted([0.3, 0.5, 0.9], table.identity, side="right")
     )
     return table.assign(bin=pd.Categorical.from_codes(at, BINS, ordered=True))
-
-# %% ../../nbs/api/evaluation/02_baselines.ipynb #1f965026
-_PART = 4_096  # proteins, or records, whose features are read at a time
-
-
-def _unit(x):
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
-def _parts(pooled, ids):
-    "Features of some proteins as float64, a part at a time"
-    for start in range(0, len(ids), _PART):
-        yield start, pooled.loc[ids[start : start + _PART]].to_numpy(float)
-
-
-def _check_pooled(train, test, pooled):
-    "Raise `KeyError` on a protein without features; return the mean over train proteins [D]"
-    _check(train, test)
-    for table in (train, test):
-        absent = ~table.protein_id.isin(pooled.index)
-        if absent.any():
-            raise KeyError(f"protein {table.protein_id[absent].iloc[0]!r} has no pooled features")
-    ids = train.protein_id.unique()
-    return sum(x.sum(0) for _, x in _parts(pooled, ids)) / len(ids)
-
-# %% ../../nbs/api/evaluation/02_baselines.ipynb #9971fa89
-def _best_of(similarity, who, k):
-    "The `k` highest of each row, falling; of equals the first"
-    if similarity.shape[1] > 4 * k:  # sorting all of them would take most of the time
-        near = np.sort(np.argpartition(-similarity, k - 1, axis=1)[:, :k], axis=1)
-        similarity, who = np.take_along_axis(similarity, near, 1), np.take_along_axis(who, near, 1)
-    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(similarity, order, 1), np.take_along_axis(who, order, 1)
-
-# %% ../../nbs/api/evaluation/02_baselines.ipynb #6083cd64
-def _in_task(train: pd.DataFrame, test: pd.DataFrame, asked, seen) -> dict:
-    "Of each task the rows of the proteins that are asked for [n], and which train proteins have it"
-    found = {}
-    for task, records in test.groupby("task"):
-        rows = asked.get_indexer(records.protein_id.unique())
-        found[task] = rows, seen.isin(train.protein_id[train.task == task])
-    return found
-
-
-def _nearest_so_far(best: tuple, cosine: np.ndarray, rows, start: int, has, k: int) -> tuple:
-    "The `k` nearest, those found before and those of one part of train"
-    new = np.flatnonzero(has[start : start + _PART])
-    who = np.broadcast_to(start + new, (len(rows), len(new)))
-    similarity = np.hstack([best[0], cosine[np.ix_(rows, new)]])
-    return _best_of(similarity, np.hstack([best[1], who]), k)
-
-# %% ../../nbs/api/evaluation/02_baselines.ipynb #489319c9
-def _neighbour_rows(task: str, proteins, similarity: np.ndarray, neighbours) -> pd.DataFrame:
-    "One row a protein and neighbour"
-    columns = dict(
-        protein_id=np.repeat(proteins, similarity.shape[1]),
-        task=task,
-        neighbour=neighbours,
-        similarity=similarity.ravel(),
-    )
-    return pd.DataFrame(columns)
-
-# %% ../../nbs/api/evaluation/02_baselines.ipynb #ef12faf6
-def feature_neighbours(
-    train: pd.DataFrame,  # Train records
-    test: pd.DataFrame,  # Test records; they need no answers
-    pooled: pd.DataFrame,  # Mean features by `protein_id` [n, D]
-    k: int = 1,  # Neighbours, at most
-) -> pd.DataFrame:  # `protein_id, task, neighbour, similarity` (cosine), the nearest first
-    "Train proteins with the task and the highest cosine, minus train's mean"
-    mean = _check_pooled(train, test, pooled)
-    asked, seen = pd.Index(test.protein_id.unique()), pd.Index(train.protein_id.unique())
-    of_asked = _unit(np.concatenate([x for _, x in _parts(pooled, asked)]) - mean)
-    tasks = _in_task(train, test, asked, seen)
-    none = {t: np.empty((len(rows), 0)) for t, (rows, _) in tasks.items()}
-    best = {t: (x, x.astype(int)) for t, x in none.items()}
-    for start, y in _parts(pooled, seen):
-        cosine = of_asked @ _unit(y - mean).T
-        for t, (rows, has) in tasks.items():
-            best[t] = _nearest_so_far(best[t], cosine, rows, start, has, k)
-    tables = [
-        _neighbour_rows(t, asked[tasks[t][0]], s, seen[w.ravel()]) for t, (s, w) in best.items()
-    ]
-    return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/api/evaluation/02_baselines.ipynb #790a531b
 KS = (1, 3, 10, 30)  # neighbours to choose from on valid
@@ -331,7 +183,7 @@ def _answers_near(train, test, pooled, most: int) -> pd.DataFrame:
         raise ValueError(
             f"record {record!r} has no neighbour: its features are not finite, or its protein is lost"
         )
-    return near.assign(prediction=_answers_of(train, near, near.neighbour))
+    return near.assign(prediction=neighbour_answers(train, near, near.neighbour))
 
 # %% ../../nbs/api/evaluation/02_baselines.ipynb #d316d6d3
 def knn_by_feature(
@@ -371,8 +223,8 @@ def _moments(ids, code, words, pooled, mean) -> tuple:  # [D], [D, D], [D, V]
     who, proteins = pd.factorize(pd.Series(ids))
     answers = csr_array((np.ones(n), (who, code)), shape=(len(proteins), words.shape[0]))
     times, kind = np.bincount(who), pooled.dtypes.iloc[0]
-    for start, x in _parts(pooled, proteins):
-        part = slice(start, start + _PART)
+    for start, x in feature_parts(pooled, proteins):
+        part = slice(start, start + PART)
         x = (x - mean).astype(kind)  # products in the features' own type, sums in float64
         weighted = x * times[part, None]
         first += weighted.sum(0)
@@ -398,7 +250,7 @@ def _fit_ridge(ids, code, words, pooled, mean) -> tuple:
 def _ridge_shares(ids, code, words, pooled, mean, asked, alphas: tuple) -> Iterator[tuple]:
     "Of each strength the predicted share of each word in answers about the proteins asked for [n, V]"
     values, centre, to_vectors, of_words = _fit_ridge(ids, code, words, pooled, mean)
-    x = np.concatenate([(part - centre) @ to_vectors for _, part in _parts(pooled, asked)])
+    x = np.concatenate([(part - centre) @ to_vectors for _, part in feature_parts(pooled, asked)])
     usual = words.T @ np.bincount(code) / len(code)  # share of the answers that hold each word [V]
     for alpha in alphas:
         yield alpha, x / (values + alpha * len(code)) @ of_words + usual
@@ -423,7 +275,7 @@ def ridge_by_feature(
     alphas: tuple = ALPHAS,  # Strengths, in units of the number of records
 ) -> pd.DataFrame:  # `record_id, alpha, prediction`, for each `alpha` in the order of test
     "Of the `MOST` commonest train answers the one whose words are likeliest by ridge regression (Hoerl, Kennard 1970)"
-    mean, answers = _check_pooled(train, test, pooled), {}
+    mean, answers = mean_of_train(train, test, pooled), {}
     for task, records in test.groupby("task"):
         of_task = train[train.task == task]
         found = _ridge_of_task(of_task, records.protein_id.unique(), pooled, mean, alphas)
@@ -445,7 +297,7 @@ def composition(
     sequences,  # Sequence of each protein: a dict or a Series by `protein_id`
 ) -> pd.DataFrame:  # Shares of amino acids, and log of the length, by `protein_id` [n, 21]
     "What a protein is made of. Raises `KeyError` on a protein without sequence"
-    table = _with_sequences(protein_ids, sequences).set_index("protein_id")
+    table = with_sequences(protein_ids, sequences).set_index("protein_id")
     length = table.sequence.str.len()
     shares = {a: table.sequence.str.count(a) / length for a in AMINO_ACIDS}
     return pd.DataFrame(shares | dict(log_length=np.log(length)))
@@ -539,7 +391,7 @@ def _by_sequence(train, held, sequences, threads: int) -> tuple:  # answers, bin
 
 def _held(valid, test) -> pd.DataFrame:
     "What is asked of baselines: valid and test without their answers"
-    return pd.concat([t[_COLUMNS] for t in (valid, test) if t is not None], ignore_index=True)
+    return pd.concat([t[RECORD_COLUMNS] for t in (valid, test) if t is not None], ignore_index=True)
 
 # %% ../../nbs/api/evaluation/02_baselines.ipynb #4e1a3f9a
 def answer_by_baselines(
@@ -618,7 +470,7 @@ def _shares_by(system: str, train, asked, pooled, settings: tuple) -> Iterator[t
     if system.startswith("knn"):
         found = _knn_shares(train, asked, pooled, settings, known)
     else:
-        mean, given = _check_pooled(train, asked, pooled), asked.protein_id.to_numpy()
+        mean, given = mean_of_train(train, asked, pooled), asked.protein_id.to_numpy()
         ids = train.protein_id.to_numpy()
         found = _ridge_shares(ids, code, words, pooled, mean, given, settings)
     for setting, shares in found:

@@ -244,9 +244,9 @@ def ranking_of(
     device="cpu",  # Where the model is
     split: str = "test",  # Or `valid`
 ) -> pd.DataFrame:  # `RANKING_COLUMNS`
-    "The loss of each ranked record under each of its proteins; all alike for `blind`, which sees none"
+    "The loss of each ranked record under each of its proteins, with that one's neighbours; all alike for `blind` alone"
     ranked = ranked_of(data, split)
-    if cfg.model.arch == "blind" or not len(ranked):
+    if not cfg.model.tells_apart or not len(ranked):
         return without_reading(ranked)
     out = ranked.assign(nll=ranked.record_id.map(losses.set_index("record_id").true))
     other = _other_losses(_Measured(model, data, cfg, device), ranked)

@@ -29,7 +29,7 @@ from joblib.externals.loky import get_reusable_executor
 # %% ../../nbs/api/evaluation/05_measure.ipynb #8f3b72b8
 from ..config import EvalConfig, RunConfig
 from ..core import digest, ensure_stage, read_json, repo_root, run_folder, write_json
-from ..data.ledger import Ledger, corpus_ledger, require_clean
+from ..data.ledger import Ledger, corpus_ledger, require_clean, shown_rows
 from ..data.manifest import identity
 from .answers import answer_records, choice_losses
 from protein_llm.evaluation.baselines import (
@@ -98,10 +98,13 @@ def asked_records(
 def ledger_of(
     data: RunData,  # Its corpus, encoder and language model
 ) -> Ledger:  # Made once for a corpus
-    "What the held-out splits share with train, and what is known of the models' own pretraining"
+    "What the held-out splits share with train, what prompts show of it, and what is known of the models' pretraining"
     cfg = data.cfg
     encoder = "random" if cfg.encoder.random_encoder else cfg.encoder.weights
-    return corpus_ledger(data.corpus, encoder, cfg.model.llm, cfg.data.manifest)
+    ledger = corpus_ledger(data.corpus, encoder, cfg.model.llm, cfg.data.manifest)
+    if not cfg.model.retrieve:
+        return ledger
+    return replace(ledger, rows=[*ledger.rows, *shown_rows(data.neighbours, data.corpus.proteins)])
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #e1b81c98
 @dataclass
@@ -298,16 +301,19 @@ def _require_measurable(run: Run) -> Ledger:
 
 # %% ../../nbs/api/evaluation/05_measure.ipynb #8f54bdb4
 def _answered(run: Run, model: ProteinLLM) -> pd.DataFrame:
-    "The answered records, with predictions; none for n_generate=0"
+    "The answered records, with predictions, and what prompts show of neighbours; none for n_generate=0"
     chosen, how = asked_records(run.data), Decoding(run.cfg.evaluation.max_new_tokens)
     if not len(chosen):
         return chosen.assign(prediction="", finish="")
     kept = run.folder / f"answers-{digest(how, chosen.record_id.tolist(), n=6)}"
     answers = answer_records(model, chosen, run.data, kept, how)
     about = chosen[["record_id", "task", "protein_id", "cluster", "instruction", "answer"]]
+    if run.cfg.model.retrieve:
+        shown = run.data.shown(chosen, run.data.corpus.proteins)
+        about = about.assign(shown=[[s.answer for s in some] for some in shown])
     return about.merge(answers[["record_id", "prediction", "finish"]], on="record_id")
 
-
+# %% ../../nbs/api/evaluation/05_measure.ipynb #4a0b2f70
 def _choices(run: Run, model: ProteinLLM) -> pd.DataFrame | None:
     "What the commonest train answers cost, where that is asked"
     n, corpus = run.cfg.evaluation.n_choices, run.data.corpus
@@ -425,7 +431,7 @@ def bare_answers(
     folder: Path,  # Where answers are kept on the way
 ) -> pd.DataFrame:  # `system` (bare_llm), `record_id, prediction`
     "What the language model answers without bridge, adapter or training, with the sequence in the prompt"
-    text_model = replace(data.cfg.model, arch="text", lora_r=0)
+    text_model = replace(data.cfg.model, arch="text", lora_r=0, retrieve=0)
     bare = RunData(replace(data.cfg, model=text_model), data.device)
     model = build_model(bare.cfg.model, 0, bare.tokenizer, str(data.device)).eval()
     how = Decoding(data.cfg.evaluation.max_new_tokens)

@@ -87,6 +87,13 @@ def stores_for(
 # %% ../../nbs/api/evaluation/09_task_data.ipynb #48341b58
 _COLUMNS = ("record_id", "protein_ids", "instruction", "answer")
 
+# %% ../../nbs/api/evaluation/09_task_data.ipynb #1de74d2c
+def _require_own_prompts(cfg: ModelConfig):
+    "Raise `ValueError` on a model that is shown neighbours"
+    if cfg.retrieve:
+        given = f"a model with retrieve={cfg.retrieve} is shown answers to its corpus' tasks"
+        raise ValueError(f"{given}: of other records no neighbours are known")
+
 # %% ../../nbs/api/evaluation/09_task_data.ipynb #d00b3071
 class TaskData:
     "What a model is shown of any records: what `RunData` is for a run's own"
@@ -95,12 +102,13 @@ class TaskData:
         self,
         records: pd.DataFrame,  # `record_id`, `protein_ids`, `instruction`, `answer`
         proteins: pd.DataFrame,  # `protein_id`, `sequence` of all that are named
-        processor: ProteinProcessor,  # Of the model that will read them
-        features: SeveralStores | None = None,  # From `stores_for`, where it reads features
+        processor: ProteinProcessor,  # Of the model
+        features: SeveralStores | None = None,  # From `stores_for`, if it reads any
     ):
         self.tokenizer, self.features = processor.tokenizer, features
         self.cfg = SimpleNamespace(model=ModelConfig(**processor.model))
         self.reads_features = self.cfg.model.reads_features
+        _require_own_prompts(self.cfg.model)
         if self.reads_features and features is None:
             arch = self.cfg.model.arch
             raise ValueError(f"arch={arch} reads features: give those of its proteins")

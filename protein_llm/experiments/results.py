@@ -51,7 +51,7 @@ def metrics_in(
         return ("loss",)
     if kind == "ranking":
         return ranking_metrics(table)
-    wanted = ("entity_f1", "information_f1", "rouge_l")
+    wanted = ("entity_f1", "information_f1", "rouge_l", "copied", "corrected", "added")
     return tuple(name for name in measured_metrics(table) if name in wanted)
 
 # %% ../../nbs/api/experiments/03_results.ipynb #331056cd

@@ -34,6 +34,7 @@ from ..proteins.encoder import load_encoder
 from ..proteins.features import as_half
 from ..text.packing import Batch, collate
 from ..text.prompts import TokenStore, write_tokens
+from ..text.retrieval import with_neighbours
 
 # %% ../../nbs/api/model/10_processor.ipynb #d9c70874
 class ProteinProcessor(ProcessorMixin):
@@ -102,6 +103,25 @@ def most_residues(
     "Residues of the longest protein that the encoder takes"
     return _encoder(EncoderConfig(**self.encoder), device).max_residues
 
+# %% ../../nbs/api/model/10_processor.ipynb #c7829d0d
+@patch
+def _asked(self: ProteinProcessor, questions: list, proteins: list, neighbours) -> list:
+    "Questions as the model was trained on them. Raises `ValueError` on mismatched lists, or without its neighbours"
+    if len(questions) != len(proteins):
+        given = f"{len(questions)} questions, but proteins for {len(proteins)}"
+        raise ValueError(f"{given}: give each prompt its own")
+    k = (self.model or {}).get("retrieve", 0)
+    if k and neighbours is None:
+        shown = (
+            f"this model is shown what the {k} nearest train proteins are known for (retrieve={k})"
+        )
+        raise ValueError(
+            f"{shown}: ask it by `protein-llm ask` with its run's folder, or give neighbours"
+        )
+    if neighbours is None:
+        return questions
+    return [with_neighbours(*pair) for pair in zip(questions, neighbours, strict=True)]
+
 # %% ../../nbs/api/model/10_processor.ipynb #abd8cc7e
 @patch
 def __call__(
@@ -110,13 +130,12 @@ def __call__(
     proteins: str | list,  # A sequence; or for each prompt one, or several
     answers: list | None = None,  # None for prompts
     device: str = "cpu",  # Of the batch
+    neighbours: list | None = None,  # `Shown` of each prompt, where the model has `retrieve`
 ) -> Batch:  # Prompts padded on the left; answers on the right
     "Prompts. Raises `ValueError` on what is no protein"
     if isinstance(questions, str):
         questions, proteins = [questions], [proteins]
-    if len(questions) != len(proteins):
-        given = f"{len(questions)} questions, but proteins for {len(proteins)}"
-        raise ValueError(f"{given}: give each prompt its own")
+    questions = self._asked(questions, proteins, neighbours)
     records, known = _as_records(questions, _clean_groups(proteins), answers)
     features = _LiveFeatures(self, device) if self.encoder else None
     layout = dict(padding_side="right" if answers else "left", prompt_only=not answers)

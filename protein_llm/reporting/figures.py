@@ -673,6 +673,8 @@ LEDGER_KINDS = dict(
     family="same family",
     long_answer="same long answer",
     answer="same answer",
+    shown_held="shown: not of train",
+    shown_own="shown: its own",
     pretraining="pretraining data",
 )
 

@@ -53,6 +53,14 @@ METRIC_WORDS = dict(
     entity_f1_lift="likewise of entity F1, whether an answer names the same entries, none counted more than another",
 )
 
+# %% ../../nbs/api/reporting/02_page.ipynb #bac8c65f
+METRIC_WORDS |= dict(
+    copied="of the entries that an answer names, the share that an answer in its prompt names, too: those of near "
+    "train proteins (`retrieve`)",
+    corrected="the share that is right and that no answer in its prompt names",
+    added="the share that is neither right nor named in its prompt; lower is better",
+)
+
 # %% ../../nbs/api/reporting/02_page.ipynb #6dadbe34
 def explained(
     names: list,  # Of baselines and metrics; those that need no explanation are passed over

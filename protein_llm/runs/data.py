@@ -16,7 +16,9 @@ import torch
 from fastcore.basics import patch
 
 from ..config import RunConfig
-from ..data.corpus import Corpus, build_corpus, reserved_proteins, whole_corpus
+from ..core import digest, ensure_stage, run_folder, write_json
+from ..data.corpus import SPLITS, Corpus, build_corpus, reserved_proteins, whole_corpus
+from ..data.ledger import Ledger, require_clean, shown_rows
 from ..model import ProteinProcessor
 from ..proteins.encoder import Encoder, load_encoder
 from protein_llm.proteins.features import (
@@ -26,8 +28,10 @@ from protein_llm.proteins.features import (
     build_features,
     feature_folder,
 )
+from ..proteins.neighbours import NEAR, apart_of, find_hits, nearest_known
 from .made import made_once
-from ..text.prompts import TokenStore, build_tokens, load_tokenizer
+from ..text.prompts import Renderer, TokenStore, build_tokens, load_tokenizer
+from ..text.retrieval import LETTERS, fitted, shown_records, shown_to
 
 # %% ../../nbs/api/runs/02_data.ipynb #e8702c1f
 def _used_proteins(corpus: Corpus) -> tuple:  # `protein_id`, `sequence`, and the ids of train
@@ -121,6 +125,68 @@ def features(self: RunData) -> FeatureStore | LiveFeatures:
         return FeatureStore(folder)
     return dict(step=LiveFeatures, window=WindowFeatures)[kind](folder, encoder, sequences)
 
+# %% ../../nbs/api/runs/02_data.ipynb #d015ebed
+_NEIGHBOURS = 1  # raise it when the same proteins get other neighbours
+
+
+@patch(as_prop=True)
+def _neighbours_key(self: RunData) -> str:
+    features = self.features
+    of = self.key, features.identity, self.cfg.model.retrieve, NEAR
+    return digest(_NEIGHBOURS, *of)
+
+# %% ../../nbs/api/runs/02_data.ipynb #ddeb2f78
+def _write_neighbours(data: RunData, folder: Path):
+    "Search for the neighbours of all proteins of a split"
+    data.tell("the nearest train proteins of each protein")
+    columns, made = ("task", "instruction", "answer"), data.corpus.manifest["config"]
+    every = [data.corpus.records_of(split, *columns) for split in SPLITS]
+    train, asked = every[0], pd.concat(every, ignore_index=True)
+    asked = asked[asked.task.isin(train.task)].drop_duplicates("record_id")
+    proteins = data.corpus.proteins
+    hits = find_hits(asked.protein_id, train.protein_id, proteins.sequence)
+    apart = apart_of(proteins.cluster, hits, made["min_seq_id"], made["coverage"])
+    k, pooled = data.cfg.model.retrieve, data.features.pooled()
+    near = nearest_known(train, asked, pooled, hits, apart, k)
+    near.to_parquet(folder / "neighbours.parquet", index=False)
+    write_json(folder / "manifest.json", dict(proteins=near.protein_id.nunique(), k=k))
+
+# %% ../../nbs/api/runs/02_data.ipynb #cef809e8
+@patch(as_prop=True)
+@made_once
+def neighbours(self: RunData) -> pd.DataFrame:  # From `nearest_known`
+    "Whose answers stand in whose prompt, made once. Raises `ValueError` where the ledger finds a leak"
+    folder = run_folder("shared") / f"neighbours-{self._neighbours_key}"
+    ensure_stage(folder, lambda folder: _write_neighbours(self, folder))
+    near = pd.read_parquet(folder / "neighbours.parquet")
+    require_clean(Ledger({}, {}, shown_rows(near, self.corpus.proteins), []))
+    return near
+
+
+@patch(as_prop=True)
+@made_once
+def train_records(self: RunData) -> pd.DataFrame:  # `task, instruction, answer`
+    "What neighbours are known for"
+    return self.corpus.records_of("train", "task", "instruction", "answer")
+
+# %% ../../nbs/api/runs/02_data.ipynb #73a80c54
+@patch
+def shown(
+    self: RunData,
+    records: pd.DataFrame,  # `protein_id` (whose neighbours), `protein_ids`, `task`, `instruction`, `answer`
+    proteins: pd.DataFrame,  # Sequences of `protein_ids`
+) -> list:  # Of each record a tuple of `Shown`; empty for retrieve=0
+    "What prompts show of near proteins, as much as `max_tokens` has room for"
+    if not self.cfg.model.retrieve:
+        return [()] * len(records)
+    found = shown_to(records, self.neighbours, self.train_records)
+    renderer, most = Renderer(self.tokenizer, self.cfg.model), self.cfg.train.max_tokens
+    rows = zip(records.to_dict("records"), found, strict=True)
+    return [
+        fitted(renderer, row, [proteins.sequence[p] for p in row["protein_ids"]], some, most)
+        for row, some in rows
+    ]
+
 # %% ../../nbs/api/runs/02_data.ipynb #bcb56c2a
 @patch(as_prop=True)
 @made_once
@@ -128,7 +194,7 @@ def tokenizer(self: RunData):
     "The tokenizer of its language model"
     return load_tokenizer(self.cfg.model.llm)
 
-
+# %% ../../nbs/api/runs/02_data.ipynb #306b9cc6
 @patch
 def tokens_of(
     self: RunData,
@@ -136,7 +202,11 @@ def tokens_of(
     proteins: pd.DataFrame,  # Their sequences
     key: str,  # Digest of what they are
 ) -> TokenStore:  # Their tokens in this run's layout
-    "Token store of any records"
+    "Token store of any records, their proteins' neighbours before the question where the run shows them"
+    if self.cfg.model.retrieve:
+        records = records.lazy().collect()
+        records = shown_records(records, self.shown(records.to_pandas(), proteins))
+        key = digest(key, self._neighbours_key, LETTERS, self.cfg.train.max_tokens)
     return TokenStore(build_tokens(records, proteins, self.cfg.model, key))
 
 # %% ../../nbs/api/runs/02_data.ipynb #f3821e0c

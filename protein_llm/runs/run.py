@@ -39,7 +39,7 @@ def run_name(
     inputs = [identity(name) for name in weights] + [sha256_file(file) for file in own_files]
     corpus = corpus_key(cfg.data, cfg.model.llm)
     train = key_fields(replace(cfg.train, track=""))
-    key = digest(cfg.encoder, cfg.model, train, corpus, inputs, n=6)
+    key = digest(cfg.encoder, key_fields(cfg.model), train, corpus, inputs, n=6)
     return f"{cfg.preset}-{cfg.model.name}-{key}"
 
 # %% ../../nbs/api/runs/04_run.ipynb #5ae5a812
