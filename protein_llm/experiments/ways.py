@@ -163,7 +163,7 @@ def _other_choices(arm: str, preset: str) -> list:  # (name, arm, changes)
         rows.append(("without warm start", "warm_start=False"))
     return [(f"{arm} {name}", arm, changes) for name, changes in rows]
 
-
+# %% ../../nbs/api/experiments/05_ways.ipynb #feb19056
 def part_cells(
     arms: tuple = ARCHS,  # Arms, `blind` among them
     preset: str = "tiny",  # Named configuration
