@@ -513,6 +513,7 @@ class Plan:
     encoder: EncoderShape | None = None  # Of the features' encoder, where its sizes are known
     mfu: float = MFU  # Share of the peak
     utilisation: float = 1.0  # Share of computed tokens that are the records' own
+    lengths: str = "given lengths"  # Where the sizes of the records come from
 
     @property
     def counts(self) -> dict:
