@@ -326,6 +326,7 @@ def load_trained(
             "comes from another model; copy the folder again"
         )
     require_as_saved(folder)
+    model.name_or_path = str(folder)  # where its processor lies, too
     return model
 
 # %% ../../nbs/api/model/09_saving.ipynb #55639b4c
