@@ -117,7 +117,7 @@ SCRIPTS = {
         "two_processes_rewards.py",
         (),
     ),
-    "training by rewards: refused with reasons, forced, started again; its tables by other code": (
+    "training by rewards: refused with reasons, then forced; its tables by other code": (
         "rewards.py",
         ("train mlp",),
     ),

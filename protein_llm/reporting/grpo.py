@@ -348,23 +348,28 @@ def ended(
     found: Found,  # Of one reward
     system: str,  # Such as grpo
     part: str,  # rl or test
-) -> dict:  # The row of `found.prompts`, and `gains`: whether a gain is established
+) -> dict:  # The row of `found.prompts`, and whether it `gains` or `loses` beyond doubt
     "What the last weights of a system gain on its own prompts, or on other proteins"
     row = _row(found.prompts[found.prompts.asked == ENDS[part]], system, "sft")
-    return row | dict(gains=bool(row["established"] and row["value"] > 0))
+    sure, value = bool(row["established"]), row["value"]
+    return row | dict(gains=sure and value > 0, loses=sure and value < 0)
 
 
 def _last_weights(found: Found) -> list:
-    "The experiment, as sentences: policy and true answers, own prompts and other proteins"
+    "The experiment, as sentences: policy, true answers and noise, own prompts and other proteins"
     sentences = []
     for part, asked in ENDS.items():
-        for system in ("grpo", "continued_sft"):
+        for system in ("grpo", "continued_sft", "shuffled_rewards"):
             told = claim(ended(found, system, part), found.over)
             sentences.append(f"Last weights, {asked}: {told}")
     return sentences
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #c205c432
 _WEAK = "did not learn its own prompts beyond doubt: the limit is the signal of these steps"
+_NOISE = (
+    "did not learn its own prompts beyond doubt, and the same steps with shuffled rewards lose much: the limit "
+    "is the variance of these steps, of which more prompts and smaller ones would tell"
+)
 _BOTH = "learned, and it carries over to other proteins, if not beyond the best control"
 _REWARD = (
     "learned its own prompts, and nothing of it is seen on other proteins, on which true answers of the same "
@@ -375,7 +380,7 @@ _PROMPTS = (
     "proteins help there: the limit is these prompts, of which more would tell"
 )
 
-
+# %% ../../nbs/api/reporting/07_grpo.ipynb #cfda6741
 def conclusion(
     found: Found,  # Of one reward
 ) -> str:  # A sentence
@@ -385,7 +390,8 @@ def conclusion(
         for asked in (("grpo", "rl"), ("grpo", "test"), ("continued_sft", "test"))
     )
     if not own and not other:
-        return f"So the policy {_WEAK}."
+        noise = ended(found, "shuffled_rewards", "rl")["loses"]
+        return f"So the policy {_NOISE if noise else _WEAK}."
     if other:
         return f"So the policy {_BOTH}."
     return f"So the policy {_REWARD if truth else _PROMPTS}."
