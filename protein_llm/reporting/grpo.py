@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RL_METRICS', 'SAMPLED', 'SHOWN', 'ENDS', 'KEPT', 'SYSTEM_COLOURS', 'SYSTEM_NAMES', 'WATCHED', 'PART_NAMES',
            'baseline_answers', 'lab_of', 'all_statistics', 'reward_scores', 'reward_differences', 'on_prompts',
-           'learned_prompts', 'forgotten', 'Found', 'reward_claims', 'kept_starts', 'ended', 'conclusion',
-           'why_sentences', 'measure_study', 'fig_grpo', 'reward_table', 'fig_paid', 'fig_live', 'live_curves',
+           'learned_prompts', 'forgotten', 'Found', 'reward_claims', 'kept_starts', 'ended', 'limits', 'why_sentences',
+           'measure_study', 'drawn_columns', 'fig_grpo', 'reward_table', 'fig_paid', 'fig_live', 'live_curves',
            'reward_page', 'save_reward']
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #c651fa67
@@ -365,36 +365,54 @@ def _last_weights(found: Found) -> list:
     return sentences
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #c205c432
-_WEAK = "did not learn its own prompts beyond doubt: the limit is the signal of these steps"
-_NOISE = (
-    "did not learn its own prompts beyond doubt, and the same steps with shuffled rewards lose much: the limit "
-    "is the variance of these steps, of which more prompts and smaller ones would tell"
-)
-_BOTH = "learned, and it carries over to other proteins, if not beyond the best control"
-_REWARD = (
-    "learned its own prompts, and nothing of it is seen on other proteins, on which true answers of the same "
-    "proteins do help: the limit is what the reward tells"
-)
-_PROMPTS = (
-    "learned its own prompts, and nothing of it is seen on other proteins; nor do true answers of the same "
-    "proteins help there: the limit is these prompts, of which more would tell"
-)
+def _gain(row: dict) -> str:
+    return f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
+def _of_policy(found: Found) -> dict:
+    "Limits that policy and shuffled rewards show, with whether they do"
+    own, other = ended(found, "grpo", "rl"), ended(found, "grpo", "test")
+    noise, room = ended(found, "shuffled_rewards", "rl"), found.lab["headroom"]
+    room = room.loc["best_less_greedy"].to_dict()
+    headroom = (
+        f"the best of k samples is not shown to earn more than the greedy answer ({_gain(room)})"
+    )
+    variance = (
+        f"shuffled rewards take the last weights {_gain(noise)} from their start, true ones {_gain(own)}: "
+        "what rewards teach makes good for the noise of these steps, and no more"
+    )
+    by_heart = (
+        f"what was learned of them ({_gain(own)}) is not seen on other proteins ({_gain(other)})"
+    )
+    return {
+        f"Headroom: {headroom}.": room["low"] <= 0,
+        f"Variance, own prompts: {variance}.": noise["loses"] and not own["gains"],
+        f"Own prompts: {by_heart}.": own["gains"] and not other["gains"],
+    }
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #cfda6741
-def conclusion(
-    found: Found,  # Of one reward
-) -> str:  # A sentence
-    "Which limit the experiment points to"
-    own, other, truth = (
-        ended(found, *asked)["gains"]
-        for asked in (("grpo", "rl"), ("grpo", "test"), ("continued_sft", "test"))
+def _of_truth(found: Found) -> dict:
+    "Limits that true answers of the same proteins show, with whether they do"
+    learned, helped = (ended(found, "continued_sft", part) for part in ENDS)
+    other = ended(found, "grpo", "test")
+    both = f"{_gain(learned)} on them, {_gain(helped)} on others"
+    ceiling = (
+        f"true answers of the same proteins are learned, and not shown to help others ({both})"
     )
-    if not own and not other:
-        noise = ended(found, "shuffled_rewards", "rl")["loses"]
-        return f"So the policy {_NOISE if noise else _WEAK}."
-    if other:
-        return f"So the policy {_BOTH}."
-    return f"So the policy {_REWARD if truth else _PROMPTS}."
+    reward = f"true answers of the same proteins help other proteins, rewards do not ({both})"
+    return {
+        f"Ceiling: {ceiling}: more proteins would tell, whatever teaches.": learned["gains"]
+        and not helped["gains"],
+        f"Reward: {reward}.": helped["gains"] and not other["gains"],
+    }
+
+
+def limits(
+    found: Found,  # Of one reward
+) -> list:  # Sentences
+    "Which limits the experiment shows"
+    tried = _of_policy(found) | _of_truth(found)
+    return [sentence for sentence, holds in tried.items() if holds] or ["No limit was found."]
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #d1d956b6
 def _resolution(row: dict) -> str:
@@ -407,13 +425,13 @@ def _resolution(row: dict) -> str:
 def why_sentences(
     found: Found,  # Of one reward
 ) -> list:  # Sentences
-    "What says why a gain is there or not, the conclusion last"
+    "What says why a gain is there or not; where none is established, the limits last"
     best = _row(found.differences, "grpo", found.facts["best"])
     ends = _ends(kept_starts(found.checks))
     sentences = [*_room(found), _resolution(best), *_last_weights(found), ends]
     if best["established"] and best["value"] > 0:
         return sentences
-    return [*sentences, conclusion(found)]
+    return [*sentences, *limits(found)]
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #2812b079
 def _watched(systems: dict, kind: str) -> pd.DataFrame:
@@ -552,26 +570,38 @@ def _legend_above(fig: Figure, dashes: dict):
     fig.legend(handles=lines, loc="outside upper left", ncols=2, columnspacing=1.0)
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #3daf68c6
+def drawn_columns(
+    log: pd.DataFrame,  # Of all systems
+) -> tuple:  # Columns of `WATCHED` that are drawn; those that are 0 throughout or were not measured
+    "KL is measured where it has a weight, tokens are clipped where a batch is learned from twice"
+    moves = {c: bool(c in log and log[c].fillna(0).abs().max() > 0) for c in WATCHED}
+    return [c for c in WATCHED if moves[c]], [c for c in WATCHED if not moves[c]]
+
+# %% ../../nbs/api/reporting/07_grpo.ipynb #74a438df
 @mpl.rc_context(STYLE)
 def fig_grpo(
     found: Found,  # Of one reward
 ) -> Figure:
-    "Reward on validation records, reward parts, and what was watched of the policy and of shuffled rewards"
-    fig, axes = axes_of(10.6, 5, 2)
+    "Reward and its parts on validation records, and what was watched"
+    watched, _ = drawn_columns(found.log)
+    rows = 1 + -(-len(watched) // 2)
+    fig, axes = axes_of(0.6 + 2 * rows, rows, 2)
     for system in SYSTEM_COLOURS:
         _line(axes[0], _relative(found.checks), "reward", system)
     parts = [column for column in found.checks if column.startswith("part ")]
     dashes = dict(zip(parts, _DASHES, strict=False))
     for column, dash in dashes.items():
         _line(axes[1], found.checks, column, "grpo", dash)
-    for ax, column in zip(axes[2:], WATCHED, strict=True):
+    for ax, column in zip(axes[2:], watched, strict=False):
         for system in ("shuffled_rewards", "grpo"):
             _line(ax, found.log, column, system)
     _legend_above(fig, dashes)
-    titles = ["reward, validation", "its parts, validation", *WATCHED.values()]
-    below = {0: "share of the training", 1: "step", 8: "step", 9: "step"}
-    for i, (ax, title) in enumerate(zip(axes, titles, strict=True)):
+    titles = ["reward, validation", "its parts, validation", *[WATCHED[c] for c in watched]]
+    below = {0: "share of the training", 1: "step"} | dict.fromkeys(range(len(titles))[-2:], "step")
+    for i, (ax, title) in enumerate(zip(axes, titles, strict=False)):
         name_axes(ax, title, below.get(i, ""))
+    for ax in axes[len(titles) :]:
+        ax.set_visible(False)
     return fig
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #81f858e7
@@ -668,10 +698,11 @@ def _over_time(found: Found) -> pd.DataFrame:
 def _found_sections(found: Found, fig: Figure) -> list:
     "What was found, the first things first"
     table = page_table(reward_table(found).reset_index(), "test records, mean over seeds")
-    picture = page_figure(
-        figure_bytes(fig, "svg"),
-        "Lines are means over seeds, bands reach from the lowest to the highest seed",
-    )
+    words = "Lines are means over seeds, bands reach from the lowest to the highest seed"
+    _, flat = drawn_columns(found.log)
+    if flat:
+        words += f"; 0 throughout or not measured: {', '.join(WATCHED[c] for c in flat)}"
+    picture = page_figure(figure_bytes(fig, "svg"), words)
     over_time = page_table(_over_time(found), "validation prompts, first seed")
     return [
         ("What it gave", [table]),
@@ -730,6 +761,7 @@ def save_reward(
     folder: Path | str,  # Gets the files below, named by the reward
 ) -> Path:  # The folder
     "Write tables, figure, page and facts, each whole or not at all"
-    told = dict(claims=reward_claims(found), why=why_sentences(found), reasons=found.lab["reasons"])
+    told = dict(claims=reward_claims(found), why=why_sentences(found), limits=limits(found))
+    told |= dict(reasons=found.lab["reasons"])
     page, facts = reward_page(found, study, fig), dict(origin=origin, **found.facts, **told)
     return save_findings(folder, found.name, _tables_of(found), fig, page, facts)

@@ -371,7 +371,8 @@ def updates(
     if self.cfg.learns_at_once:
         written = sum(map(len, rollouts.tokens))
         means |= dict(entropy=table.entropy.sum() / written, mismatch=table.mismatch.max())
-    return means | dict(kl=table.kl.sum() / tokens, clipped=table.clipped.sum() / tokens)
+    kl = table.kl.sum() / tokens if cfg.policy.beta else None
+    return means | dict(kl=kl, clipped=table.clipped.sum() / tokens)
 
 # %% ../../nbs/api/rl/05_grpo.ipynb #c649a21a
 def _reward_line(rewards: Tensor) -> dict:
