@@ -40,6 +40,7 @@ setTimeout(() => [...document.querySelectorAll('.jupyter-button')].find(b => b.i
 WATCH = """(() => { const place = document.querySelector('.widget-html-content'); window.seen = [];
 new MutationObserver(() => window.seen.push(place.innerText)).observe(place, {childList: true, subtree: true}); })()"""
 FRAME = "document.querySelector('.widget-html-content iframe')?.srcdoc || ''"
+BROAD = "document.querySelector('.widget-html-content').getBoundingClientRect().width"
 WIDER = """[...document.querySelectorAll('.jp-OutputArea-output')].map(e => e.scrollWidth - e.clientWidth)"""
 
 
@@ -149,6 +150,8 @@ def check_panel(browser, address, width, folder):
     ready = "document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden)')?.innerText.includes('Idle')"
     until(browser, f"document.querySelector('.jp-Cell') && ({ready} || true)")
     time.sleep(3)  # until the kernel is there
+    if width < 600:  # as on a telephone: the list of files would hide the notebook
+        browser.run("window.jupyterapp.commands.execute('application:toggle-left-area'); 0")
     browser.run("window.jupyterapp.commands.execute('notebook:run-all-cells'); 0")
     if not until(browser, "document.querySelector('.widget-html-content') != null"):
         return ["the panel does not appear"]
@@ -164,6 +167,8 @@ def check_panel(browser, address, width, folder):
     if len({*grown}) < 4:
         faults.append(f"the answer is not seen to grow: {len({*grown})} texts")
     wide = [n for n in browser.run(WIDER) if n > 0]
+    if browser.run(BROAD) < 200:
+        faults.append(f"the panel can hardly be seen: {browser.run(BROAD):.0f} pixels wide")
     if folder:
         browser.photograph(folder / f"panel-{width}.png", width, 900)
     print(f"panel, {width} pixels wide: {len({*grown})} texts before the card")

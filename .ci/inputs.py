@@ -10,14 +10,17 @@ import io
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
 import polars as pl
 
 from protein_llm.apps import cli
+from protein_llm.apps.ask import alone_at
 from protein_llm.config import from_preset
 from protein_llm.data.corpus import Corpus, build_corpus, left_out_text
 from protein_llm.data.manifest import fetch
@@ -772,6 +775,87 @@ def temporary_folders_with_blanks_and_letters_outside_ascii():
             if before[1]:
                 os.environ["TMPDIR"] = before[1]
         assert not list(Path(name).iterdir()), list(Path(name).iterdir())
+
+
+# --- proteins that are asked about ---
+
+QUESTION = ("--question", "Where in the cell is this protein found?", "--model", "tiny_mlp")
+
+
+def ask(*arguments):
+    return ["ask", *arguments, *QUESTION]
+
+
+def answered(path):
+    "Ids of the proteins in a file of answers"
+    return [json.loads(line)["protein_id"] for line in Path(path).read_text().splitlines()]
+
+
+@case
+def ask_goes_on_where_records_cannot_be_used():
+    first, second = (PROTEINS[i] for i in TEST_IDS[:2])
+    gene = "ATGAAAACGGCATATATCGCAAAACAAGGC"
+    named = [("a", first), ("gene", gene), ("long", first * 20), ("b", second), ("a", second)]
+    Path("mine.fa").write_text("".join(f">{i}\n{s}\n" for i, s in named) + ">nothing\n")
+    table(
+        "mine.csv", [("id", "sequence", "question"), ("c", first, "x" * 1_001), ("d", second, "")]
+    )
+    outs = ("--out", "out.jsonl", "--out", "out.tsv", "--out", "out.html")
+    words = ("nucleotides", "at most 1,024", "stands in mine.fa, line 1", "3 answers")
+    expect(cli.main, ask("mine.fa", "mine.csv", *outs), 3, *words)
+    assert answered("out.jsonl") == ["a", "b", "d"]
+    assert len(Path("out.tsv").read_text().splitlines()) == 4
+    rejects = [line.split("\t") for line in Path("out.rejects.tsv").read_text().splitlines()[1:]]
+    found = {(file, int(line), int(record)) for file, line, record, *_ in rejects}
+    lines = {("mine.fa", 2 * k - 1, k) for k in (2, 3, 5, 6)}
+    assert found == lines | {("mine.csv", 2, 1)}, found
+
+
+@case
+def ask_refuses_before_anything_is_written():
+    fasta("mine.fa", {i: PROTEINS[i] for i in TEST_IDS[:2]})
+    Path("mine.pdf").write_bytes(b"%PDF")
+    before = files_here()
+    expect(cli.main, ask("nowhere.fa"), 1, "nowhere.fa: there is no such file")
+    expect(cli.main, ask("."), 1, "is a folder")
+    expect(cli.main, ask("mine.pdf"), 1, "unknown format 'pdf'")
+    expect(cli.main, ask("mine.fa", "--out", "a.txt"), 1, "choose from .jsonl")
+    expect(cli.main, ask("mine.fa", "--out", "mine.fa/a.tsv"), 1, "its folder is a file")
+    for question, why in (("  ", "a question is empty"), ("why " * 300, "shorten it")):
+        call_ = ["ask", "mine.fa", "--model", "tiny_mlp", "--question", question]
+        expect(cli.main, call_, 1, why)
+    for risk in ("2", "nan"):
+        expect(cli.main, ask("mine.fa", "--risk", risk), 2, "risk")
+    expect(cli.main, ["ask", "mine.fa", "--question", "?", "--model", "tiny"], 1, "no such folder")
+    assert files_here() == before
+
+
+@case
+def ask_that_was_killed_goes_on():
+    fasta("mine.fa", {i: PROTEINS[i] for i in TEST_IDS})
+    command = [sys.executable, "-m", "protein_llm.apps.cli", *ask("mine.fa", "--batch", "1")]
+    env = os.environ | dict(PYTHONPATH=str(Path(cli.__file__).parents[2]))
+    part = Path("answers.jsonl.part")
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=env) as process:
+        while not part.exists() or part.read_bytes().count(b"\n") < 4:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    left = part.read_bytes()
+    part.write_bytes(left[:-9])  # it was killed while it wrote
+    with alone_at(part):
+        expect(cli.main, ask("mine.fa"), 1, "another call is just answering")
+    part.rename("kept")
+    expect(cli.main, ask("mine.fa", "--out", "whole.jsonl"), 0)
+    Path("kept").rename(part)
+    ended = subprocess.run(command, env=env, capture_output=True)  # its part may go: no `expect`
+    assert ended.returncode == 0 and not part.exists(), ended.stderr
+    whole, resumed = (
+        [json.loads(line) for line in Path(f).read_text().splitlines()]
+        for f in ("whole.jsonl", "answers.jsonl")
+    )
+    said = ("protein_id", "answer", "from_protein", "copies", "nearest")
+    assert [[c[k] for k in said] for c in resumed] == [[c[k] for k in said] for c in whole]
 
 
 # --- the call itself ---

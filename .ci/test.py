@@ -120,6 +120,14 @@ SCRIPTS = {
     "bad inputs are refused with a sentence": ("inputs.py", ()),
     "two processes, whole and in slices, train as one does": ("two_processes.py", ()),
     "every command of README": ("readme_commands.py", ("figures", "own bridge", "data")),
+    "two processes, whole and in slices, learn from rewards as one does": (
+        "two_processes_rewards.py",
+        (),
+    ),
+    "training by rewards: refused with reasons, then forced; its tables by other code": (
+        "rewards.py",
+        ("train mlp",),
+    ),
     "a training killed again and again goes on as if nothing had been": ("killed.py", ()),
     "docs/score_your_model.md, from the records to a card": ("own_model.py", ("data",)),
     "make's commands: finished steps, signals, files that are not ours": ("commands.py", ()),

@@ -367,7 +367,7 @@ def compare_text_arm(trainer):
         entropy_mask,
         policy_loss,
     )
-    from protein_llm.rl.rollouts import pad_rows, rollout_batches, score_answers, token_log_probs
+    from protein_llm.rl.rollouts import pad_rows, rollout_batches, token_log_probs
 
     model, data, prompts, rollouts = text_arm(trainer)
     old, mask = pad_rows(rollouts.log_probs, rollouts.width)
@@ -385,7 +385,7 @@ def compare_text_arm(trainer):
         sizes, total = Sizes(len(old), int(mask.sum()), int(mask.sum()), TOKENS), 0.0
         model.zero_grad()
         for rows, batch in rollout_batches(model, rollouts, data, packing):
-            found = score_answers(model, batch, rollouts.width).log_probs
+            found = model.score_answers(batch, rollouts.width).log_probs
             part = Rolled(*[z[rows] for z in rolled])
             share, _ = policy_loss(found, part, sizes, cfg)
             share.backward()

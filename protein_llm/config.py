@@ -342,6 +342,14 @@ class _Bridge:
         _choose("llm_dtype", self.llm_dtype, ("float32", "bfloat16"))
         _check_tokens(self)
 
+# %% ../nbs/api/02_config.ipynb #b6be38ac
+def _check_model(cfg):
+    "Raise `ValueError` on a number that no model could have"
+    if type(cfg.retrieve) is not int or cfg.retrieve < 0:
+        raise ValueError(f"retrieve is a whole number, 0 or more, got {cfg.retrieve!r}")
+    if not abs(cfg.gate) < float("inf"):
+        raise ValueError(f"gate is a number, got {cfg.gate}")
+
 # %% ../nbs/api/02_config.ipynb #affe1c54
 @dataclass(frozen=True)
 class ModelConfig(_Bridge):
@@ -350,6 +358,7 @@ class ModelConfig(_Bridge):
     cross_every: int = 1  # Gated cross-attention before every k-th decoder layer (flamingo)
     cross_heads: int = 6  # Heads of the gated cross-attention
     cross_head_dim: int = 32  # Width of one of these heads
+    gate: float = 0.0  # What its gates are at first, before tanh; 0, as published: shut (flamingo)
     lora_r: int = 8  # Rank of LoRA on all linear layers of the decoder, for any arch; 0: none
     lora_alpha: int = 16  # LoRA scale is alpha / r
     lora_dropout: float = 0.0  # Dropout before LoRA's first matrix
@@ -357,8 +366,7 @@ class ModelConfig(_Bridge):
 
     def __post_init__(self):
         super().__post_init__()
-        if type(self.retrieve) is not int or self.retrieve < 0:
-            raise ValueError(f"retrieve is a whole number, 0 or more, got {self.retrieve!r}")
+        _check_model(self)
 
     @property
     def reads_features(self) -> bool:
@@ -524,7 +532,7 @@ def _check_saved(raw):
 # %% ../nbs/api/02_config.ipynb #3a139c66
 _WEIGHTS = ("task_weights", "source_weights")  # fields that hold pairs of a name and a number
 # fields that earlier runs lack: their default is what those did
-_LATER = ("subset_seed", "row_alpha", "loss_on", "retrieve")
+_LATER = ("subset_seed", "row_alpha", "loss_on", "retrieve", "gate")
 
 
 def key_fields(

@@ -134,7 +134,7 @@ def rewards():
         with open(path.with_name(f"{path.stem}_results.csv"), encoding="utf-8") as f:
             rows = [r for r in csv.DictReader(f) if r["metric"] == "reward"]
         lines.append(reward_line(facts, {r["system"]: r for r in rows}))
-        chosen = facts["claims"][0], *facts["why"][-2:]
+        chosen = facts["claims"][0], *facts["limits"]
         sentences += [f"- {facts['label']}: {sentence}" for sentence in chosen]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"{table}\n\n" + "\n".join(sentences)

@@ -67,10 +67,12 @@ def confidence_sentence(
     card: dict,  # Of `make_cards`
 ) -> str:
     "How sure the answer is"
-    if card["confidence"] is None:
+    if card["confidence"] is not None:
+        p = f"{card['confidence']:.0%}"
+        return f"Confidence: {p} of answers that look like this one were right on proteins it was not trained on."
+    if card["task"]:
         return "Confidence: not known, because this arm was never calibrated."
-    p = f"{card['confidence']:.0%}"
-    return f"Confidence: {p} of answers that look like this one were right on proteins used for nothing else."
+    return "Confidence: not known, because such questions were never asked to find it out."
 
 
 _COMES = dict(
@@ -100,7 +102,7 @@ def _copy_sentence(card: dict) -> str:
     return (
         f"It repeats none of the nearest train proteins. {common}"
         if of
-        else "No train answers are known."
+        else "Whether it repeats a train answer is not known."
     )
 
 
@@ -121,6 +123,8 @@ def _warnings(card: dict) -> list:
         found.append("The question is near none that the arm was trained on.")
     elif card["trained_wording"] != card["question"]:
         found.append(f"Read as a question like: {card['trained_wording']}")
+    if any(n["copy"] for n in card["nearest"]):
+        found.append("The arm was trained on this very protein: its confidence is not for such.")
     if card["longer_than_train"]:
         found.append("The protein is longer than any that the arm was trained on.")
     if not card["whole"]:
@@ -130,6 +134,8 @@ def _warnings(card: dict) -> list:
 # %% ../../nbs/api/apps/04a_answer_page.ipynb #42690d36
 def _nearest_part(card: dict) -> tuple:
     "The nearest train proteins"
+    if not card["common"][1]:
+        return "p", "It is not known which proteins the arm was trained on."
     if not card["nearest"]:
         return "p", "No train protein aligns with it (MMseqs2, E-value up to 0.001)."
     rows = [
@@ -168,8 +174,9 @@ def card_parts(
             if card["threshold"] is None
             else f"it needs {card['threshold']:.0%}"
         )
-        silent = f"No answer: a confidence of {card['confidence']:.0%} is too low for the chosen risk; {least}."
-        shown = folded(silent, shown)
+        sure = card["confidence"]
+        why = "is not known" if sure is None else f"of {sure:.0%} is too low for the chosen risk"
+        shown = folded(f"No answer: a confidence {why}; {least}.", shown)
     facts = [
         *_warnings(card),
         confidence_sentence(card),

@@ -13,6 +13,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -392,7 +393,7 @@ _MODEL = click.option(
     default="smollm2_mlp",
     show_default=True,
     metavar="ARM",
-    help="smollm2_mlp (fetched once, 94 MB), tiny_mlp (no network), or a run's folder.",
+    help="smollm2_mlp (fetched once, 94 MB), tiny_mlp (no network), the folder of a run or a model, or USER/NAME.",
 )
 _ASK_OPTIONS = (
     click.option("--question", required=True, metavar="TEXT", help="In plain words."),
@@ -437,27 +438,43 @@ def ask(
     outs = require_targets(given["outs"])
     sys.exit(3 if _ask(proteins, outs, given) else 0)
 
+# %% ../../nbs/api/apps/01_cli.ipynb #b820699b
+def _say_rejects(rejects: list):
+    for reject in rejects[:5]:
+        click.echo(f"not asked: {reject}", err=True)
+
+
+@contextmanager
+def _kept_when_stopped(part: Path):
+    "Ctrl-C says what is kept, and ends with exit code 130"
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped; answers so far are in {part}: the same call goes on", err=True)
+        sys.exit(130)
+
 # %% ../../nbs/api/apps/01_cli.ipynb #17d2e717
 def _ask(proteins: tuple, outs: list, given: dict) -> list:
     "Ask and write; the rejects. Raises `ValueError` where nothing can be asked about"
     from protein_llm.apps.answer_page import part_of, rejects_of, write_files
-    from protein_llm.apps.ask import answer_all
+    from protein_llm.apps.ask import alone_at, answer_all
     from protein_llm.apps.evidence import load_arm
     from protein_llm.apps.proteins_in import read_proteins, write_rejects
 
     arm = load_arm(given["model"])
     found = read_proteins(proteins, arm.longest)
-    for reject in found.rejects[:5]:
-        click.echo(f"not asked: {reject}", err=True)
+    _say_rejects(found.rejects)
     if not found.proteins:
         write_rejects(rejects_of(outs), found.rejects)
         raise ValueError(f"no protein can be asked about: see {rejects_of(outs)}")
-    how = dict(risk=given["risk"], max_new_tokens=given["tokens"], batch=given["batch"])
-    part = answer_all(arm, found.proteins, given["question"], part_of(outs), **how)
-    write_files(outs, part, arm.calibration, found.rejects)
+    how = given["risk"], given["tokens"], given["batch"]
+    part = part_of(outs)
+    with alone_at(part), _kept_when_stopped(part):
+        answer_all(arm, found.proteins, given["question"], part, *how)
+        write_files(outs, part, arm.calibration, found.rejects)
     click.echo(f"{len(found.proteins):,} answers: {', '.join(map(str, outs))}")
     if found.rejects:
-        click.echo(f"{len(found.rejects):,} records were not asked about: {rejects_of(outs)}")
+        click.echo(f"{len(found.rejects):,} not asked about: {rejects_of(outs)}")
     return found.rejects
 
 # %% ../../nbs/api/apps/01_cli.ipynb #16573f7c

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHIPPED_ARMS', 'LEAST_LIKE', 'NEAREST', 'MOST_ALIGNED', 'PAGES', 'SAYS', 'TrainSet', 'shipped_train', 'shipped_data',
-           'AskedArm', 'load_arm', 'nearest_question', 'nearest_proteins', 'answers_of', 'copied_from', 'same_words',
-           'named_entities', 'shown_neighbours', 'protein_losses', 'protein_says', 'attention_of', 'domains_of']
+           'AskedArm', 'load_arm', 'arm_of', 'nearest_question', 'nearest_proteins', 'answers_of', 'copied_from',
+           'same_words', 'named_entities', 'shown_neighbours', 'protein_losses', 'protein_says', 'attention_of',
+           'domains_of']
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #add07e9b
 import warnings
@@ -21,7 +22,7 @@ from fastcore.basics import patch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ..config import DataConfig
-from ..core import read_json, repo_root
+from ..core import digest, read_json, repo_root
 from ..data.clean import build_records
 from ..data.corpus import Corpus
 from ..data.manifest import fetch
@@ -30,6 +31,7 @@ from ..data.templates import TEMPLATES
 from ..evaluation.attention import read_domains
 from ..evaluation.losses import SHUFFLED, other_features, shuffled_proteins
 from ..model import ProteinLLM, ProteinProcessor
+from ..model.saving import model_folder
 from ..proteins.neighbours import Apart, find_hits, nearest_known
 from ..runs.data import RunData
 from ..runs.run import Run, trained_run
@@ -162,18 +164,33 @@ def _of_run(run: Run) -> AskedArm:
     kept = _calibration(run.folder)
     return AskedArm(run.name, run.model, run.processor, train, kept, run.data)
 
+# %% ../../nbs/api/apps/03a_evidence.ipynb #54bd4a8e
+def _arm_folder(name_or_folder: str | Path) -> Path:
+    "Where an arm lies; one of the hub is fetched. Raises `FileNotFoundError`"
+    folder = Path(name_or_folder).expanduser()
+    if folder.is_dir():
+        return folder
+    if str(name_or_folder).count("/") == 1 and not folder.parent.is_dir():
+        return model_folder(name_or_folder)
+    known = ", ".join(SHIPPED_ARMS)
+    told = f"give a run's, `user/name` of a model on the hub, or one of {known}"
+    raise FileNotFoundError(f"{folder}: no such folder: {told}")
+
+
+def _of_model(model: ProteinLLM, folder: Path, name: str) -> AskedArm:
+    "A saved model of which it is not known what it was trained on: signs of truth cannot be had"
+    return AskedArm(name, model, ProteinProcessor.from_pretrained(folder), None, None)
+
 # %% ../../nbs/api/apps/03a_evidence.ipynb #a091dba7
 def load_arm(
-    name_or_folder: str | Path = "smollm2_mlp",  # A shipped arm, a run's folder, or a saved model's
+    name_or_folder: str
+    | Path = "smollm2_mlp",  # A shipped arm, the folder of a run or a model, or `user/name`
     device: str = "cpu",  # Where it computes
 ) -> AskedArm:
     "An arm that can be asked. Raises `FileNotFoundError`, and what loading a run or a model raises"
     if str(name_or_folder) in SHIPPED_ARMS:
         return _shipped(str(name_or_folder), device)
-    folder = Path(name_or_folder).expanduser()
-    if not folder.is_dir():
-        known = ", ".join(SHIPPED_ARMS)
-        raise FileNotFoundError(f"{folder}: no such folder: give a run's, or one of {known}")
+    folder = _arm_folder(name_or_folder)
     run = trained_run(folder, device)
     if run is not None:
         return _of_run(run)
@@ -183,11 +200,25 @@ def load_arm(
         )
         raise FileNotFoundError(f"{folder} has no trained.json: {left}")
     model = ProteinLLM.from_pretrained(folder, device)
+    return _of_model(model, folder, str(name_or_folder).rstrip("/").rpartition("/")[2])
+
+# %% ../../nbs/api/apps/03a_evidence.ipynb #d3985e2c
+def arm_of(
+    model: ProteinLLM,  # From `from_pretrained`
+) -> AskedArm:
+    "A loaded model as an arm, with what its run was trained on where it lies in one. Raises `ValueError`"
+    if not model.name_or_path:
+        raise ValueError("this model was not read from a folder: save it, and use from_pretrained")
+    folder = Path(model.name_or_path)
+    run = trained_run(folder)
+    if run is None:
+        return _of_model(model, folder, folder.name)
     processor = ProteinProcessor.from_pretrained(folder)
-    return AskedArm(folder.name, model, processor, None, _calibration(folder))
+    train = _trained_on(run.data.corpus)
+    return AskedArm(run.name, model, processor, train, _calibration(run.folder), run.data)
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #64b44e66
-LEAST_LIKE = 0.2  # cosine of two wordings' three to five letters below which no task is meant
+LEAST_LIKE = 0.35  # cosine of two wordings' three to five letters below which no task is meant
 
 
 @lru_cache(maxsize=1)
@@ -200,12 +231,14 @@ def _wordings() -> tuple:
 
 def nearest_question(
     question: str,  # In anyone's words
-) -> tuple[str, str]:  # Task and its nearest trained wording; both empty where none is near
+    train: TrainSet | None = None,  # Of the arm; None: any task may be meant
+) -> tuple[str, str]:  # Task and its nearest wording; both empty where none is near, or trained
     "What a question is about"
     vectorizer, vectors, rows = _wordings()
     likeness = (vectors @ vectorizer.transform([question]).T).toarray()[:, 0]
     best = int(likeness.argmax())
-    return rows[best] if likeness[best] >= LEAST_LIKE else ("", "")
+    is_trained = train is None or rows[best][0] in train.sizes
+    return rows[best] if is_trained and likeness[best] >= LEAST_LIKE else ("", "")
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #24024f87
 NEAREST = 3  # train proteins that are shown
@@ -370,14 +403,13 @@ def protein_losses(
     answers: list,  # What was written
 ) -> pd.DataFrame:  # `own, shuffled, without` in nats, NaN where none can be had; `tokens`
     "What answers cost with the own protein, with its residues in random order, and with none"
-    names = [str(i) for i in range(len(sequences))]
-    table = pd.DataFrame(dict(sequence=sequences), index=names)
-    mixed = shuffled_proteins(table, names).sequence
+    named = {digest(s): s for s in sequences}  # the same order whoever is asked beside it
+    mixed = shuffled_proteins(pd.DataFrame(dict(sequence=named)), list(named)).sequence
     shown = shown_neighbours(arm, questions, sequences)  # those of the own protein throughout
     own, tokens = _losses(arm, questions, sequences, answers, shown)
     out = pd.DataFrame(dict(own=own, shuffled=np.nan, without=np.nan, tokens=tokens))
     if arm.arch != "blind":
-        shuffled = [mixed[name + SHUFFLED] for name in names]
+        shuffled = [mixed[digest(s) + SHUFFLED] for s in sequences]
         out["shuffled"] = _losses(arm, questions, shuffled, answers, shown)[0]
     if arm.processor.encoder and arm.model.cfg.n_tokens > 0:
         out["without"] = _losses(arm, questions, sequences, answers, shown, no_protein=True)[0]

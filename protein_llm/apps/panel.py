@@ -33,7 +33,7 @@ def _widgets() -> dict:
         text=w.Textarea(placeholder="FASTA, or one sequence", layout=rows),
         file=w.FileUpload(description="or a file"),
         question=w.Combobox(value=questions[1], options=questions, layout=wide),
-        model=w.Dropdown(description="Model"),
+        model=w.Dropdown(description="Model", layout=w.Layout(max_width="95%")),
         button=w.Button(description="Ask"),
         answer=w.HTML(layout=wide),
     )

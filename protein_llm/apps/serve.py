@@ -27,7 +27,7 @@ from markupsafe import Markup
 from .answer_page import answers_page
 from .ask import make_cards
 from .evidence import AskedArm, load_arm
-from .proteins_in import ProteinsIn, read_text
+from .proteins_in import ProteinsIn, read_text, why_no_question
 from ..data.templates import TEMPLATES
 from ..reporting.page import html_page
 
@@ -37,6 +37,7 @@ class ServeLimits:
     "What a request may bring, and how many there may be"
 
     body: int = 200_000  # Bytes of a request
+    unpacked: int = 1_000_000  # Bytes of a file that is sent compressed
     proteins: int = 20  # Of a request
     question: int = 300  # Characters
     rate: int = 30  # Requests a minute from one address
@@ -107,9 +108,11 @@ async def _one_by_one(self: Desk, jobs: list):
             self.thread, make_cards, self.arm, proteins, "", jobs[0][1]
         )
     except (ValueError, RuntimeError, OSError, MemoryError) as e:
-        for job in jobs:
-            if not job[2].done():
-                job[2].set_exception(Refused(500, f"not answered: {e}"))
+        if len(jobs) > 1:  # one of them is at fault, and the others are not
+            for job in jobs:
+                await self._one_by_one([job])
+        elif not jobs[0][2].done():
+            jobs[0][2].set_exception(Refused(500, f"not answered: {e}"))
         return
     start = 0
     for of_job, _, waiting in jobs:
@@ -196,22 +199,19 @@ def checked(
     limits: ServeLimits,  # What a request may bring
 ) -> tuple[ProteinsIn, float | None]:  # Proteins with their question, rejects; the risk
     "Raise `Refused` on what is not answered"
-    if not isinstance(text, str) or not isinstance(question, str):
+    if not isinstance(text, str | bytes) or not isinstance(question, str):
         raise Refused(400, "send proteins and question as text")
-    if not question.strip() or len(question) > limits.question:
-        raise Refused(400, f"question: give 1 to {limits.question} characters")
+    if why := why_no_question(question, limits.question):
+        raise Refused(400, why)
     if risk not in ("", None) and arm.calibration is None:
         raise Refused(400, f"{arm.name} was never calibrated: leave out the risk")
-    found = read_text(text, longest=arm.longest)
+    found = read_text(text, longest=arm.longest, largest=limits.unpacked)
     if len(found.proteins) > limits.proteins:
         raise Refused(
             400,
             f"{len(found.proteins)} proteins, at most {limits.proteins} a request: use the command",
         )
-    asked = [
-        replace(p, question=(p.question or question.strip())[: limits.question])
-        for p in found.proteins
-    ]
+    asked = [replace(p, question=p.question or question.strip()) for p in found.proteins]
     return ProteinsIn(asked, found.rejects), _risk(risk)
 
 # %% ../../nbs/api/apps/04b_serve.ipynb #fc41491d
@@ -232,7 +232,8 @@ def form_page(
     "The page on which people ask"
     options = "".join(f'<option value="{escape(texts[0])}">' for texts in TEMPLATES.values())
     lede = f"{arm.name}, the arm {arm.arch}, answers on this machine; nothing is sent elsewhere."
-    note = f"At most {limits.proteins} proteins of {arm.longest:,} residues; `protein-llm ask` takes thousands."
+    note = f"At most {limits.proteins} proteins of {arm.longest:,} residues, {limits.body // 1_000} kB in all; "
+    note += "the command protein-llm ask takes thousands."
     form = Markup(_FORM.replace("{options}", options))
     return html_page("Ask a protein", lede, [("Your proteins", [("p", form)])], note=note)
 
@@ -293,7 +294,7 @@ class _Page(_Handler):
     async def post(self):
         text, *more = [self.get_body_argument(k, "") for k in ("proteins", "question", "risk")]
         try:
-            text = text or _file_text(self.request.files)
+            text = text or _file_bytes(self.request.files)
             cards, rejects = await self.answered(text, *more)
             self.finish(answers_page(cards, self.desk.arm.calibration, rejects))
         except ValueError as e:
@@ -307,12 +308,9 @@ async def answered(self: _Page, text, question, risk) -> tuple:
     return cards, found.rejects
 
 # %% ../../nbs/api/apps/04b_serve.ipynb #7d2c24f8
-def _file_text(files: dict) -> str:
-    "Text of the file that was sent. Raises `Refused` on what is none"
-    try:
-        return files["file"][0]["body"].decode() if files.get("file") else ""
-    except UnicodeDecodeError as e:
-        raise Refused(400, "the file is no text: unpack it first") from e
+def _file_bytes(files: dict) -> bytes:
+    "The file that was sent; as it was, so also gzip data"
+    return files["file"][0]["body"] if files.get("file") else b""
 
 # %% ../../nbs/api/apps/04b_serve.ipynb #3a37d226
 class _Api(_Page):
@@ -333,7 +331,7 @@ class _Api(_Page):
             given = sent.get("proteins"), sent.get("question"), sent.get("risk")
             cards, rejects = await self.answered(*given)
             self.finish(dict(cards=cards, rejects=[str(r) for r in rejects]))
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             self.refuse(e if isinstance(e, Refused) else Refused(400, f"no valid request: {e}"))
 
 # %% ../../nbs/api/apps/04b_serve.ipynb #4021876b

@@ -51,6 +51,7 @@ class GatedCrossAttention(nn.Module):
         d_media: int,  # Width of the latents
         n_heads: int = 8,  # Attention heads
         head_dim: int = 64,  # Width of a head
+        gate: float = 0.0,  # At first; 0: shut
     ):
         super().__init__()
         inner, self.n_heads = n_heads * head_dim, n_heads
@@ -58,7 +59,7 @@ class GatedCrossAttention(nn.Module):
         self.to_q = nn.Linear(d_lm, inner, bias=False)
         self.to_kv = nn.Linear(d_media, 2 * inner, bias=False)
         self.to_out = nn.Linear(inner, d_lm, bias=False)
-        self.gate = nn.Parameter(torch.zeros(1))
+        self.gate = nn.Parameter(torch.full((1,), float(gate)))
 
     def by_head(self, z: Tensor) -> Tensor:  # [B, T, H*E] -> [B, H, T, E]
         return z.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
@@ -99,12 +100,14 @@ def insert_cross_attention(
     every: int = 4,  # A block before every k-th layer: the k-th, the 2k-th, ...
     n_heads: int = 8,  # Heads of a block
     head_dim: int = 64,  # Width of a head
+    gate: float = 0.0,  # Of a block, at first
 ) -> nn.ModuleList:  # The blocks; whoever calls this owns and trains them
     "Let the decoder look at `media`, which every call must then name (None for text without proteins)"
     blocks = nn.ModuleList()
     for i, layer in enumerate(layers, start=1):
-        block = GatedCrossAttention(d_lm, d_media, n_heads, head_dim) if i % every == 0 else None
-        if block is not None:
+        block = None
+        if i % every == 0:
+            block = GatedCrossAttention(d_lm, d_media, n_heads, head_dim, gate)
             blocks.append(block)
         layer.register_forward_pre_hook(partial(_look, block), with_kwargs=True)
     if not blocks:

@@ -87,7 +87,7 @@ def _require_plain_head(llm, cfg: ModelConfig):
 def _insert_gated_layers(llm, cfg: ModelConfig):
     "Flamingo's gated layers before the decoder's"
     layers, d_lm = llm.get_decoder().layers, llm.config.hidden_size
-    sizes = (cfg.d_bridge, cfg.cross_every, cfg.cross_heads, cfg.cross_head_dim)
+    sizes = (cfg.d_bridge, cfg.cross_every, cfg.cross_heads, cfg.cross_head_dim, cfg.gate)
     return insert_cross_attention(layers, d_lm, *sizes)
 
 # %% ../../nbs/api/model/12_protein_llm.ipynb #d4be2937

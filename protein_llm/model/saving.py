@@ -33,7 +33,7 @@ from ..text.prompts import END, NAMED, PLACE, START, llm_folder
 
 # %% ../../nbs/api/model/09_saving.ipynb #38bac180
 # what a folder is that does not say so: it was saved before there was a choice
-EARLIER = dict(residual_queries=False, protein_first=False, retrieve=0)
+EARLIER = dict(residual_queries=False, protein_first=False, retrieve=0, gate=0.0)
 
 # %% ../../nbs/api/model/09_saving.ipynb #403323ab
 class ProteinLLMConfig(PretrainedConfig):
@@ -326,6 +326,7 @@ def load_trained(
             "comes from another model; copy the folder again"
         )
     require_as_saved(folder)
+    model.name_or_path = str(folder)  # where its processor lies, too
     return model
 
 # %% ../../nbs/api/model/09_saving.ipynb #55639b4c

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WRITE', 'READ', 'LEARN', 'TRAINED', 'SHARES', 'Recipe', 'equal_steps', 'Study', 'open_study', 'write_answers',
-           'paid_for', 'restore_weights', 'Checks', 'learn_answers', 'shuffled', 'learn_rewards', 'best_samples',
-           'learn_nothing', 'learn_samples', 'vote', 'votes', 'System', 'train_system', 'ask_system', 'kept_system',
-           'all_systems', 'answers_of', 'system_statistics']
+           'paid_for', 'restore_weights', 'Checks', 'Trained', 'learn_answers', 'shuffled', 'learn_rewards',
+           'best_samples', 'learn_nothing', 'learn_samples', 'vote', 'votes', 'System', 'train_system', 'ask_system',
+           'kept_system', 'all_systems', 'answers_of', 'system_statistics']
 
 # %% ../../nbs/api/rl/07_controls.ipynb #b1abedff
 import time
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,7 +57,8 @@ def equal_steps(
     written: bool = False,  # As many answers as the policy's are written first
 ) -> int:  # Steps of as many records as the policy has answers in a step
     "Supervised steps at the compute of a policy"
-    known = READ * (2 if cfg.policy.beta else 1) + LEARN * cfg.passes
+    read = (not cfg.learns_at_once) + (cfg.policy.beta > 0)  # by the policy, by the reference
+    known = READ * read + LEARN * cfg.passes
     wrote = 0 if written else WRITE * cfg.draws
     return max(1, round(cfg.steps * (known + wrote) / LEARN))
 
@@ -73,6 +75,7 @@ class Study:
     recipe: Recipe  # How it is trained
     run: Run  # Which trained the arm; its corpus says what is forgotten
     others: list  # Ids of the corpus' records whose loss says so
+    watch: Callable | None = None  # Told label, log so far and checks at each check: live curves
 
     def of(self, part: str) -> pd.DataFrame:
         "Records of a part: sft, rl, valid, test or swapped"
@@ -168,8 +171,11 @@ class Checks:
         self,
         study: Study,  # Its model is trained
         steps: int,  # Of the training
+        label: str = "",  # Of the training, for `study.watch`
+        log: list = (),  # Its lines, which grow
     ):
         self.study, self.rows, self.best, self.began = study, [], None, time.perf_counter()
+        self.label, self.log = label, log
         n = study.recipe.checks
         self.at = sorted({round(steps * i / n) for i in range(n + 1)})
 
@@ -177,19 +183,40 @@ class Checks:
         "Ask after a step, where it is one of those"
         if step not in self.at:
             return
-        seconds = time.perf_counter() - self.began
-        row = dict(step=step, seconds=seconds) | _check(self.study)
+        row = dict(step=step, seconds=time.perf_counter() - self.began) | _check(self.study)
         self.rows.append(row)
+        if self.study.watch:
+            self.study.watch(self.label, self.log, self.rows)
         if self.best is None or row["reward"] > self.best[0]:
             self.best = row["reward"], step, copied_weights(self.study.model)
 
 # %% ../../nbs/api/rl/07_controls.ipynb #1ce3a263
+class Trained(NamedTuple):
+    "What a training leaves beside its weights"
+
+    log: pd.DataFrame  # One row a step
+    checks: pd.DataFrame  # One row a check; `kept` marks the weights that were kept
+    end: pd.DataFrame  # Answers of the last weights: `asked` is rl_end or test_end
+
+
+def _end_answers(study: Study) -> pd.DataFrame:
+    "Greedy answers to prompts of the training and to test records"
+    asked = dict(rl_end=study.of("rl").head(study.recipe.again), test_end=study.of("test"))
+    how = Decoding(study.recipe.grpo.max_new_tokens)
+    parts = [write_answers(study, of, how).assign(asked=part) for part, of in asked.items()]
+    return pd.concat(parts, ignore_index=True)
+
+# %% ../../nbs/api/rl/07_controls.ipynb #779ebeeb
 @patch
-def keep_best(self: Checks) -> pd.DataFrame:  # One row a check, `kept` marks the best's
-    "Put the best weights back"
+def keep_best(
+    self: Checks,
+    log: pd.DataFrame,  # Of the training
+) -> Trained:
+    "Ask the last weights, and put the best back"
     _, step, weights = self.best
+    end, checks = _end_answers(self.study), pd.DataFrame(self.rows)
     restore_weights(self.study.model, weights)
-    return pd.DataFrame(self.rows).assign(kept=lambda t: t.step == step)
+    return Trained(log, checks.assign(kept=checks.step == step), end)
 
 # %% ../../nbs/api/rl/07_controls.ipynb #80864459
 def _check(study: Study) -> dict:
@@ -214,12 +241,12 @@ def learn_answers(
     record_ids: list,  # Those of them
     cfg: TrainConfig,  # Steps, batch, learning rates, seed
     label: str,  # Of the progress bar
-) -> tuple:  # The log, and the checks
+) -> Trained:
     "Supervised training with checks"
-    checks = Checks(study, cfg.steps)
+    checks = Checks(study, cfg.steps, label)
     checks(0)
     log = train_more(study.model, data, record_ids, cfg, label, each=checks)
-    return log, checks.keep_best()
+    return checks.keep_best(log)
 
 # %% ../../nbs/api/rl/07_controls.ipynb #5ff06f9b
 def shuffled(
@@ -242,20 +269,19 @@ def learn_rewards(
     reward: Callable,  # Of the training; checks ask the study's own
     seed: int,  # Of rollouts
     label: str,  # Of the progress bar
-) -> tuple:  # The log, and the checks
+) -> Trained:
     "GRPO with checks"
     cfg = replace(study.recipe.grpo, seed=seed)
-    training, checks = (
-        GRPO(study.model, study.data, study.of("rl"), reward, cfg),
-        Checks(study, cfg.steps),
-    )
+    training = GRPO(study.model, study.data, study.of("rl"), reward, cfg)
+    checks = Checks(study, cfg.steps, label, training.log)
+    checks(0)
     with progress(cfg.steps, label, "steps") as bar:
-        for step in checks.at:
-            bar.update(step - training.step)
-            training.run(until=step)
+        for step in range(1, cfg.steps + 1):
+            line = training.run(until=step).iloc[-1]
+            bar.set_postfix_str(f"reward {line.reward:.3f}, flat {line.flat:.2f}", refresh=False)
+            bar.update()
             checks(step)
-        bar.update(cfg.steps - bar.n)
-    return pd.DataFrame(training.log), checks.keep_best()
+    return checks.keep_best(pd.DataFrame(training.log))
 
 # %% ../../nbs/api/rl/07_controls.ipynb #14aa94d0
 def best_samples(
@@ -272,18 +298,18 @@ def best_samples(
 # %% ../../nbs/api/rl/07_controls.ipynb #7c0a51e2
 def learn_nothing(
     study: Study,  # Its model stays as it is
-) -> tuple:  # An empty log, and one check
+) -> Trained:  # An empty log, and one check
     "What a training gives that has nothing to learn from"
     checks = Checks(study, 1)
     checks(0)
-    return pd.DataFrame(), checks.keep_best()
+    return checks.keep_best(pd.DataFrame())
 
 # %% ../../nbs/api/rl/07_controls.ipynb #8f3ea930
 def learn_samples(
     study: Study,  # Its model is trained
     seed: int,  # Of samples and order
     label: str,  # Of the progress bar
-) -> tuple:  # The log, and the checks
+) -> Trained:
     "As many samples as a policy writes, then training on the best"
     grpo, prompts = study.recipe.grpo, study.of("rl")
     rng = np.random.default_rng([seed, 2])
@@ -349,7 +375,7 @@ class System:
     seed: int
     log: pd.DataFrame  # One row a step
     checks: pd.DataFrame  # One row a check on validation records
-    answers: pd.DataFrame  # `asked`: valid, test, swapped, rl, drawn, drawn_valid
+    answers: pd.DataFrame  # `asked`: valid, test, swapped, rl, drawn, drawn_valid, rl_end, test_end
     losses: pd.DataFrame  # `sum, count, record_id` of the corpus' records
 
 # %% ../../nbs/api/rl/07_controls.ipynb #ca0203b4
@@ -357,7 +383,7 @@ def train_system(
     study: Study,  # Its model, as the training starts from it
     name: str,  # One of `TRAINED`
     seed: int,  # Of everything in it
-) -> tuple:  # The log, and the checks
+) -> Trained:
     "Train one system. Raises `ValueError` on an unknown one"
     recipe, label = study.recipe, f"{name}, seed {seed}"
     if name == "grpo":
@@ -392,10 +418,19 @@ def ask_system(
 
 # %% ../../nbs/api/rl/07_controls.ipynb #4c13b7c0
 _TABLES = ("log", "checks", "answers", "losses")
+_ASKED = (
+    "valid",
+    "test",
+    "swapped",
+    "rl",
+    "drawn",
+    "rl_end",
+    "test_end",
+)  # else kept ones are others
 
 # %% ../../nbs/api/rl/07_controls.ipynb #8eaf3bcc
 def kept_system(
-    study: Study,  # Its model, as the training starts from it; trained afterwards
+    study: Study,  # Its model as the training starts; trained afterwards
     name: str,  # `arm`, or one of `TRAINED`
     seed: int,  # Of the training
     folder: Path | str,  # Of all of them
@@ -403,18 +438,19 @@ def kept_system(
     "Train and ask a system, or read what that gave"
 
     def make(new):
-        log, checks = pd.DataFrame(), pd.DataFrame()
+        trained = Trained(*[pd.DataFrame()] * 3)
         if name != "arm":
-            log, checks = train_system(study, name, seed)
+            trained = train_system(study, name, seed)
         losses = losses_on(
             study.model, study.others, study.run.data, study.run.cfg, device=study.model.device
         )
-        tables = log, checks, ask_system(study, name), losses
+        answers = pd.concat([ask_system(study, name), trained.end])
+        tables = trained.log, trained.checks, answers, losses
         for table, kept in zip(tables, _TABLES, strict=True):
             table.reset_index(drop=True).to_parquet(new / f"{kept}.parquet")
         study.model.save_pretrained(new / "model")
 
-    key = digest(study.key, weights_digest(study.model), name, seed, n=8)
+    key = digest(study.key, weights_digest(study.model), name, seed, _ASKED, n=8)
     kept = ensure_stage(Path(folder) / f"{name}-{seed}-{key}", make, last="model/config.json")
     study.model.load_trained(kept / "model").eval()
     return System(name, seed, *[pd.read_parquet(kept / f"{t}.parquet") for t in _TABLES])

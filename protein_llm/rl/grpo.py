@@ -19,12 +19,19 @@ import torch
 from accelerate import Accelerator
 from fastcore.basics import patch
 from torch import Tensor
+from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from ..core import digest, write_atomic
 from ..evaluation.answers import weights_digest
 from ..evaluation.task_data import TaskData
 from ..model import Decoding, ProteinLLM
-from ..model.parts import copied_weights, set_weights, trainable_parts
+from protein_llm.model.parts import (
+    copied_weights,
+    set_weights,
+    trainable_parts,
+    trained_parameters,
+)
 from protein_llm.rl.losses import (
     PolicyConfig,
     Rolled,
@@ -40,12 +47,12 @@ from protein_llm.rl.rollouts import (
     join_rollouts,
     pad_rows,
     rollout_batches,
-    score_answers,
     some_rollouts,
     token_log_probs,
     write_rollouts,
 )
 from ..training.checkpoint import load_checkpoint, save_checkpoint, training_state
+from ..training.parallel import reshard, shard_model, sum_over_ranks
 from ..training.schedule import set_learning_rates
 from ..training.step import make_optimizer
 
@@ -104,17 +111,17 @@ class GRPO:
         reward: Callable,  # (predictions, references[, groups]) -> a list
         cfg: GRPOConfig,  # How it is trained
         folder: Path | str | None = None,  # Of log and checkpoints
+        acc: Accelerator | None = None,  # Of several processes
     ):
         if len(records) < cfg.prompts:
             raise ValueError(f"{len(records)} records for prompts={cfg.prompts}: give more")
-        self.model, self.data, self.reward, self.cfg = model.eval(), data, reward, cfg
+        self.data, self.reward, self.cfg = data, reward, cfg
+        self.step, self.log = 0, []
         self.answers = records.answer.tolist()
         self.groups = records.group.tolist() if "group" in records else None
         self.positions = data.tokens.positions(records.record_id.tolist())
         self.folder = None if folder is None else Path(folder)
-        self.step, self.log = 0, []
-        self.reference = copied_weights(model)
-        self.opt = _optimizer(model, cfg)
+        self.share(model.eval(), acc)
         if self.folder is not None:
             self.go_on()
 
@@ -126,6 +133,21 @@ def _optimizer(model: ProteinLLM, cfg: GRPOConfig) -> torch.optim.AdamW:
         for _, p in named:
             p.requires_grad_(is_learned)
     return make_optimizer(model, cfg)
+
+
+@patch
+def share(
+    self: GRPO,
+    model: ProteinLLM,  # Whole, the same on every rank
+    acc: Accelerator | None,  # From `make_accelerator`; None: this process alone
+):
+    "Model, optimizer and reference; with FSDP2 their parameters are slices"
+    self.acc = acc or Accelerator(cpu=model.device.type == "cpu")
+    self.reference_digest = weights_digest(model)
+    self.model, self.opt = shard_model(model, _optimizer(model, self.cfg), self.acc)
+    if self.acc.is_fsdp2:
+        register_fsdp_forward_method(self.model, "score_answers")
+    self.reference = copied_weights(self.model)
 
 # %% ../../nbs/api/rl/05_grpo.ipynb #69436cd9
 def reward_table(
@@ -145,6 +167,23 @@ def reward_table(
     rewards = [math.nan if value is None else float(value) for value in found]
     return torch.tensor(rewards).view(-1, k)
 
+# %% ../../nbs/api/rl/05_grpo.ipynb #f7d709a3
+@patch
+def write(
+    self: GRPO,
+    picked: np.ndarray,  # Records [P]
+    how: Decoding,  # Samples, length, seed
+) -> Rollouts:  # Answers to all of them, on every rank
+    "Answers to some prompts, of which each rank writes a share"
+    rank, world = self.acc.process_index, self.acc.num_processes
+    own = np.array_split(picked, world)[rank]
+    rollouts = write_rollouts(self.model, self.positions[own], self.data, how)
+    if world == 1:
+        return rollouts
+    parts = [None] * world
+    torch.distributed.all_gather_object(parts, rollouts)
+    return join_rollouts(parts)
+
 # %% ../../nbs/api/rl/05_grpo.ipynb #364e2216
 @patch
 def draw(
@@ -155,7 +194,7 @@ def draw(
     "Answers to some prompts, rewarded"
     cfg = self.cfg
     how = Decoding(cfg.max_new_tokens, cfg.k, 1.0, seed=seed)
-    rollouts = write_rollouts(self.model, self.positions[picked], self.data, how)
+    rollouts = self.write(picked, how)
     rows, known = picked.repeat(cfg.k), (self.answers, self.groups)
     references, groups = [None if of is None else [of[i] for i in rows] for of in known]
     return rollouts, reward_table(self.reward, rollouts.texts, references, cfg.k, groups)
@@ -190,10 +229,9 @@ def sample(
 
 # %% ../../nbs/api/rl/05_grpo.ipynb #5c05ffc6
 @patch(as_prop=True)
-def learns_at_once(self: GRPO) -> bool:
+def learns_at_once(self: GRPOConfig) -> bool:
     "Whether the policy has not moved when it learns from a token, and learns from all"
-    cfg = self.cfg
-    return cfg.passes == cfg.minibatches == cfg.policy.top_entropy == 1
+    return self.passes == self.minibatches == self.policy.top_entropy == 1
 
 
 def _watched(scores: Scores, rollouts: Rollouts) -> dict:
@@ -210,9 +248,11 @@ def reference_log_probs(
     rollouts: Rollouts,  # Answers
 ) -> Tensor:  # [N, T]
     "What the reference says of answers"
+    reshard(self.model)
     now = copied_weights(self.model)
     set_weights(self.model, self.reference)
-    found = token_log_probs(self.model, self.data, rollouts, self.cfg).log_probs
+    found = token_log_probs(self.model, self.data, rollouts, self.cfg, self.acc).log_probs
+    reshard(self.model)
     set_weights(self.model, now)
     return found
 
@@ -227,8 +267,8 @@ def known(
     policy, device = self.cfg.policy, self.model.device
     _, mask = pad_rows(rollouts.log_probs, rollouts.width, device)
     scores, certain, told = Scores(None, None), None, {}
-    if not self.learns_at_once:
-        scores = token_log_probs(self.model, self.data, rollouts, self.cfg)
+    if not self.cfg.learns_at_once:
+        scores = token_log_probs(self.model, self.data, rollouts, self.cfg, self.acc)
         told = _watched(scores, rollouts)
         told["entropy"] /= int(mask.sum())
     if policy.mask_truncated:
@@ -254,16 +294,41 @@ def _add(total: dict, numbers: dict):
 def _norm_of_gradient(model: ProteinLLM, cfg: GRPOConfig, step: int) -> float:
     "Gradient norm, before clipping. Raises `FloatingPointError` when it is not finite"
     learned = [p for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(learned, cfg.clip).item()
+    norm = torch.nn.utils.clip_grad_norm_(learned, cfg.clip)
+    norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
     if not math.isfinite(norm):
         raise FloatingPointError(f"step {step + 1}: the gradient is {norm}: lower lr")
     return norm
+
+# %% ../../nbs/api/rl/05_grpo.ipynb #a7c69524
+def _ranks_averaged(acc: Accelerator) -> int:
+    "FSDP2 takes the mean over ranks, where a sum is meant"
+    return acc.num_processes if acc.is_fsdp2 else 1
+
+
+@patch
+def over_ranks(
+    self: GRPO,
+    total: dict,  # Numbers of this rank's share
+) -> dict:  # Of all
+    "Sums over ranks, and the largest mismatch; gradients are added up in place, where FSDP2 has not"
+    if self.acc.num_processes == 1:
+        return total
+    if not self.acc.is_fsdp2:
+        named = trained_parameters(self.model).values()
+        sum_over_ranks([p.grad for p in named if p.grad is not None], self.acc)
+    names = [name for name in total if name != "mismatch"]
+    sums = torch.tensor([total[name] for name in names], device=self.acc.device)
+    largest = torch.tensor([total["mismatch"]], device=self.acc.device)
+    sum_over_ranks([sums], self.acc)
+    most = self.acc.gather(largest).max().item()
+    return dict(zip(names, sums.tolist(), strict=True)) | dict(mismatch=most)
 
 # %% ../../nbs/api/rl/05_grpo.ipynb #9130bb91
 @patch
 def update(
     self: GRPO,
-    rollouts: Rollouts,  # All answers of the batch
+    rollouts: Rollouts,  # All of the batch
     rolled: Rolled,  # What is known of them
     which: np.ndarray,  # Those of this optimizer step
 ) -> dict:  # `loss`, `grad_norm`, and sums over tokens
@@ -273,13 +338,14 @@ def update(
     shared = int(rolled.mask.sum()) / cfg.minibatches
     sizes = Sizes(len(which), tokens, shared, cfg.max_new_tokens)
     self.opt.zero_grad(set_to_none=True)
-    for rows, batch in rollout_batches(self.model, rollouts, self.data, cfg, which):
-        scores = score_answers(self.model, batch, rollouts.width, self.learns_at_once)
+    for rows, batch in rollout_batches(self.model, rollouts, self.data, cfg, which, self.acc):
+        scores = self.model.score_answers(batch, rollouts.width, cfg.learns_at_once)
         loss, sums = policy_loss(scores.log_probs, _some(rolled, rows), sizes, cfg.policy)
-        loss.backward()
+        (loss * _ranks_averaged(self.acc)).backward()
         _add(total, dict(loss=loss.item(), **sums))
-        if self.learns_at_once:
+        if cfg.learns_at_once:
             _add(total, _watched(scores, some_rollouts(rollouts, rows)))
+    total = self.over_ranks(total)
     norm = _norm_of_gradient(self.model, cfg, self.step)
     self.opt.step()
     return total | dict(tokens=tokens, grad_norm=norm)
@@ -302,10 +368,11 @@ def updates(
     table = pd.DataFrame(done)
     tokens = max(1, table.tokens.sum())
     means = table[["loss", "grad_norm"]].mean().to_dict()
-    if self.learns_at_once:
+    if self.cfg.learns_at_once:
         written = sum(map(len, rollouts.tokens))
         means |= dict(entropy=table.entropy.sum() / written, mismatch=table.mismatch.max())
-    return means | dict(kl=table.kl.sum() / tokens, clipped=table.clipped.sum() / tokens)
+    kl = table.kl.sum() / tokens if cfg.policy.beta else None
+    return means | dict(kl=kl, clipped=table.clipped.sum() / tokens)
 
 # %% ../../nbs/api/rl/05_grpo.ipynb #c649a21a
 def _reward_line(rewards: Tensor) -> dict:
@@ -354,10 +421,6 @@ def identity(self: GRPO) -> dict:
 @patch
 def go_on(self: GRPO):
     "Go on from the newest checkpoint in the folder, where there is one"
-    self.reference_digest = weights_digest(self.model)
-    self.acc = Accelerator(cpu=self.model.device.type == "cpu")
-    if self.acc.num_processes > 1:
-        raise ValueError(f"{self.acc.num_processes} processes: GRPO runs in one")
     (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     state = training_state(self.model, self.opt)
     self.step, _ = load_checkpoint(self.folder / "checkpoints", state, self.identity())
@@ -369,7 +432,9 @@ def go_on(self: GRPO):
 # %% ../../nbs/api/rl/05_grpo.ipynb #599ceaa2
 @patch
 def write_log(self: GRPO):
-    "Write all lines, whole or not at all"
+    "Write all lines, whole or not at all, from the main process"
+    if not self.acc.is_main_process:
+        return
     with write_atomic(self.folder / "log.jsonl") as tmp:
         tmp.write_text("".join(json.dumps(line) + "\n" for line in self.log))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rollouts', 'write_rollouts', 'HeldTokens', 'rollout_tokens', 'join_rollouts', 'some_rollouts', 'token_entropies',
-           'Scores', 'score_answers', 'rollout_batches', 'token_log_probs', 'pad_rows']
+           'Scores', 'rollout_batches', 'token_log_probs', 'pad_rows']
 
 # %% ../../nbs/api/rl/04_rollouts.ipynb #8de3aaa5
 from collections.abc import Iterator
@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from fastcore.basics import patch
 from torch import Tensor
 
 from ..config import TrainConfig
@@ -24,6 +26,7 @@ from ..model.attention import record_inputs
 from ..model.loss import answer_positions, token_nll
 from ..text.packing import Batch, collate, plan_records
 from ..text.prompts import TokenStore
+from ..training.parallel import sum_over_ranks
 
 # %% ../../nbs/api/rl/04_rollouts.ipynb #de1a2c91
 @dataclass
@@ -161,18 +164,19 @@ class Scores(NamedTuple):
     entropies: Tensor | None  # Where each was drawn from [N, T]
 
 # %% ../../nbs/api/rl/04_rollouts.ipynb #63e72701
+@patch
 def score_answers(
-    model: ProteinLLM,  # A policy
+    self: ProteinLLM,  # A policy
     batch: Batch,  # Prompts with answers, where the model is
     width: int,  # Tokens of the longest answer
     want_entropy: bool = False,  # Give entropies, too
 ) -> Scores:  # In the order of the batch's records
     "One teacher-forced pass, with a gradient of the log-probabilities"
-    inputs = model.decoder_inputs(batch, model.see(batch))
+    inputs = self.decoder_inputs(batch, self.see(batch))
     how = record_inputs(batch, tails=True)  # long answers to a prompt
-    out = model.llm.get_decoder()(**inputs, **how, use_cache=False)
+    out = self.llm.get_decoder()(**inputs, **how, use_cache=False)
     rows, cols = answer_positions(batch.labels, batch.segment_ids)
-    hidden, head = out.last_hidden_state[rows, cols], model.llm.get_output_embeddings().weight
+    hidden, head = out.last_hidden_state[rows, cols], self.llm.get_output_embeddings().weight
     nll = token_nll(hidden, head, batch.labels[rows, cols + 1])
     owner = batch.segment_ids[rows, cols]  # [A]
     first = F.pad(owner.bincount(minlength=len(batch.records)).cumsum(0)[:-1], (1, 0))
@@ -188,14 +192,16 @@ def rollout_batches(
     data: TaskData,  # Tokens and features of the prompts
     cfg: TrainConfig,  # `batch_tokens`, `max_tokens`, `pack`
     which: np.ndarray | None = None,  # Some of the answers; None: all
+    acc: Accelerator | None = None,  # Of several processes, each of which gets its share
 ) -> Iterator:  # Which answers are in each batch [n], and the batch
-    "Micro-batches of rollouts. Raises `ValueError` on one longer than `max_tokens`"
+    "Micro-batches of rollouts, as many on each rank. Raises `ValueError` on one longer than `max_tokens`"
     store = rollout_tokens(data.tokens, rollouts)
     which = np.arange(len(store)) if which is None else which
     most = max(cfg.batch_tokens, cfg.max_tokens)  # a group may fill a row
-    plan = plan_records(which, store, cfg, most=most)
+    rank, world = (0, 1) if acc is None else (acc.process_index, acc.num_processes)
+    plan = plan_records(which, store, cfg, world, most)
     features = data.features if data.reads_features else None
-    for rows in plan.ranks[0]:
+    for rows in plan.ranks[rank]:
         order = np.concatenate(rows)
         of_rows = [which[row] for row in rows]
         batch = collate(of_rows, store, features, skipped=plan.skipped[order])
@@ -208,15 +214,18 @@ def token_log_probs(
     data: TaskData,  # Tokens and features of the prompts
     rollouts: Rollouts,  # Answers, whoever wrote them
     cfg: TrainConfig,  # `batch_tokens`, `max_tokens`, `pack`
+    acc: Accelerator | None = None,  # Of several processes: each reads a share, all get all
 ) -> Scores:  # [N, T]
     "Log-probabilities and entropies of the answers' tokens. Raises `ValueError` in training mode"
     if model.training:
         raise ValueError("the model is in training mode: call eval() first")
     log_probs = torch.zeros(len(rollouts), rollouts.width, device=model.device)
     entropies = log_probs.clone()
-    for which, batch in rollout_batches(model, rollouts, data, cfg):
-        found = score_answers(model, batch, rollouts.width, want_entropy=True)
+    for which, batch in rollout_batches(model, rollouts, data, cfg, acc=acc):
+        found = model.score_answers(batch, rollouts.width, want_entropy=True)
         log_probs[which], entropies[which] = found
+    if acc is not None:
+        sum_over_ranks([log_probs, entropies], acc)
     return Scores(log_probs, entropies)
 
 # %% ../../nbs/api/rl/04_rollouts.ipynb #b0e0a72c

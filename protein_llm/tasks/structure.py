@@ -135,14 +135,16 @@ def _first_model(path: Path) -> dict:
     "Chains by their name. Raises `ValueError` on an unknown ending"
     from Bio import PDB
 
-    if path.suffix.lower() not in _ENDINGS:
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix
+    if ending not in _ENDINGS:
         raise ValueError(f"{path.name}: unknown ending: choose from {', '.join(_ENDINGS)}")
-    parser = getattr(PDB, _ENDINGS[path.suffix.lower()])(QUIET=True)
-    return {c.id: c for c in next(iter(parser.get_structure("s", str(path))), ())}
+    parser = getattr(PDB, _ENDINGS[ending])(QUIET=True)
+    with open_text(path) as f:
+        return {c.id: c for c in next(iter(parser.get_structure("s", f)), ())}
 
 # %% ../../nbs/api/tasks/09_structure.ipynb #eb4da359
 def read_backbone(
-    path: Path | str,  # PDB or mmCIF, by its ending
+    path: Path | str,  # PDB or mmCIF by its ending, plain or .gz
     chain: str = "",  # Its first chain where empty
 ) -> np.ndarray:  # Coordinates in Ångström [L, 4, 3]
     "The backbone of one chain of the first model. Raises `ValueError` with the file on what is none"

@@ -17,18 +17,9 @@ from torch import nn
 from ..core import read_json, sha256_file, write_json
 from ..model.parts import require_finite, trained_parameters
 from ..runs.run import checkpoints
-from .parallel import local
+from .parallel import local, reshard
 
 # %% ../../nbs/api/training/02_checkpoint.ipynb #05374792
-def _reshard(model: nn.Module):
-    "Cut gathered parameters into slices again (FSDP2): whole ones are other objects than the optimizer's"
-    from torch.distributed.fsdp import FSDPModule
-
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-
-
 def _require_known(named: dict, opt: torch.optim.Optimizer):
     "Raise `RuntimeError` on a parameter that the optimizer does not have"
     held = {id(p) for group in opt.param_groups for p in group["params"]}
@@ -44,7 +35,7 @@ def training_state(
     opt: torch.optim.Optimizer,  # AdamW over its trained parts
 ) -> dict:  # Tensors by `kind/parameter`: the live ones, so that reading into them changes model and optimizer
     "All that training changes; what AdamW has not made yet is made, as it would make it. Raises `RuntimeError`"
-    _reshard(model)
+    reshard(model)
     named = trained_parameters(model)
     _require_known(named, opt)
     state = {f"weight/{name}": p.detach() for name, p in named.items()}
