@@ -281,7 +281,8 @@ class Found:
 
     @property
     def over(self) -> str:
-        return f"{self.facts['seeds']} seeds"
+        seeds = self.facts["seeds"]
+        return f"{seeds} seeds" if seeds > 1 else "one seed"
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #81b354c4
 def _row(table: pd.DataFrame, system: str, against: str, metric: str = "reward") -> dict:
@@ -364,11 +365,11 @@ def _last_weights(found: Found) -> list:
             sentences.append(f"Last weights, {asked}: {told}")
     return sentences
 
-# %% ../../nbs/api/reporting/07_grpo.ipynb #c205c432
+# %% ../../nbs/api/reporting/07_grpo.ipynb #b8a606cb
 def _gain(row: dict) -> str:
     return f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
-
+# %% ../../nbs/api/reporting/07_grpo.ipynb #c205c432
 def _of_policy(found: Found) -> dict:
     "Limits that policy and shuffled rewards show, with whether they do"
     own, other = ended(found, "grpo", "rl"), ended(found, "grpo", "test")
@@ -385,9 +386,11 @@ def _of_policy(found: Found) -> dict:
         f"what was learned of them ({_gain(own)}) is not seen on other proteins ({_gain(other)})"
     )
     return {
-        f"Headroom: {headroom}.": room["low"] <= 0,
+        f"Headroom, validation records: {headroom}.": room["low"] <= 0,
         f"Variance, own prompts: {variance}.": noise["loses"] and not own["gains"],
         f"Own prompts: {by_heart}.": own["gains"] and not other["gains"],
+        f"Steps: the last weights gain on other proteins, {_gain(other)}, if not beyond the best control: more "
+        "steps would tell.": other["gains"],
     }
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #cfda6741
@@ -540,7 +543,7 @@ def _line(ax, table: pd.DataFrame, column: str, system: str, dash: str = "-"):
     of_step = table[table.system == system].groupby("step")[column]
     mean, colour = of_step.mean(), SYSTEM_COLOURS[system]
     ax.fill_between(mean.index, of_step.min(), of_step.max(), color=colour, alpha=0.18, linewidth=0)
-    ax.plot(mean.index, mean, dash, color=colour, linewidth=1.4)
+    ax.plot(mean.index, mean, linestyle=dash, color=colour, linewidth=1.4)
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #5a1e77c0
 PART_NAMES = dict(  # of a reward, where the name of its function tells little
