@@ -10,6 +10,7 @@ __all__ = ['FACTORS', 'OPEN', 'rate_words', 'rate_cells', 'rate_table', 'choose_
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..config import ARCHS, PRESETS, from_preset
 from ..evaluation.measure import valid_ranking
@@ -226,6 +227,7 @@ def fig_ways(
         y = cells.index(r.system) + (k - (len(places) - 1) / 2) * 0.3
         _point(ax, r, y, COLOURS.get(arms.get(r.system), "#8C8C8C"), k == 0)
     name_rows(ax, cells)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     m = METRICS[metric]
     side = "right" if m.better > 0 else "left"
     name_axes(ax, title, f"{m.label} minus {against}; {side} of 0: better. {subtitle}".strip())
@@ -253,10 +255,13 @@ def gaps_finding(
     metric: str,  # Name in `METRICS`
     against: str,  # What is subtracted
 ) -> str:  # For a title
-    "How far each cell is from another, in words; those that are not told apart come last"
+    "How far each cell is from another, in words, of many the farthest; those not told apart come last"
     rows = differences[(differences.against == against) & (differences.metric == metric)]
     apart, m = rows.established.astype(bool), METRICS[metric]
-    parts = [f"{r.system} {r.value:+.{m.digits}f}" for r in rows[apart].itertuples()]
+    ordered = rows[apart].sort_values("value").itertuples()
+    parts = [f"{r.system} {r.value:+.{m.digits}f}" for r in ordered]
+    if len(parts) > 3:
+        parts = [f"from {parts[0]} to {parts[-1]}"]
     alike = ", ".join(rows.system[~apart])
     parts += [f"not told apart: {alike}"] if alike else []
     return f"{m.label} minus {against}'s: {'; '.join(parts)}"
