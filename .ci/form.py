@@ -315,6 +315,10 @@ def checks():
         "README.md is what nbs/index.ipynb gives",
         checked(BIN / "python", "scripts/readme.py", "--check"),
     )
+    yield (
+        "every command of README is listed to be tried",
+        checked(BIN / "python", ".ci/readme_commands.py", "--check"),
+    )
     yield "the notebooks' form", "\n".join(filter(None, map(form, notebooks())))
     yield "ruff check", checked(BIN / "ruff", "check", "--quiet", *code)
     yield "ruff format", checked(BIN / "ruff", "format", "--check", "--quiet", *code)

@@ -100,6 +100,7 @@ TRIES = {
     "make experiments": Try("make -n experiments", "hours", "reproduce.py"),
     "make grid": Try("make -n grid", "hours, and it writes into figures/", "reproduce.py"),
     "make grid groups=seeds": Try("make -n grid groups=seeds", "half an hour", "seeds"),
+    "make grid groups=parts": Try("make -n grid groups=parts", "an hour", "parts"),
     "make grid groups=ladder jobs=2": Try("make -n grid groups=ladder jobs=2", "hours", "ladder"),
     "make search": Try("make -n search", "an hour, and it writes into figures/", "reproduce.py"),
     "make help": Try("make help", "", "make setup"),
@@ -288,14 +289,22 @@ def python_blocks(text):
     return found
 
 
-def main():
-    text = (ROOT / "README.md").read_text()
+def untried(text):
+    "What is wrong with the list of tries; empty when it has each of README's commands, and no other"
     found = commands(text)
     unknown, gone = [c for c in found if c not in TRIES], [c for c in TRIES if c not in found]
     if unknown:
-        sys.exit(f"README has commands that {Path(__file__).name} does not try: {unknown}")
-    if gone:
-        sys.exit(f"{Path(__file__).name} tries commands that README does not have: {gone}")
+        return f"README has commands that {Path(__file__).name} does not try: {unknown}"
+    return f"{Path(__file__).name} tries commands that README does not have: {gone}" if gone else ""
+
+
+def main():
+    text = (ROOT / "README.md").read_text()
+    if wrong := untried(text):
+        sys.exit(wrong)
+    if "--check" in sys.argv:  # that they are listed, in a moment
+        return
+    found = commands(text)
     for folder in sorted(set(re.findall(r"\bruns/\w+(?=/\w+\.ipynb)", text))):
         if not (ROOT / folder).is_dir():
             sys.exit(f"{folder}, which README's commands write to, is not there after set-up")
