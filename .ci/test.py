@@ -61,7 +61,7 @@ CHAIN = {
     ),
     "evaluate a leaky split, two seeds": (
         "04_evaluate",
-        dict(EVALUATE, split="exact", n_seeds=2),
+        dict(EVALUATE, split="exact", n_seeds=2, probes=False),
         ("encode",),
     ),
     "search": (
