@@ -16,7 +16,7 @@ from ..evaluation.measure import counted_losses
 from .cells import Cell
 from ..reporting.downstream import name_axes
 from ..reporting.figures import COLOURS, STYLE, axes_of, name_rows
-from ..scoring.table import Interval
+from ..scoring.table import drawn_scores, interval_of
 
 # %% ../../nbs/api/experiments/08_waterfall.ipynb #0327b7c9
 HONEST = "held-out clusters"
@@ -49,40 +49,25 @@ def waterfall_cells(
     return cells
 
 # %% ../../nbs/api/experiments/08_waterfall.ipynb #9cf336d7
-def _sums(losses: pd.DataFrame) -> pd.DataFrame:
-    "Nats and tokens of each cluster, over all seeds"
-    return losses.groupby("cluster")[["sum", "count"]].sum()
-
-
-def _drawn(sums: pd.DataFrame, draws: int, seed: int) -> np.ndarray:  # Nats and tokens [draws, 2]
-    "Sums over clusters that are drawn with replacement"
-    n = len(sums)
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
-    return weights @ sums.to_numpy()
-
-
-def _interval(value: float, drawn: np.ndarray) -> Interval:
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high))
-
-# %% ../../nbs/api/experiments/08_waterfall.ipynb #3d26e59e
 def _mean(sums: np.ndarray) -> np.ndarray:
     "Nats per token"
     return sums[..., 0] / sums[..., 1]
 
 
+def _drawn(losses: pd.DataFrame, draws: int, seed: int = 0) -> tuple:  # Loss, and that of each draw
+    "Over clusters, all seeds together"
+    sums = losses.groupby("cluster")[["sum", "count"]].sum()
+    return drawn_scores(sums.to_numpy(), sums.index, _mean, draws, seed)
+
+# %% ../../nbs/api/experiments/08_waterfall.ipynb #3d26e59e
 def _row(own: pd.DataFrame, blind: pd.DataFrame, before: pd.DataFrame | None, draws: int) -> dict:
     "Loss, gap and fall of a place, each with its interval"
-    a, b = _sums(own), _sums(blind)
-    drawn, drawn_blind = _drawn(a, draws, 0), _drawn(b.loc[a.index], draws, 0)
-    loss = _mean(a.to_numpy().sum(0))
-    gap = loss - _mean(b.to_numpy().sum(0))
-    found = dict(loss=_interval(loss, _mean(drawn)))
-    found["gap"] = _interval(gap, _mean(drawn) - _mean(drawn_blind))
+    (loss, drawn), (without, drawn_without) = _drawn(own, draws), _drawn(blind, draws)
+    found = dict(loss=interval_of(loss, drawn))
+    found["gap"] = interval_of(loss - without, drawn - drawn_without)
     if before is not None:
-        other = _sums(before)
-        fall = _mean(other.to_numpy().sum(0)) - loss
-        found["fall"] = _interval(fall, _mean(_drawn(other, draws, 1)) - _mean(drawn))
+        other, drawn_other = _drawn(before, draws, seed=1)
+        found["fall"] = interval_of(other - loss, drawn_other - drawn)
     return {
         f"{name}{part}": value
         for name, interval in found.items()

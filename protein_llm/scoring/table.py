@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['METRICS', 'NOT_CHOSEN', 'NOT_SHOWN', 'OTHERS', 'SCORE_COLUMNS', 'FEW', 'FEW_RECORDS', 'FEW_DRAWS', 'ERROR',
            'DIFFERENCE_COLUMNS', 'Metric', 'ratio', 'bits', 'declare', 'metrics_of', 'label', 'why_unmeasured',
-           'measured_metrics', 'unmeasured', 'other_references', 'answer_statistics', 'Interval', 'bootstrap',
-           'score_table', 'is_established', 'two_sided_p', 'holm', 'run_weights', 'seed_difference_table',
-           'difference_table', 'why_unclaimed', 'verdict', 'claim', 'claims']
+           'measured_metrics', 'unmeasured', 'other_references', 'answer_statistics', 'Interval', 'drawn_scores',
+           'interval_of', 'bootstrap', 'score_table', 'is_established', 'two_sided_p', 'holm', 'run_weights',
+           'seed_difference_table', 'difference_table', 'why_unclaimed', 'verdict', 'claim', 'claims']
 
 # %% ../../nbs/api/scoring/05_table.ipynb #21690011
 from collections.abc import Callable, Iterator
@@ -453,6 +453,27 @@ def _drawn(sums: np.ndarray, draws: int, seed: int, most: int = 2**21) -> np.nda
     return np.concatenate(out)
 
 # %% ../../nbs/api/scoring/05_table.ipynb #e7960ee5
+def drawn_scores(
+    statistics: np.ndarray,  # What the score is computed from, per record [n, K]
+    clusters: list,  # Cluster of each record [n]
+    score: Callable,  # Summed statistics [.., K] -> score [..]
+    draws: int = 1_000,  # Bootstrap draws
+    seed: int = 0,  # Seed of the draws
+) -> tuple[float, np.ndarray]:  # The score on all records, and on each draw of clusters [draws]
+    "What intervals are read from. Raises `ValueError` on empty or mismatched input"
+    sums = _cluster_sums(statistics, clusters)
+    return float(score(sums.sum(0))), score(_drawn(sums, draws, seed))
+
+
+def interval_of(
+    value: float,  # On all records
+    drawn: np.ndarray,  # On each draw [draws]
+) -> Interval:
+    "The 95 % percentile interval"
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))
+
+# %% ../../nbs/api/scoring/05_table.ipynb #1bb27ada
 def bootstrap(
     statistics: np.ndarray,  # What the score is computed from, per record [n, K]
     clusters: list,  # Cluster of each record [n]
@@ -461,9 +482,7 @@ def bootstrap(
     seed: int = 0,  # Seed of the draws
 ) -> Interval:
     "Percentile bootstrap over clusters of a function of sums. Raises `ValueError` on empty or mismatched input"
-    sums = _cluster_sums(statistics, clusters)
-    low, high = np.percentile(score(_drawn(sums, draws, seed)), [2.5, 97.5])
-    return Interval(float(score(sums.sum(0))), float(low), float(high))
+    return interval_of(*drawn_scores(statistics, clusters, score, draws, seed))
 
 # %% ../../nbs/api/scoring/05_table.ipynb #c129a1ac
 def _chosen(statistics: pd.DataFrame, names: tuple) -> tuple:
