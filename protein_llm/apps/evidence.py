@@ -158,11 +158,11 @@ def _trained_on(corpus: Corpus) -> TrainSet:
     return TrainSet(proteins.loc[proteins.split == "train", ["sequence"]], records, known)
 
 
-def _of_run(run: Run) -> AskedArm:
-    "A trained run's arm"
+def _of_run(run: Run, model: ProteinLLM) -> AskedArm:
+    "A trained run's arm, with its model as it was read"
     train = _trained_on(run.data.corpus)
     kept = _calibration(run.folder)
-    return AskedArm(run.name, run.model, run.processor, train, kept, run.data)
+    return AskedArm(run.name, model, run.processor, train, kept, run.data)
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #54bd4a8e
 def _arm_folder(name_or_folder: str | Path) -> Path:
@@ -183,8 +183,7 @@ def _of_model(model: ProteinLLM, folder: Path, name: str) -> AskedArm:
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #a091dba7
 def load_arm(
-    name_or_folder: str
-    | Path = "smollm2_mlp",  # A shipped arm, the folder of a run or a model, or `user/name`
+    name_or_folder: str | Path = "smollm2_mlp",  # A shipped arm, a folder, or `user/name`
     device: str = "cpu",  # Where it computes
 ) -> AskedArm:
     "An arm that can be asked. Raises `FileNotFoundError`, and what loading a run or a model raises"
@@ -193,7 +192,7 @@ def load_arm(
     folder = _arm_folder(name_or_folder)
     run = trained_run(folder, device)
     if run is not None:
-        return _of_run(run)
+        return _of_run(run, run.model)
     if (folder / "model").is_dir():
         left = (
             "its training has not ended; end it, or give the folder model/ to ask without evidence"
@@ -213,9 +212,7 @@ def arm_of(
     run = trained_run(folder)
     if run is None:
         return _of_model(model, folder, folder.name)
-    processor = ProteinProcessor.from_pretrained(folder)
-    train = _trained_on(run.data.corpus)
-    return AskedArm(run.name, model, processor, train, _calibration(run.folder), run.data)
+    return _of_run(run, model)
 
 # %% ../../nbs/api/apps/03a_evidence.ipynb #64b44e66
 LEAST_LIKE = 0.35  # cosine of two wordings' three to five letters below which no task is meant
