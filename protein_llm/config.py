@@ -633,9 +633,24 @@ _TINY = dict(
 )
 
 # %% ../nbs/api/02_config.ipynb #d426e2e6
-# all embedded proteins; a recipe for one GPU: figures/smollm2 holds results of an earlier one
+_ALL = dict(n_proteins=0, max_residues=512, tasks=_DESCRIBED)  # all embedded proteins
+# the default on all of them: eight times the records, and more of the language model to learn
+_TINY_ALL = dict(
+    data=_ALL,
+    model=_lora(64),
+    train=dict(
+        steps=2_050,
+        batch_records=64,
+        lr_bridge=1e-3,
+        eval_every=410,
+        save_every=205,
+        **_BY_PROTEIN,
+    ),
+    evaluation=dict(n_swap=1_000, random_control=False),
+)
+# a recipe for one GPU: figures/smollm2 holds results of an earlier one
 _SMOLLM2 = dict(
-    data=dict(n_proteins=0, max_residues=512, tasks=_DESCRIBED),
+    data=_ALL,
     model=dict(llm="smollm2", cross_every=5, **_lora(32)),
     arch=_TINY["arch"] | dict(mlp=dict(d_bridge=512, heads=8, n_tokens=16), flamingo={}),
     train=dict(
@@ -730,6 +745,7 @@ _8B_MATCHED = dict(
 # %% ../nbs/api/02_config.ipynb #a3bbf16f
 PRESETS = dict(
     tiny=_TINY,
+    tiny_all=_TINY | _TINY_ALL,
     smollm2=_TINY | _SMOLLM2,
     qwen3_4b=_4B,
     qwen3_8b=_8B,
@@ -752,7 +768,7 @@ def _preset_values(preset: str, arch: str, manifest: str | None) -> dict:
 
 # %% ../nbs/api/02_config.ipynb #cab2d77c
 def from_preset(
-    preset: str = "tiny",  # One of `PRESETS`; all but smollm2 also with `_matched`
+    preset: str = "tiny",  # One of `PRESETS`; qwen3_4b, qwen3_8b and tiny also with `_matched`
     arch: str = "mlp",  # One of `ARCHS`, or `module:Class`, which starts from the sizes of mlp
     **changes,  # Any field of any part, by its plain name; None keeps the preset's value
 ) -> RunConfig:

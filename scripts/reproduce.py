@@ -37,14 +37,11 @@ class Step:
 TRAINED = tuple(f"03_train-{arch}" for arch in ARCHS)
 SCORES = ("comparison-*/tables/*", "tiny-*/evaluation-*/*")
 FIGURES = dict(folder="runs/figures", report="runs/report")
-EVERY = dict(  # all proteins, enough records to learn from them, and more of the language model to learn
-    n_proteins=0,
-    steps=2_050,
-    changes="max_residues=512 batch_records=64 lora_r=64 lora_alpha=128 lr_bridge=1e-3 n_swap=1000 "
-    "eval_every=410 save_every=205",
-    folder="runs/experiments/figures",
-    report="runs/experiments/report",
-)
+# the default's arms on all proteins, with a report of their own
+ALL = dict(preset="tiny_all")
+ALL_FIGURES = ALL | dict(folder="figures/tiny_all", report="runs/tiny_all/report")
+# seconds on one of two cores; text takes longest and starts first
+ALL_ARMS = dict(text=4_000, mlp=1_200, perceiver=1_200, flamingo=1_000, blind=1_000)
 
 
 TASK = dict(folder="figures/downstream")
@@ -89,6 +86,23 @@ def train_step(arch, typical, after):
     "The training of one arm"
     makes = (f"tiny-{arch}-*/trained.json", f"tiny-{arch}-*/model/**/*")
     return Step(f"03_train-{arch}", "03_train", typical, makes, after, dict(arch=arch))
+
+
+def all_steps():
+    "The arms on all proteins, in the order of `reproduce`"
+    steps = [
+        Step("all-01_data", "01_data", 110, (), (), ALL),
+        Step("all-02_encode", "02_encode", 800, (), ("all-01_data",), ALL),
+    ]
+    for arch, seconds in ALL_ARMS.items():
+        own = ALL | dict(arch=arch)
+        steps.append(Step(f"all-03_train-{arch}", "03_train", seconds, (), ("all-02_encode",), own))
+    trained = tuple(step.name for step in steps[2:])
+    return [
+        *steps,
+        Step("all-04_evaluate", "04_evaluate", 1_200, (), trained, ALL),
+        Step("all-05_figures", "05_figures", 60, (), ("all-04_evaluate",), ALL_FIGURES),
+    ]
 
 
 def task_steps(tasks):
@@ -136,8 +150,8 @@ STEPS = dict(
     ],
     # one after the other: a question uses all cores
     experiments=[
-        Step("experiments", "05_figures", 7_200, ("experiments/*/*",), (), EVERY),
-        *grid_steps(QUESTIONS, ("experiments",)),
+        *all_steps(),
+        *grid_steps(QUESTIONS, ("all-05_figures",)),
     ],
     grid=grid_steps(QUESTIONS),
     search=[
