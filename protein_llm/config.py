@@ -416,7 +416,7 @@ class _Machine(_Optimisation):
     window: int = 64  # Steps of a window
     compile: bool = False  # One kernel of what lies between the large products (torch.compile)
     checkpoint_activations: bool = False  # Compute activations again in the backward pass
-    keep: int = 2  # Checkpoints that stay, besides the one with the lowest validation loss
+    keep: int = 2  # Checkpoints that stay, besides the one that is best on validation
     track: str = ""  # Tracker besides `log.jsonl`: tensorboard, wandb, ...; changes nothing
     max_spike: float = 4.0  # Stop at a loss of so many times the mean of the fifty before
 
@@ -428,6 +428,7 @@ def _check_choices(cfg):
     _choose("features", cfg.features, ("store", "window", "step"))
     _choose("order", cfg.order, ("records", "proteins"))
     _choose("loss_on", cfg.loss_on, ("answers", "questions"))
+    _choose("checkpoint", cfg.checkpoint, ("last", "loss", "which_protein"))
 
 
 _AT_LEAST_ONE = ("steps", "batch_records", "batch_tokens", "max_tokens", "processes")
@@ -460,6 +461,7 @@ class TrainConfig(_Machine):
     alpha: float = 1.0  # A source of n records is drawn as if it had n^alpha; 1: as the data are
     task_weights: tuple = ()  # How often a task's records are drawn, `qa=0.25`; 1 where not named
     source_weights: tuple = ()  # The same by source
+    checkpoint: str = "last"  # Which becomes the model: last, or by validation: loss, which_protein
 
     def __post_init__(self):
         _check_choices(self)
@@ -532,7 +534,7 @@ def _check_saved(raw):
 # %% ../nbs/api/02_config.ipynb #3a139c66
 _WEIGHTS = ("task_weights", "source_weights")  # fields that hold pairs of a name and a number
 # fields that earlier runs lack: their default is what those did
-_LATER = ("subset_seed", "row_alpha", "loss_on", "retrieve", "gate")
+_LATER = ("subset_seed", "row_alpha", "loss_on", "retrieve", "gate", "checkpoint")
 
 
 def key_fields(
@@ -644,10 +646,13 @@ _TINY_ALL = dict(
         lr_bridge=1e-3,
         eval_every=410,
         save_every=205,
+        checkpoint="which_protein",
         **_BY_PROTEIN,
     ),
     evaluation=dict(n_swap=1_000, random_control=False),
 )
+
+# %% ../nbs/api/02_config.ipynb #c8a30755
 # a recipe for one GPU: figures/smollm2 holds results of an earlier one
 _SMOLLM2 = dict(
     data=_ALL,

@@ -23,7 +23,8 @@ from fastcore.basics import patch
 from ..config import RunConfig
 from ..core import require_own_folder, set_seed, write_atomic, write_json
 from ..data.corpus import left_out_text
-from ..evaluation.losses import losses_on
+from ..evaluation.losses import losses_on, ranking_of
+from ..evaluation.ranking import ranking_statistics
 from ..model import ProteinLLM, build_model
 from ..model.bridges import check_bridge
 from ..model.parts import trained_counts
@@ -288,10 +289,31 @@ def next_step(
     return line
 
 # %% ../../nbs/api/training/09_loop.ipynb #2b7aa0fe
+def _pairs_won(training: Training, losses: pd.DataFrame) -> dict:
+    "Share of pairs of *which protein?* on validation, where the checkpoint is chosen by it"
+    t, cfg = training, training.run.cfg
+    if cfg.train.checkpoint != "which_protein" or not cfg.model.tells_apart:
+        return {}
+    own = losses.rename(columns=dict(sum="true"))
+    ranking = ranking_of(t.model, t.data, cfg, own, t.acc.device, "valid")
+    if not len(ranking):
+        none = "no validation record has another protein to compare with"
+        raise ValueError(f"checkpoint=which_protein, but {none}: raise n_valid_clusters")
+    found = ranking_statistics(ranking)
+    return dict(which_protein_pairs=found.pairs_won.sum() / found.pairs.sum())
+
+
+def _cost(line: dict) -> float:
+    "What the best checkpoint has least of: pairs lost where they were counted, else loss"
+    if "which_protein_pairs" in line:
+        return 1 - line["which_protein_pairs"]
+    return line["loss"]
+
+# %% ../../nbs/api/training/09_loop.ipynb #d6ed9961
 def validate(
     training: Training,  # On its way
 ) -> dict:  # A line of the log
-    "Loss on the validation set, token-weighted, over all records and by task"
+    "Loss on validation, token-weighted, over all records and by task; pairs won where they decide"
     t = training
     valid = t.data.corpus.records_of("valid")
     ids = valid.record_id.tolist()
@@ -300,9 +322,10 @@ def validate(
     by_task = rows.groupby("task")[["sum", "count"]].sum()
     loss = rows["sum"].sum() / rows["count"].sum()
     line = dict(kind="eval", step=t.step, loss=loss, tokens=int(rows["count"].sum()))
-    return line | {f"loss_{task}": r["sum"] / r["count"] for task, r in by_task.iterrows()}
+    line |= {f"loss_{task}": r["sum"] / r["count"] for task, r in by_task.iterrows()}
+    return line | _pairs_won(training, rows)
 
-
+# %% ../../nbs/api/training/09_loop.ipynb #7e0df2df
 def _forecast(training: Training) -> list:
     "Half-way, a line with the forecast; else none"
     cfg, step = training.cfg, training.step
@@ -323,15 +346,15 @@ def _write(training: Training, lines: list):
 
 def _after_step(training: Training, line: dict):
     "Measure, forecast, log and save, as often as the configuration says"
-    t, cfg, lines, loss = training, training.cfg, [line], None
+    t, cfg, lines, cost = training, training.cfg, [line], None
     if t.step % cfg.eval_every == 0 or t.step == cfg.steps:
         lines.append(validate(t))
-        loss = lines[-1]["loss"]
+        cost = _cost(lines[-1])
     if t.acc.is_main_process:  # the others neither forecast nor write
         _write(t, lines + _forecast(t))
-    if loss is not None or t.step % cfg.save_every == 0:
+    if cost is not None or t.step % cfg.save_every == 0:
         state, saved = training_state(t.model, t.opt), t.run.folder / "checkpoints"
-        save_checkpoint(saved, t.step, state, t.acc, t.seconds, loss, cfg.keep, t.identity)
+        save_checkpoint(saved, t.step, state, t.acc, t.seconds, cost, cfg.keep, t.identity)
 
 # %% ../../nbs/api/training/09_loop.ipynb #b9dbccb1
 def _sections(training: Training) -> dict:
@@ -352,7 +375,8 @@ def _sections(training: Training) -> dict:
     sections["llm"] = dict(weights=cfg.model.llm, licence=llm_licence(cfg.model.llm))
     sections["data"] = dict(manifest=cfg.data.manifest, corpus=made["key"], split=data.corpus.label)
     sections["data"] |= dict(train_records=made["records"]["train"], test_hash=made["test_hash"])
-    loss = t.run.log("eval").loss.iloc[-1]
+    measured = t.run.log("eval").set_index("step")
+    loss = measured.loss[t.taken]
     words = f"{loss:.4f} a token of an answer, {made['records']['valid']:,} records"
     return sections | dict(losses=dict(validation=words))
 
@@ -371,6 +395,7 @@ def _trained_facts(training: Training) -> dict:
         name=t.run.name,
         arch=t.run.cfg.model.arch,
         steps=t.cfg.steps,
+        taken=t.taken,
         features=t.data.features.identity if t.data.reads_features else None,
         seconds=round(t.seconds, 1),
         parameters=trained_counts(t.model),
@@ -381,9 +406,21 @@ def _trained_facts(training: Training) -> dict:
     )
 
 # %% ../../nbs/api/training/09_loop.ipynb #b93eba08
+def _take_checkpoint(training: Training) -> int:
+    "Steps of the checkpoint that becomes the model; the model goes back to it"
+    t = training
+    if t.cfg.checkpoint == "last":
+        return t.step
+    state, saved = training_state(t.model, t.opt), t.run.folder / "checkpoints"
+    taken, _ = load_checkpoint(saved, state, t.identity, best=True)
+    t.tell(f"checkpoint: step {taken}, the best by {t.cfg.checkpoint} on validation")
+    return taken
+
+# %% ../../nbs/api/training/09_loop.ipynb #84bc9355
 def _finish(training: Training) -> Path:
     "Save the model, write that the run is complete, and drop the checkpoints, which are no longer needed"
     t, folder = training, training.run.folder
+    t.taken = _take_checkpoint(t)
     state = t.model.trained_state()  # gathered from all ranks, if it is in slices
     if not t.acc.is_main_process:
         return folder
