@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,9 +36,9 @@ def cell(row):
     return "{:.3f} [{:.3f}, {:.3f}]".format(*(float(row[k]) for k in ("value", "low", "high")))
 
 
-def table():
+def table(folder):
     "The arms' and baselines' scores as Markdown: value [95 % interval]; who wins most pairs first"
-    with open(ROOT / "figures" / "results.csv", encoding="utf-8") as f:
+    with open(folder / "results.csv", encoding="utf-8") as f:
         rows = [r for r in csv.DictReader(f) if r.get("task", "all") == "all"]
     cells = {(r["system"], r["metric"]): cell(r) for r in rows}
     shown = {m: name for m, name in SHOWN.items() if any(r["metric"] == m for r in rows)}
@@ -55,11 +56,10 @@ def sentences(text):
     return "\n".join(f"{n}. {line}" for n, line in enumerate(lead.splitlines(), 1))
 
 
-def default():
-    "What the report's lead says, and the table of the default run"
-    return (
-        f"{sentences((ROOT / 'figures' / 'summary.txt').read_text(encoding='utf-8'))}\n\n{table()}"
-    )
+def lead_and_table(folder):
+    "What the report's lead says, and the table of the run"
+    text = (folder / "summary.txt").read_text(encoding="utf-8")
+    return f"{sentences(text)}\n\n{table(folder)}"
 
 
 def larger():
@@ -151,7 +151,7 @@ def rests(rows, shown):
 
 
 PARTS = {
-    (START, END): default,
+    (START, END): partial(lead_and_table, ROOT / "figures"),
     (LARGER, LARGER_END): larger,
     (TASKS, TASKS_END): tasks,
     (REWARDS, REWARDS_END): rewards,

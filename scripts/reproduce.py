@@ -499,8 +499,6 @@ def main():
     experiment = carry_out(command, STEPS[command])
     if command == "reproduce":
         print("\n" + (ROOT / "runs" / "report" / "summary.txt").read_text())
-    if command == "figures":  # README's sentences are made from it
-        shutil.copy(ROOT / "runs" / "report" / "summary.txt", ROOT / "figures" / "summary.txt")
     if command in ("reproduce", "figures"):
         print("report: runs/report/report.html")
     print(f"executed notebooks: runs/notebooks   {clock(time.time() - experiment.began)} minutes")

@@ -36,8 +36,7 @@ from protein_llm.evaluation.measure import (
     valid_ranking,
 )
 from .cells import Entry
-from ..reporting.downstream import name_axes
-from ..reporting.figures import STYLE, axes_of, name_rows
+from ..reporting.figures import STYLE, axes_of, name_axes, name_rows
 from ..runs.run import Run, is_locked, read_log
 
 # %% ../../nbs/api/experiments/02_grid.ipynb #120aef49

@@ -20,8 +20,7 @@ from scipy.stats import t as student
 from ..core import read_json, write_json
 from .cells import Cell, Entry
 from .results import Found, metrics_in
-from ..reporting.downstream import name_axes
-from ..reporting.figures import COLOURS, STYLE, axes_of
+from ..reporting.figures import COLOURS, STYLE, axes_of, name_axes
 from ..scoring.names import BASELINE_LABELS
 from ..scoring.table import FEW, FEW_DRAWS, METRICS, Interval, bootstrap, run_weights
 

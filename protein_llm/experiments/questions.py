@@ -16,8 +16,7 @@ from scipy.stats import rankdata
 
 from .cells import Cell, Entry
 from .ladder import legend_below
-from ..reporting.downstream import name_axes
-from ..reporting.figures import COLOURS, STYLE, axes_of
+from ..reporting.figures import COLOURS, STYLE, axes_of, name_axes
 from ..scoring.table import METRICS, Interval
 
 # %% ../../nbs/api/experiments/06_questions.ipynb #a16d0694

@@ -15,8 +15,7 @@ from ..evaluation.baselines import BINS
 from ..evaluation.measure import measure, measured_baselines
 from .cells import Cell, Entry
 from .results import Baseline
-from ..reporting.downstream import name_axes
-from ..reporting.figures import STYLE, axes_of, name_rows
+from ..reporting.figures import STYLE, axes_of, name_axes, name_rows
 from ..scoring.table import METRICS, label, score_table, seed_difference_table
 
 # %% ../../nbs/api/experiments/07_retrieval.ipynb #de7104b0

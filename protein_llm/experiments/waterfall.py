@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from ..evaluation.measure import counted_losses
 from .cells import Cell
-from ..reporting.downstream import name_axes
-from ..reporting.figures import COLOURS, STYLE, axes_of, name_rows
+from ..reporting.figures import COLOURS, STYLE, axes_of, name_axes, name_rows
 from ..scoring.table import drawn_scores, interval_of
 
 # %% ../../nbs/api/experiments/08_waterfall.ipynb #0327b7c9

@@ -17,8 +17,7 @@ from ..evaluation.measure import valid_ranking
 from ..evaluation.ranking import ranking_statistics
 from .cells import Cell
 from .ladder import legend_below
-from ..reporting.downstream import name_axes
-from ..reporting.figures import COLOURS, STYLE, axes_of, name_rows
+from ..reporting.figures import COLOURS, STYLE, axes_of, name_axes, name_rows
 from ..scoring.table import METRICS
 from ..training.warm_start import can_warm_start
 

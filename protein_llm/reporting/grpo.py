@@ -25,8 +25,8 @@ from matplotlib.patches import Patch
 # %% ../../nbs/api/reporting/07_grpo.ipynb #91c97e87
 from ..core import write_atomic
 from ..evaluation.downstream import Features, Limits, measure_task
-from .downstream import answer_sign, marks_sentence, name_axes, system_order
-from .figures import STYLE, axes_of, figure_bytes, interval_text
+from .downstream import answer_sign, marks_sentence, system_order
+from .figures import STYLE, axes_of, figure_bytes, interval_text, name_axes
 from protein_llm.reporting.page import (
     html_page,
     page_answers,

@@ -11,8 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .downstream import name_axes
-from .figures import COLOURS, STYLE, axes_of, name_rows
+from .figures import COLOURS, STYLE, axes_of, name_axes, name_rows
 from ..scoring.table import METRICS
 
 # %% ../../nbs/api/reporting/08_levers.ipynb #7be1a005
