@@ -649,7 +649,7 @@ _TINY_ALL = dict(
         checkpoint="which_protein",
         **_BY_PROTEIN,
     ),
-    evaluation=dict(n_swap=1_000, random_control=False),
+    evaluation=dict(n_swap=1_000, n_choices=20, random_control=False),
 )
 
 # %% ../nbs/api/02_config.ipynb #c8a30755
