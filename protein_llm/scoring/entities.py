@@ -346,11 +346,14 @@ def _denied(plain: str, names: list) -> list:  # (start, end): what begins there
     def within(m):
         return any(e.start <= m.start() < e.end for e in names)
 
+    def reached(start):  # a colon ends a denial only where something was denied before it
+        for end in (e for e in ends if e >= start):
+            if plain[end] != ":" or any(start <= e.start < end for e in names):
+                return end
+        return len(plain)
+
     ends = [m.start() for m in _CLAUSE.finditer(plain) if not within(m)]
-    parts = []
-    for m in _DENIAL.finditer(plain):
-        if not within(m):
-            parts.append((m.end(), min((e for e in ends if e >= m.end()), default=len(plain))))
+    parts = [(m.end(), reached(m.end())) for m in _DENIAL.finditer(plain) if not within(m)]
     for m in _DENIED.finditer(plain):
         parts.append((max((e for e in ends if e < m.start()), default=0), m.start()))
     return parts
