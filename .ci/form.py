@@ -107,12 +107,20 @@ def form(path):
     return "\n".join(f"{path.relative_to(ROOT)}: {w}" for w in wrong)
 
 
+def unread_parameters(source):
+    "Lines of a parameters cell that papermill does not read: it warns, and `--help-notebook` lacks them"
+    code = [line for line in source.splitlines() if not line.strip().startswith("#")]
+    return [line for line in code if line.count("=") > 1]
+
+
 def form_of_run(path, nb):
     "What is wrong with a run notebook"
     wrong = []
-    count = sum("parameters" in c["metadata"].get("tags", []) for c in nb["cells"])
-    if count != 1:
-        wrong.append(f"{count} cells are tagged `parameters`, not one")
+    tagged = [c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        wrong.append(f"{len(tagged)} cells are tagged `parameters`, not one")
+    for line in (line for cell in tagged for line in unread_parameters(source(cell))):
+        wrong.append(f"papermill does not read {line!r}: one equals sign a line, examples above it")
     if not skipped(path):
         wrong.append("nbs/.notest is missing: nbdev_test would run it")
     if any(c.get("outputs") for c in nb["cells"]):

@@ -133,7 +133,7 @@ def with_hits(
     records: pd.DataFrame,  # With `protein_id`, of held-out proteins
     corpus: Corpus,  # Theirs
 ) -> pd.DataFrame:  # The same with `hits`, of `HITS`; unchanged where the split leaks on purpose
-    "Records that say whether their protein has a hit of any span in train"
+    "Records that say whether their protein has a hit of any span in train or in what the language model has read"
     if corpus.manifest["leaky"]:
         return records
     return records.assign(hits=hit_groups(corpus, records.protein_id))

@@ -106,6 +106,11 @@ def _numbers(text: str, where: str) -> list:
             f"{where}: scores is {text[:40]!r}: give log-likelihoods of the answer under its own protein "
             "and under one other or more"
         )
+    if max(scores) > 0:
+        raise ValueError(
+            f"{where}: scores is {text[:40]!r}: the log-likelihood of a text is at most 0, and {max(scores):g} is "
+            "above it: give minus the loss of the whole answer, in nats"
+        )
     return scores
 
 # %% ../../nbs/api/reporting/05_audit.ipynb #f9dfaa8f

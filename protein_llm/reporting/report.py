@@ -549,9 +549,7 @@ def answer_verdict(
     if prediction.casefold().split() == reference.casefold().split():
         return "right"
     dictionary = dictionary or frozen_dictionary()
-    named, wanted = (
-        {(e.kind, e.id) for e in dictionary.find(text)} for text in (prediction, reference)
-    )
+    named, wanted = dictionary.facts(prediction), dictionary.facts(reference)
     if wanted and named == wanted and task != "name":
         return "right"
     return "partly right" if named & wanted else "wrong"

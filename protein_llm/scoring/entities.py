@@ -322,12 +322,14 @@ def _longest(found: list) -> list:  # `Entity`
 # %% ../../nbs/api/scoring/04_entities.ipynb #79f15cad
 _DENIAL = re.compile(
     r"(?<![\w-])(?:[Nn]o|[Nn]ot|NOT|[Nn]either|[Nn]or|[Nn]ever|[Ww]ithout|[Cc]annot|[Ll]ack(?:s|ed|ing)?|"
-    r"[Dd]evoid|[Aa]bsence)(?![\w-])(?!\s+(?:only|just|merely|solely|exclusively|necessarily|limited|doubt)\b)"
-    r"|n't\b"
+    r"[Dd]evoid|[Aa]bsence|[Aa]bsent\s+from|[Ee]xcluded\s+from|[Ff]ail(?:s|ed)?\s+to|[Uu]nable\s+to|"
+    r"[Uu]nlikely|[Rr]ather\s+than|[Ii]nstead\s+of)(?![\w-])"
+    r"(?!\s+(?:only|just|merely|solely|exclusively|necessarily|limited|doubt)\b)|n['\u2019]t\b"
 )
 _DENIED = re.compile(
-    r"\b(?:is|are|was|were|been|be)\s+(?:absent|lacking|lost|missing|"
-    r"not\s+(?:detected|observed|found|seen|present|known|reported))\b"
+    r"\b(?:(?:is|are|was|were|been|be)\s+(?:absent|lacking|lost|missing|"
+    r"not\s+(?:detected|observed|found|seen|present|known|reported))|"
+    r"(?:has|have|had|could)\s+not\s+(?:been|be)\s+(?:detected|observed|found|seen|reported))\b"
     r"(?!\s+(?:in|at|on|to|from|within|by|as|for)\b)"
 )
 _NON = re.compile(r"(?i)(?<!\w)non[- ]$")  # right before a name
@@ -344,11 +346,14 @@ def _denied(plain: str, names: list) -> list:  # (start, end): what begins there
     def within(m):
         return any(e.start <= m.start() < e.end for e in names)
 
+    def reached(start):  # a colon ends a denial only where something was denied before it
+        for end in (e for e in ends if e >= start):
+            if plain[end] != ":" or any(start <= e.start < end for e in names):
+                return end
+        return len(plain)
+
     ends = [m.start() for m in _CLAUSE.finditer(plain) if not within(m)]
-    parts = []
-    for m in _DENIAL.finditer(plain):
-        if not within(m):
-            parts.append((m.end(), min((e for e in ends if e >= m.end()), default=len(plain))))
+    parts = [(m.end(), reached(m.end())) for m in _DENIAL.finditer(plain) if not within(m)]
     for m in _DENIED.finditer(plain):
         parts.append((max((e for e in ends if e < m.start()), default=0), m.start()))
     return parts
@@ -356,7 +361,7 @@ def _denied(plain: str, names: list) -> list:  # (start, end): what begins there
 # %% ../../nbs/api/scoring/04_entities.ipynb #9b6b9953
 _DENIALS = frozenset(  # words without which nothing is denied
     "no not neither nor never without cannot lack lacks lacked lacking devoid absence absent lost "
-    "missing non t".split()
+    "missing non t excluded fail fails failed unable unlikely rather instead".split()
 )
 
 

@@ -764,7 +764,7 @@ _WHERE = dict(
     all="over all records",
     task="on {}",
     bin="at {} % identity to train",
-    hits="on proteins with {} of any span in train",
+    hits="on proteins with {} of any span in train or in what the language model read",
     source="in records from {}",
     style="in records of style {}",
 )
