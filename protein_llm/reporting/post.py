@@ -128,7 +128,7 @@ def experiment_status(
     if not words:
         return STATUSES[1]
     counts = [f"{words.count(w):,} {w or 'found'}" for w in dict.fromkeys(sorted(words))]
-    return f"{STATUSES[0]}, {' and '.join(counts)} of {len(compared):,} comparisons"
+    return f"{STATUSES[0]}, {' and '.join(counts)} of {len(compared):,} comparisons, each by its own interval"
 
 # %% ../../nbs/api/reporting/11_post.ipynb #4f1d85b1
 def experiment_sentence(

@@ -48,6 +48,7 @@ from protein_llm.scoring.table import (
     FEW,
     FEW_RECORDS,
     METRICS,
+    claims,
     difference_table,
     label,
     metrics_of,
@@ -189,11 +190,25 @@ def _best_reader(scores: pd.DataFrame, differences: pd.DataFrame) -> str:
     return f"{text}; without a language model, {listed(beside)}" if beside else text
 
 # %% ../../nbs/api/reporting/04_report.ipynb #6ed1a848
+def _beyond_composition(differences: pd.DataFrame) -> str:
+    "Which arms find it more often than what reads the shares of amino acids alone; empty where that was not ranked"
+    rows = over_all(differences, "composition", MAIN[0])
+    rows = rows[~rows.system.isin(("blind", *BASELINES))]
+    found, other = by_verdict(rows), label("composition")
+    if len(found["few"]) == len(rows):
+        return ""
+    if not found["better"]:
+        return f"No arm can be shown to find it more often than {other}: {_rest(found)}."
+    verb = "finds" if len(found["better"]) == 1 else "find"
+    text = f"{_arms(found['better'], len(rows))} {verb} it more often than {other}"
+    return _sentence(text, _rest(found))
+
+
 def read_sentence(
     scores: pd.DataFrame,  # Long table of scores
     differences: pd.DataFrame,  # Long table of differences
-) -> str:  # One sentence
-    "Whether the arms read the protein, by which of two proteins an answer belongs to"
+) -> str:  # One sentence, and another where composition was ranked
+    "Whether the arms read the protein, by which of two proteins an answer belongs to, and more than composition"
     rows, unsaid = over_all(differences, "blind", MAIN[0]), "Whether the arms read the protein"
     if not len(rows):
         return (
@@ -202,7 +217,8 @@ def read_sentence(
     found = by_verdict(rows)
     if len(found["few"]) == len(rows):
         return f"{unsaid} cannot be said: {_too_few(found['few'])}."
-    return _sentence(_reads(found, len(rows)), _best_reader(scores, differences))
+    text = _sentence(_reads(found, len(rows)), _best_reader(scores, differences))
+    return " ".join(filter(None, (text, _beyond_composition(differences))))
 
 # %% ../../nbs/api/reporting/04_report.ipynb #2db14965
 def _likelier(rows: list) -> str:
@@ -231,7 +247,7 @@ def loss_sentence(
         return f"{what} {other}: {_rest(found)}."
     verb, whose = ("is", "its") if len(found["better"]) == 1 else ("are", "their")
     text = f"{_arms(found['better'], len(rows))} {verb} less surprised by right answers on proteins"
-    text += f" never met than {other}: {whose} loss is lower ({_likelier(found['better'])})"
+    text += f" that it was not trained on than {other}: {whose} loss is lower ({_likelier(found['better'])})"
     return _sentence(text, _rest(found))
 
 # %% ../../nbs/api/reporting/04_report.ipynb #1addaa42
@@ -1089,14 +1105,21 @@ def _pay_section(f: Findings, figures: Path) -> list:
     ]
 
 # %% ../../nbs/api/reporting/04_report.ipynb #32c5d0bd
+def _without_hits_beyond(f: Findings) -> str:
+    "Whether the best arm finds it more often than composition there, too; empty where that was not compared"
+    arms, _ = _pairs_won(without_hits(f.scores))
+    rows = _only(f.differences, by="hits", group=HITS[0], metric=MAIN[0], against="composition")
+    rows = rows[rows.system == arms.value.idxmax()] if len(arms) else rows[:0]
+    return " ".join(claims(rows))
+
+
 def _without_hits(f: Findings) -> list:
     "The main numbers on test proteins without a hit of any span; nothing where none was searched for"
     scores = without_hits(f.scores)
     if not len(scores):
         return []
-    sentence = (
-        f"The same on the test proteins that have no hit of any span. {which_sentence(scores)}"
-    )
+    start = "The same on the test proteins that have no hit of any span."
+    sentence = f"{start} {which_sentence(scores)} {_without_hits_beyond(f)}"
     numbers = _numbers(scores, f.baselines["best"])
     return [_sentences(sentence), folded("The main numbers without any hit", numbers)]
 

@@ -706,9 +706,10 @@ def overlap_scores(
 def entity_scores(
     sums: np.ndarray,  # Sums of `ENTITY_COUNTS` [.., 4]
 ) -> dict:  # `precision, recall, f1, hallucination_rate` [..]
-    "Scores of summed counts"
+    "Scores of summed counts; no rate of hallucination where nothing is named"
     sums = np.asarray(sums, float)
     rate = overlap_scores(sums[..., [3, 1, 1]])["precision"]
+    rate = np.where(sums[..., 1] > 0, rate, np.nan)
     return overlap_scores(sums[..., :3]) | dict(hallucination_rate=rate)
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #c79c2aad

@@ -124,8 +124,9 @@ def _entities(name: str, label: str, rests_on: str, **more) -> Metric:
 
 # %% ../../nbs/api/scoring/05_table.ipynb #a6f741fa
 def _rate(sums: np.ndarray) -> np.ndarray:
-    "The first sum over the second; 0 where there is none"
-    return overlap_scores(sums[..., [0, 1, 1]])["precision"]
+    "The first sum over the second; NaN where there is none: who names nothing has no rate"
+    rate = overlap_scores(sums[..., [0, 1, 1]])["precision"]
+    return np.where(sums[..., 1] > 0, rate, np.nan)
 
 
 def _overlap(name: str, sums: np.ndarray) -> np.ndarray:
@@ -797,7 +798,9 @@ def claim(
     where = _WHERE[row["by"]].format(label(row["group"]))
     start = f"{label(row['system'])} against {label(row['against'])}, {metric.label} {where}"
     if np.isnan(row["low"]) and np.isnan(row["high"]) and not row["established"]:
-        return f"{start}: there is too little to compare."
+        why = why_unclaimed(row)
+        none = f"nothing is claimed, from {why}" if why else "there is too little to compare"
+        return f"{start}: {none}."
     _check_difference(row)
     value, low, high = (f"{row[c]:+.{metric.digits}f}" for c in ("value", "low", "high"))
     interval = f"95 % interval {low} to {high} {metric.unit}".rstrip()
