@@ -203,7 +203,7 @@ def _beyond_composition(differences: pd.DataFrame) -> str:
     text = f"{_arms(found['better'], len(rows))} {verb} it more often than {other}"
     return _sentence(text, _rest(found))
 
-
+# %% ../../nbs/api/reporting/04_report.ipynb #848e295a
 def read_sentence(
     scores: pd.DataFrame,  # Long table of scores
     differences: pd.DataFrame,  # Long table of differences

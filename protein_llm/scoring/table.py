@@ -798,9 +798,8 @@ def claim(
     where = _WHERE[row["by"]].format(label(row["group"]))
     start = f"{label(row['system'])} against {label(row['against'])}, {metric.label} {where}"
     if np.isnan(row["low"]) and np.isnan(row["high"]) and not row["established"]:
-        why = why_unclaimed(row)
-        none = f"nothing is claimed, from {why}" if why else "there is too little to compare"
-        return f"{start}: {none}."
+        why = why_unclaimed(row) or "too little to compare"
+        return f"{start}: nothing is claimed, from {why}."
     _check_difference(row)
     value, low, high = (f"{row[c]:+.{metric.digits}f}" for c in ("value", "low", "high"))
     interval = f"95 % interval {low} to {high} {metric.unit}".rstrip()
