@@ -269,7 +269,7 @@ def fig_eval_loss(
     fig, (top, below) = axes_of(0.36 * sum(heights), rows=2, height_ratios=heights)
     unit = METRICS["loss"].unit
     _bars(top, losses)
-    top.set(title="Loss on proteins it was not trained on", xlabel=f"{unit} (lower is better)")
+    top.set(title="Loss on proteins that were not trained on", xlabel=f"{unit} (lower is better)")
     if len(gaps):
         _bars(below, gaps, "+")
     below.axvline(0, color=_INK, linewidth=1)

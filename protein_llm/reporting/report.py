@@ -247,7 +247,7 @@ def loss_sentence(
         return f"{what} {other}: {_rest(found)}."
     verb, whose = ("is", "its") if len(found["better"]) == 1 else ("are", "their")
     text = f"{_arms(found['better'], len(rows))} {verb} less surprised by right answers on proteins"
-    text += f" that it was not trained on than {other}: {whose} loss is lower ({_likelier(found['better'])})"
+    text += f" that were not trained on than {other}: {whose} loss is lower ({_likelier(found['better'])})"
     return _sentence(text, _rest(found))
 
 # %% ../../nbs/api/reporting/04_report.ipynb #1addaa42
