@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 INDEX, README = ROOT / "nbs" / "index.ipynb", ROOT / "README.md"
 START = "<!-- from figures/summary.txt and figures/results.csv, by `make readme` -->"
 END = "<!-- end of the table -->"
+ALL = "<!-- from figures/tiny_all/summary.txt and results.csv, by `make readme` -->"
+ALL_END = "<!-- end of the table of all proteins -->"
 LARGER = "<!-- from figures/smollm2/summary.txt, by `make readme` -->"
 LARGER_END = "<!-- end of the second table -->"
 TASKS = "<!-- from figures/downstream, by `make readme` -->"
@@ -152,6 +154,7 @@ def rests(rows, shown):
 
 PARTS = {
     (START, END): partial(lead_and_table, ROOT / "figures"),
+    (ALL, ALL_END): partial(lead_and_table, ROOT / "figures" / "tiny_all"),
     (LARGER, LARGER_END): larger,
     (TASKS, TASKS_END): tasks,
     (REWARDS, REWARDS_END): rewards,

@@ -26,10 +26,11 @@ SHOWN = (  # in the order of the switch; the first is shown first
 )
 RUN_WORDS = dict(
     default="default run (small language model)",
+    tiny_all="the same arms, all human proteins",
     smollm2="SmolLM2-135M, all human proteins",
     tasks="default run, other tasks",
 )
-SPLIT_WORDS = dict(test="all test proteins", test_without_hits="nothing in train aligns at all")
+SPLIT_WORDS = dict(test="all test proteins", test_without_hits="nothing met aligns at all")
 BIN_WORDS = {"none": "nothing aligns over its share", "[0,30)": "below 30 % identity"}
 BIN_WORDS |= {"[30,50)": "30 to 50 % identity", "[50,90)": "50 to 90 % identity"}
 BIN_WORDS |= {"[90,100]": "90 % identity or more"}

@@ -65,7 +65,9 @@ def one_row(
 
 # %% ../../nbs/api/reporting/09_fields.ipynb #b8e11e82
 RUNS = dict(
-    default=("results.csv", "gaps.csv"), smollm2=("smollm2/results.csv", "smollm2/differences.csv")
+    default=("results.csv", "gaps.csv"),
+    tiny_all=("tiny_all/results.csv", "tiny_all/gaps.csv"),
+    smollm2=("smollm2/results.csv", "smollm2/differences.csv"),
 )
 
 
