@@ -19,7 +19,7 @@ reproduce: setup ## the experiment: corpus, features, five trainings, evaluation
 test: setup ## all tests
 	@$(BIN)/python .ci/test.py
 
-experiments: setup ## every arm on all proteins with a report below runs/experiments, then the grid (a day)
+experiments: setup ## every arm on all proteins, into figures/tiny_all/ (two hours), then the grid (a day)
 	@GRID_GROUPS="$(groups)" GRID_JOBS="$(jobs)" $(BIN)/python scripts/reproduce.py experiments
 
 grid: setup ## does more data help, which bridge, why does a loss fall: a grid of runs, into figures/experiments/ (hours); one question: make grid groups=seeds
