@@ -64,17 +64,17 @@ CHAIN = {
         dict(EVALUATE, split="exact", n_seeds=2, probes=False),
         ("encode",),
     ),
+    # on the chain's corpus: its recipe's first seed is trained already
     "search": (
         "06_search",
         dict(
-            n_proteins=300,
-            steps=4,
+            TRAIN,
             n_seeds=2,
             levers="no warm start",
             folder="runs/smoke/search",
-            changes="n_test_clusters=20 n_valid_clusters=40 draws=50",
+            changes=f"{HELD_OUT} draws=50",
         ),
-        ("encode",),
+        ("train mlp",),
     ),
     "grid: a ladder, and retrieval": (
         "06_experiments",
