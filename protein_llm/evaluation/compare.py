@@ -49,9 +49,8 @@ from protein_llm.scoring.table import (
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #a187bcdf
 GROUPED = ("task", "hits")  # how records are grouped, where they say it
-IN_GROUPS = (
-    "composition",
-)  # what arms are compared with by group, besides blind and the best baseline
+# what arms are compared with by group, besides blind and the best baseline
+IN_GROUPS = ("composition",)
 
 
 def groups_of(

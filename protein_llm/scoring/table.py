@@ -538,8 +538,7 @@ SCORE_COLUMNS = ("system", "metric", "by", "group", "value", "low", "high", "n",
 def _interval(
     scores: np.ndarray,
 ) -> Interval:  # of the score of all records, followed by those of the draws
-    low, high = np.percentile(scores[1:], [2.5, 97.5])
-    return Interval(scores[0], low, high)
+    return interval_of(scores[0], scores[1:])
 
 # %% ../../nbs/api/scoring/05_table.ipynb #bcbe9447
 def _scores_of(drawn: np.ndarray, metrics: list, columns: list) -> Iterator[tuple]:
