@@ -59,11 +59,7 @@ CHAIN = {
         dict(EVALUATE, folder="runs/smoke/figures", report="runs/smoke/report"),
         ("evaluate",),
     ),
-    "evaluate a leaky split, two seeds": (
-        "04_evaluate",
-        dict(EVALUATE, split="exact", n_seeds=2, probes=False),
-        ("encode",),
-    ),
+    "evaluate two seeds": ("04_evaluate", dict(EVALUATE, n_seeds=2, probes=False), ("evaluate",)),
     # on the chain's corpus: its recipe's first seed is trained already
     "search": (
         "06_search",
@@ -112,6 +108,7 @@ CHAIN = {
     "own bridge": ("03a_own_bridge", EVALUATE, ("evaluate",)),
     "ask": ("09_ask", dict(page="runs/smoke/answers.html"), ()),
     "data": ("01_data", SMOKE, ("encode",)),
+    "data of a leaky split": ("01_data", dict(SMOKE, split="exact"), ("encode",)),
     "plan for one GPU": ("00_plan", dict(preset="tiny", gpus=1), ()),
     "plan": ("00_plan", {}, ()),
 }

@@ -143,13 +143,14 @@ def rewards():
 
 
 def rests(rows, shown):
-    "How many records and clusters each column rests on"
+    "How many records and clusters each column rests on, from the system with the fewest to the one with the most"
     names = {}
     for metric, name in shown.items():
-        sizes = {(int(r["n"]), int(r["clusters"])) for r in rows if r["metric"] == metric}
-        for size in sizes:
-            names.setdefault(size, []).append(name)
-    return "; ".join(f"{', '.join(of)}: {n:,} of {k:,} clusters" for (n, k), of in names.items())
+        of_metric = [r for r in rows if r["metric"] == metric]
+        counts = [sorted({int(r[what]) for r in of_metric}) for what in ("n", "clusters")]
+        n, clusters = (" to ".join(f"{k:,}" for k in dict.fromkeys((c[0], c[-1]))) for c in counts)
+        names.setdefault(f"{n} of {clusters} clusters", []).append(name)
+    return "; ".join(f"{', '.join(of_same)}: {size}" for size, of_same in names.items())
 
 
 PARTS = {

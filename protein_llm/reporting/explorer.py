@@ -159,7 +159,8 @@ const narrow = () => {
   }
   const arms = known(left.filter(r => r.is_arm).map(r => r.system));
   fill("arm", ["all arms", ...arms]);
-  const n = known(left.map(r => r.n.toLocaleString("en") + " records")).join(", ");
+  const counts = left.map(r => r.n), ends = known([Math.min(...counts), Math.max(...counts)]);
+  const n = ends.map(k => k.toLocaleString("en")).join(" to ") + " records";
   told.textContent = `${words[pick.metric.value]} (${n}; lines are 95 % intervals)`;
 };
 """

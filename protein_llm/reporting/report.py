@@ -510,17 +510,22 @@ def main_table(
     return table.rename(index=label).rename_axis(index="system", columns=None).reset_index()
 
 # %% ../../nbs/api/reporting/04_report.ipynb #634adf7e
+def _fewest_and_most(counts: pd.Series) -> str:
+    "`371`, or `96 to 371` where systems differ"
+    return " to ".join(f"{n:,}" for n in sorted({counts.min(), counts.max()}))
+
+
 def rests_text(
     scores: pd.DataFrame,  # Long table of scores
 ) -> str:  # Words for a caption
-    "How many records and clusters each number of the main table rests on"
+    "How many records and clusters each number of the main table rests on: from who has the fewest to who has the most"
     shown = [*MAIN, *metrics_of("answers", headline=True)]
     rows = scores[(scores.by == "all") & scores.metric.isin(shown)]
-    parts = []
-    for (n, clusters), of_same in rows.groupby(["n", "clusters"], sort=False):
-        names = [METRICS[m].label for m in shown if m in set(of_same.metric)]
-        parts.append(f"{listed(names)} on {n:,} records of {clusters:,} clusters")
-    return "; ".join(parts)
+    names = {}
+    for metric, of_metric in rows.groupby("metric", sort=False):
+        n, clusters = (_fewest_and_most(of_metric[c]) for c in ("n", "clusters"))
+        names.setdefault(f"{n} records of {clusters} clusters", []).append(METRICS[metric].label)
+    return "; ".join(f"{listed(of_same)} on {rests}" for rests, of_same in names.items())
 
 
 def results_table(

@@ -47,7 +47,7 @@ class Metric:
     better: int = 1  # 1: higher is better; -1: lower is better
     digits: int = 3  # Behind the point
     of: str = "answers"  # The table of statistics: answers, losses, changed, ranking, probes
-    rests_on: str = ""  # Column that must be above 0 in a record for it to carry a claim; empty: every record does
+    rests_on: str = ""  # Column that must be above 0 in a record for the score to rest on it; empty: on every record
     measure: Callable | None = None  # (predictions, references) -> {column: values} of its own
     applies: Callable | None = None  # Sums over all records of a group -> whether it says anything
     headline: bool = False  # Stands in the main tables of card, comparison and report
@@ -548,6 +548,17 @@ def _scores_of(drawn: np.ndarray, metrics: list, columns: list) -> Iterator[tupl
         if m.applies is None or m.applies(of_metric[0]):
             yield m.name, _interval(m.score(of_metric))
 
+# %% ../../nbs/api/scoring/05_table.ipynb #7bc54c4a
+def _resting(
+    tables: list, clusters: np.ndarray, inside: np.ndarray, metric: Metric
+) -> tuple:  # Records and clusters
+    "How much of a group a score rests on: of several tables the one with the fewest counts"
+    of_tables = [inside]
+    if metric.rests_on:
+        of_tables = [inside & (t[metric.rests_on].to_numpy() > 0) for t in tables]
+    records = min(int(rests.sum()) for rests in of_tables)
+    return records, min(len(pd.unique(clusters[rests])) for rests in of_tables)
+
 # %% ../../nbs/api/scoring/05_table.ipynb #e46df804
 def score_table(
     system: str,  # Its name
@@ -567,7 +578,8 @@ def score_table(
         sums = _cluster_sums(values[inside], clusters[inside])
         drawn = np.vstack([sums.sum(0), _drawn(sums, draws, 0)])
         for name, interval in _scores_of(drawn, chosen, columns):
-            rows.append((system, name, by, group, *interval, int(inside.sum()), len(sums)))
+            rests = _resting([statistics], clusters, inside, METRICS[name])
+            rows.append((system, name, by, group, *interval, *rests))
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 # %% ../../nbs/api/scoring/05_table.ipynb #4867eac2
@@ -624,7 +636,7 @@ def run_weights(
 # %% ../../nbs/api/scoring/05_table.ipynb #f1295170
 DIFFERENCE_COLUMNS = (
     *("system", "against", "metric", "by", "group", "value", "low", "high"),
-    *("p", "tests", "established", "n", "clusters", "carried", "draws"),
+    *("p", "tests", "established", "n", "clusters", "draws"),
 )
 
 
@@ -649,14 +661,6 @@ def _same_records(a: list, b: list) -> tuple:
     return [_aligned(a[0], t) for t in a], [_aligned(a[0], t) for t in b]
 
 # %% ../../nbs/api/scoring/05_table.ipynb #8c1c0d3a
-def _carrying(tables: list, clusters: np.ndarray, inside: np.ndarray, metric: Metric) -> int:
-    "Clusters that a difference rests on: those in which every system has what the metric needs"
-    if not metric.rests_on:
-        return len(pd.unique(clusters[inside]))
-    named = [inside & (t[metric.rests_on].to_numpy() > 0) for t in tables]
-    return min(len(pd.unique(clusters[n])) for n in named)
-
-
 def _side_by_side(a: list, b: list, columns: list) -> np.ndarray:  # [n, S, 2, K]
     "Statistics of two systems and S seeds, record by record"
     values = []
@@ -667,7 +671,7 @@ def _side_by_side(a: list, b: list, columns: list) -> np.ndarray:  # [n, S, 2, K
 # %% ../../nbs/api/scoring/05_table.ipynb #a059791b
 def _corrected(table: pd.DataFrame) -> pd.DataFrame:
     "With p-values corrected for the groups of a kind that can carry a claim, and `tests`, how many these are"
-    possible = _is_enough(table.carried, table.n, table.draws) & table.p.notna()
+    possible = _is_enough(table.clusters, table.n, table.draws) & table.p.notna()
     table = table.assign(tests=1)
     for _, rows in table[possible].groupby(["by", "metric"]):
         table.loc[rows.index, "p"] = holm(rows.p.to_numpy())
@@ -677,7 +681,7 @@ def _corrected(table: pd.DataFrame) -> pd.DataFrame:
 
 def _established(table: pd.DataFrame, system: str, against: str) -> pd.DataFrame:
     table = _corrected(table)
-    alone = is_established(table.low, table.high, table.carried, table.n, table.draws)
+    alone = is_established(table.low, table.high, table.clusters, table.n, table.draws)
     among = (table.tests == 1) | (table.p <= ERROR)
     table = table.assign(system=system, against=against, established=alone & among)
     return table[[*DIFFERENCE_COLUMNS, "by_seed"]]
@@ -696,7 +700,7 @@ def _differences(values, clusters, metrics, columns, draws) -> pd.DataFrame:  # 
         of_draws = (of_seeds * weights).sum(1)
         row = _interval(of_draws)._asdict() | dict(p=two_sided_p(of_draws[1:]))
         rows.append(dict(metric=m.name, **row, by_seed=of_seeds[0].tolist()))
-    return pd.DataFrame(rows).assign(n=len(values), clusters=len(sums), draws=draws)
+    return pd.DataFrame(rows).assign(draws=draws)
 
 # %% ../../nbs/api/scoring/05_table.ipynb #dd8f9189
 def seed_difference_table(
@@ -716,8 +720,9 @@ def seed_difference_table(
     values, clusters, parts = _side_by_side(a, b, columns), np.asarray(clusters), []
     for by, group, inside in _groups(groups, len(values)):
         part = _differences(values[inside], clusters[inside], chosen, columns, draws)
-        carried = [_carrying([*a, *b], clusters, inside, m) for m in chosen]
-        parts.append(part.assign(by=by, group=group, carried=carried))
+        rests = [_resting([*a, *b], clusters, inside, m) for m in chosen]
+        rests = pd.DataFrame(rests, columns=["n", "clusters"])
+        parts.append(part.assign(by=by, group=group).join(rests))
     return _established(pd.concat(parts, ignore_index=True), system, against)
 
 # %% ../../nbs/api/scoring/05_table.ipynb #ea3be370
@@ -737,15 +742,14 @@ def difference_table(
 
 # %% ../../nbs/api/scoring/05_table.ipynb #3f4fb80f
 def why_unclaimed(
-    row: dict | pd.Series,  # Of a table of differences: `n, clusters, carried, draws`
+    row: dict | pd.Series,  # Of a table of differences: `metric, n, clusters, draws`
 ) -> str:  # The reason; empty where a claim is possible
     "Why a difference carries no claim, whatever its interval"
+    scored = " with something to score" if METRICS[row["metric"]].rests_on else ""
     if row["n"] < FEW_RECORDS:
-        return f"{row['n']} records, and a claim needs {FEW_RECORDS}"
+        return f"{row['n']} records{scored}, and a claim needs {FEW_RECORDS}"
     if row["clusters"] < FEW:
-        return f"{row['clusters']} clusters, and a claim needs {FEW}"
-    if row["carried"] < FEW:
-        return f"something to score is named in {row['carried']} clusters, and a claim needs {FEW}"
+        return f"{row['clusters']} clusters{scored}, and a claim needs {FEW}"
     if row["draws"] < FEW_DRAWS:
         return f"{row['draws']} bootstrap draws, and a claim needs {FEW_DRAWS}"
     return ""
@@ -804,7 +808,8 @@ def claim(
     interval = f"95 % interval {low} to {high} {metric.unit}".rstrip()
     shown = interval if row["established"] else f"{value}; {interval}"
     shown += f"; corrected for {row['tests']} of its kind" if row["tests"] > 1 else ""
-    rests = f"{row['n']:,} records in {row['clusters']:,} clusters"
+    scored = " with something to score" if metric.rests_on else ""
+    rests = f"{row['n']:,} records{scored} in {row['clusters']:,} clusters"
     return f"{start}: {_found(row, metric)} ({'; '.join(filter(None, [shown, rests, over]))})."
 
 # %% ../../nbs/api/scoring/05_table.ipynb #4e3dd8b3
