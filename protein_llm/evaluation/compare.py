@@ -192,6 +192,13 @@ def _measured_of(metrics: tuple, statistics: pd.DataFrame) -> tuple:
     "Those of a system: nothing is chosen by one without likelihoods"
     return tuple(m for m in metrics if {*METRICS[m].columns} <= {*statistics, "records"})
 
+
+def _both_chose(pairs: list, statistics: dict, metrics: tuple) -> tuple:  # Metrics and pairs
+    "Metrics of chosen answers, and pairs of systems that both chose, over all records; none where nothing was chosen"
+    chosen = tuple(m for m in metrics if m.endswith("_chosen"))
+    chose = {s for s, t in statistics.items() if chosen and _measured_of(chosen, t) == chosen}
+    return chosen, [(a, b, False) for a, b, _ in pairs if {a, b} <= chose]
+
 # %% ../../nbs/api/evaluation/06_compare.ipynb #5a1e77b9
 def _pair_tables(
     statistics: dict, about: pd.DataFrame, metrics: tuple, pairs: list, draws: int
@@ -215,7 +222,7 @@ def answer_tables(
     draws: int,  # Of the bootstrap
     information: Information | None = None,  # From train
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # Scores, and differences
-    "Every metric of answers, and differences in those of the headline"
+    "Every metric of answers, and differences in those of the headline and of chosen answers"
     statistics = _statistics(samples, known, information)
     about, blind = samples["blind"], statistics["blind"]
     metrics, headline = measured_metrics(blind), measured_metrics(blind, headline=True)
@@ -225,6 +232,8 @@ def answer_tables(
     ]
     pairs = _compared(arms, best, list(samples))
     differences = _pair_tables(statistics, about, headline, pairs, draws)
+    chosen, pairs = _both_chose(pairs, statistics, metrics)
+    differences += _pair_tables(statistics, about, chosen, pairs, draws)
     return pd.concat(scores, ignore_index=True), pd.concat(differences, ignore_index=True)
 
 # %% ../../nbs/api/evaluation/06_compare.ipynb #a77240bb

@@ -1088,8 +1088,13 @@ def _same_way(f: Findings) -> list:
     systems = set(f.scores.system[f.scores.metric == CHOSEN[1]])
     table = score_cells(f.scores[f.scores.system.isin(systems)], CHOSEN)
     table = table.rename(columns=label, index=label).rename_axis(index="system", columns=None)
-    shown = page_table(table.reset_index(), "Written and chosen answers, with 95 % intervals")
-    return [_sentences(choice_sentence(f.choices)), shown]
+    tables = [page_table(table.reset_index(), "Written and chosen answers, with 95 % intervals")]
+    for metric in CHOSEN[1::2]:
+        rows = _only(f.differences, by="all", metric=metric)
+        if len(rows):
+            caption = f"{label(metric)} minus that of each other system that chose"
+            tables.append(page_table(difference_cells(rows, "against"), caption))
+    return [_sentences(choice_sentence(f.choices)), *tables]
 
 # %% ../../nbs/api/reporting/04_report.ipynb #37670982
 def _pay_section(f: Findings, figures: Path) -> list:
