@@ -167,14 +167,10 @@ def _of_run(run: Run, model: ProteinLLM) -> AskedArm:
 # %% ../../nbs/api/apps/03a_evidence.ipynb #54bd4a8e
 def _arm_folder(name_or_folder: str | Path) -> Path:
     "Where an arm lies; one of the hub is fetched. Raises `FileNotFoundError`"
-    folder = Path(name_or_folder).expanduser()
-    if folder.is_dir():
-        return folder
-    if str(name_or_folder).count("/") == 1 and not folder.parent.is_dir():
+    try:
         return model_folder(name_or_folder)
-    known = ", ".join(SHIPPED_ARMS)
-    told = f"give a run's, `user/name` of a model on the hub, or one of {known}"
-    raise FileNotFoundError(f"{folder}: no such folder: {told}")
+    except FileNotFoundError as fault:
+        raise FileNotFoundError(f"{fault}; shipped arms are {', '.join(SHIPPED_ARMS)}") from None
 
 
 def _of_model(model: ProteinLLM, folder: Path, name: str) -> AskedArm:

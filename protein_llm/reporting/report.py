@@ -527,7 +527,7 @@ def rests_text(
         names.setdefault(f"{n} records of {clusters} clusters", []).append(METRICS[metric].label)
     return "; ".join(f"{listed(of_same)} on {rests}" for rests, of_same in names.items())
 
-
+# %% ../../nbs/api/reporting/04_report.ipynb #ce9987d3
 def results_table(
     scores: pd.DataFrame,  # Long table of scores
     split: str = "test",  # Which records they are of

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['GENERIC', 'KINDS', 'PLACES', 'ASPECTS', 'ENTITY_COUNTS', 'INFORMATION_COLUMNS', 'NAME_COLUMNS', 'spelled_out',
-           'entry_of', 'ec_rule', 'Entity', 'EntityDictionary', 'held_names', 'known_entities', 'overlap_scores',
-           'entity_scores', 'Information', 'entity_statistics', 'entity_mask', 'entity_tokens', 'frozen_dictionary']
+           'entry_of', 'ec_rule', 'Entity', 'EntityDictionary', 'held_names', 'known_entities', 'share',
+           'overlap_scores', 'entity_scores', 'Information', 'entity_statistics', 'entity_mask', 'entity_tokens',
+           'frozen_dictionary']
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #b3757fdb
 import re
@@ -690,6 +691,15 @@ def known_entities(
     return known
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #e957373e
+def share(
+    part: np.ndarray,  # Sums [..]
+    whole: np.ndarray,  # Of what they are a part [..]
+) -> np.ndarray:  # [..]
+    "A part of a whole; NaN where there is none: who names nothing has no rate"
+    part, whole = np.asarray(part, float), np.asarray(whole, float)
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+# %% ../../nbs/api/scoring/04_entities.ipynb #878634ce
 def overlap_scores(
     sums: np.ndarray,  # Matched, predicted, referenced [.., 3]
 ) -> dict:  # `precision, recall, f1` [..]
@@ -708,8 +718,7 @@ def entity_scores(
 ) -> dict:  # `precision, recall, f1, hallucination_rate` [..]
     "Scores of summed counts; no rate of hallucination where nothing is named"
     sums = np.asarray(sums, float)
-    rate = overlap_scores(sums[..., [3, 1, 1]])["precision"]
-    rate = np.where(sums[..., 1] > 0, rate, np.nan)
+    rate = share(sums[..., 3], sums[..., 1])
     return overlap_scores(sums[..., :3]) | dict(hallucination_rate=rate)
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #c79c2aad

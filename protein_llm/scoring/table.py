@@ -30,6 +30,7 @@ from protein_llm.scoring.entities import (
     entity_statistics,
     frozen_dictionary,
     overlap_scores,
+    share,
 )
 from .metrics import BLEU_COLUMNS, bleu_from_statistics, rouge_l, text_scores
 from .names import BASELINE_LABELS
@@ -65,7 +66,7 @@ def bits(
 ) -> np.ndarray:  # [..]
     "Bits per byte; NaN where there is no byte"
     nll, n = np.moveaxis(np.asarray(sums, float), -1, 0)
-    return np.divide(nll / np.log(2), n, out=np.full(n.shape, np.nan), where=n > 0)
+    return share(nll / np.log(2), n)
 
 # %% ../../nbs/api/scoring/05_table.ipynb #da77f625
 def _template_bits(sums):
@@ -124,9 +125,8 @@ def _entities(name: str, label: str, rests_on: str, **more) -> Metric:
 
 # %% ../../nbs/api/scoring/05_table.ipynb #a6f741fa
 def _rate(sums: np.ndarray) -> np.ndarray:
-    "The first sum over the second; NaN where there is none: who names nothing has no rate"
-    rate = overlap_scores(sums[..., [0, 1, 1]])["precision"]
-    return np.where(sums[..., 1] > 0, rate, np.nan)
+    "The first sum over the second; NaN where there is none"
+    return share(sums[..., 0], sums[..., 1])
 
 
 def _overlap(name: str, sums: np.ndarray) -> np.ndarray:
@@ -707,7 +707,7 @@ def seed_difference_table(
     system: str,  # Its name
     against: str,  # The other's
     a: list,  # Statistics of the system, a table a seed
-    b: list,  # Of the other, for the same seeds
+    b: list,  # Of the other, likewise
     clusters: list,  # Cluster of each record of the first table
     metrics: tuple,  # Names in `METRICS`
     groups: pd.DataFrame | None = None,  # Of each record; one column a way to group them
@@ -716,13 +716,13 @@ def seed_difference_table(
     "Mean difference over seeds, its interval over clusters and seeds. Raises `ValueError` on other records"
     a, b = _same_records(a, b)
     chosen, columns = _chosen(a[0], metrics)
-    _require_counts([*a, *b], columns)
-    values, clusters, parts = _side_by_side(a, b, columns), np.asarray(clusters), []
+    both, clusters = [*a, *b], np.asarray(clusters)
+    _require_counts(both, columns)
+    values, parts = _side_by_side(a, b, columns), []
     for by, group, inside in _groups(groups, len(values)):
         part = _differences(values[inside], clusters[inside], chosen, columns, draws)
-        rests = [_resting([*a, *b], clusters, inside, m) for m in chosen]
-        rests = pd.DataFrame(rests, columns=["n", "clusters"])
-        parts.append(part.assign(by=by, group=group).join(rests))
+        n, few = zip(*(_resting(both, clusters, inside, m) for m in chosen), strict=True)
+        parts.append(part.assign(by=by, group=group, n=n, clusters=few))
     return _established(pd.concat(parts, ignore_index=True), system, against)
 
 # %% ../../nbs/api/scoring/05_table.ipynb #ea3be370
@@ -741,11 +741,16 @@ def difference_table(
     return table.drop(columns="by_seed")
 
 # %% ../../nbs/api/scoring/05_table.ipynb #3f4fb80f
+def _scored(metric: Metric) -> str:
+    "What kind of records or clusters are counted"
+    return " with something to score" if metric.rests_on else ""
+
+
 def why_unclaimed(
     row: dict | pd.Series,  # Of a table of differences: `metric, n, clusters, draws`
 ) -> str:  # The reason; empty where a claim is possible
     "Why a difference carries no claim, whatever its interval"
-    scored = " with something to score" if METRICS[row["metric"]].rests_on else ""
+    scored = _scored(METRICS[row["metric"]])
     if row["n"] < FEW_RECORDS:
         return f"{row['n']} records{scored}, and a claim needs {FEW_RECORDS}"
     if row["clusters"] < FEW:
@@ -808,8 +813,7 @@ def claim(
     interval = f"95 % interval {low} to {high} {metric.unit}".rstrip()
     shown = interval if row["established"] else f"{value}; {interval}"
     shown += f"; corrected for {row['tests']} of its kind" if row["tests"] > 1 else ""
-    scored = " with something to score" if metric.rests_on else ""
-    rests = f"{row['n']:,} records{scored} in {row['clusters']:,} clusters"
+    rests = f"{row['n']:,} records{_scored(metric)} in {row['clusters']:,} clusters"
     return f"{start}: {_found(row, metric)} ({'; '.join(filter(None, [shown, rests, over]))})."
 
 # %% ../../nbs/api/scoring/05_table.ipynb #4e3dd8b3
