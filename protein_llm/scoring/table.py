@@ -708,7 +708,7 @@ def seed_difference_table(
     against: str,  # The other's
     a: list,  # Statistics of the system, a table a seed
     b: list,  # Of the other, likewise
-    clusters: list,  # Cluster of each record of the first table
+    clusters: list,  # Cluster of each record of the first
     metrics: tuple,  # Names in `METRICS`
     groups: pd.DataFrame | None = None,  # Of each record; one column a way to group them
     draws: int = 1_000,  # Bootstrap draws
