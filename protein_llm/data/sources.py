@@ -7,8 +7,8 @@ __all__ = ['BLOCK', 'MOL_INSTRUCTIONS', 'PROTEIN_LM', 'SECTIONS', 'PROTEIN2TEXT_
            'json_blocks', 'json_table', 'entries', 'texts', 'parse_mol_instructions', 'fasta_blocks', 'fasta_table',
            'parse_swissprot', 'parse_protein_lm', 'parallel_blocks', 'parallel_table', 'parse_swissprot_clap',
            'tsv_blocks', 'tsv_table', 'parse_prot_describe', 'parse_protein2text_qa', 'blast_blocks',
-           'metastudent_table', 'parse_metastudent', 'own_blocks', 'own_table', 'parse_own', 'Format', 'SourceBatch',
-           'read_ahead', 'read_source']
+           'metastudent_table', 'parse_metastudent', 'metastudent_terms', 'own_blocks', 'own_table', 'parse_own',
+           'Format', 'SourceBatch', 'read_ahead', 'read_source']
 
 # %% ../../nbs/api/data/03_sources.ipynb #19f9b6ac
 import json
@@ -586,6 +586,22 @@ def parse_metastudent(
     at = pl.int_range(pl.len(), dtype=pl.UInt32).alias("at")
     answers = t.select(at, "task", answer="names").explode("answer")
     return entries(t, pl.col("sequence"), pl.col("accession")), answers
+
+# %% ../../nbs/api/data/03_sources.ipynb #61787aca
+def metastudent_terms(
+    path: Path | str,  # A `.pin` file of the package
+) -> pl.DataFrame:  # `protein_id, go_id`, each pair once
+    "GO terms of January 2014. Raises `ValueError` with file and entry of what has none"
+    path, rows = Path(path), []
+    headers = (header for part, _ in blast_blocks(path) for header in part)
+    for n, header in enumerate(headers, 1):
+        protein, _, terms = (_title(header) or "").partition("|")
+        if not protein or not terms:
+            place = f"{path.parent.name}/{path.name}, entry {n}"
+            raise ValueError(f"{place}: no title accession|GO:..,GO:..: fetch the source again")
+        rows += [(protein, term) for term in terms.split(",")]
+    terms = pl.DataFrame(rows, schema=["protein_id", "go_id"], orient="row")
+    return terms.unique(maintain_order=True)
 
 # %% ../../nbs/api/data/03_sources.ipynb #8f3e3a45
 _OWN_NEEDS = ("sequence", "task", "answer")

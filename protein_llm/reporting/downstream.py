@@ -280,7 +280,8 @@ def save_task(
     return save_findings(folder, found.task.name, tables, fig, page, facts)
 
 # %% ../../nbs/api/reporting/06_downstream.ipynb #3576b704
-ASPECT_OF = dict(go="MF", go_component="CC", go_process="BP")  # of the tasks of GO
+_ASPECTS = dict(go="MF", go_component="CC", go_process="BP")
+ASPECT_OF = _ASPECTS | {f"{name}_temporal": aspect for name, aspect in _ASPECTS.items()}
 
 
 def task_atlas(

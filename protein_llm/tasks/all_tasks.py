@@ -7,14 +7,23 @@ __all__ = ['TASKS', 'task_named']
 
 # %% ../../nbs/api/tasks/08_all_tasks.ipynb #38217092
 from .ec import EC
-from .go import GO, GO_COMPONENT, GO_PROCESS
+from protein_llm.tasks.go import (
+    GO,
+    GO_COMPONENT,
+    GO_COMPONENT_TEMPORAL,
+    GO_PROCESS,
+    GO_PROCESS_TEMPORAL,
+    GO_TEMPORAL,
+)
 from .location import LOCATION
 from .ppi import PPI
 from .stability import STABILITY
 from .task import Task
 
 # %% ../../nbs/api/tasks/08_all_tasks.ipynb #f2c7e4dc
-TASKS = {task.name: task for task in (GO, GO_COMPONENT, GO_PROCESS, EC, LOCATION, STABILITY, PPI)}
+_SHIPPED = (GO, GO_COMPONENT, GO_PROCESS, EC, LOCATION, STABILITY, PPI)
+_TEMPORAL = (GO_TEMPORAL, GO_COMPONENT_TEMPORAL, GO_PROCESS_TEMPORAL)  # need metastudent-data
+TASKS = {task.name: task for task in (*_SHIPPED, *_TEMPORAL)}
 
 
 def task_named(
