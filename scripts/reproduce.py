@@ -41,7 +41,7 @@ FIGURES = dict(folder="runs/figures", report="runs/report")
 ALL = dict(preset="tiny_all")
 ALL_FIGURES = ALL | dict(folder="figures/tiny_all", report="runs/tiny_all/report")
 # seconds on one of two cores; text takes longest and starts first
-ALL_ARMS = dict(text=4_000, mlp=1_200, perceiver=1_200, flamingo=1_000, blind=1_000)
+ALL_ARMS = dict(text=4_000, mlp=1_700, perceiver=1_700, flamingo=1_700, blind=1_400)
 
 
 TASK = dict(folder="figures/downstream")

@@ -179,12 +179,18 @@ def _gaps(ax, gap: pd.DataFrame):
     if settled.notna().any(axis=None):
         ax.set(ylim=(settled.min().min() * 1.2 - 1e-3, settled.max().max() * 1.2 + 1e-3))
 
+
+def _like_blind(log: pd.DataFrame) -> list:
+    "Arms that met the batches of blind, as the number of answer tokens in each step says"
+    tokens = _by_arch(log, "answer_tokens")
+    return [arm for arm in tokens if tokens[arm].equals(tokens.blind)]
+
 # %% ../../nbs/api/reporting/01_figures.ipynb #064c37a6
 @mpl.rc_context(STYLE)
 def fig_training_loss(
-    log: pd.DataFrame,  # Columns `arch`, `step`, `loss`; `blind` among the arms
+    log: pd.DataFrame,  # Columns `arch`, `step`, `loss`, `answer_tokens`; `blind` among the arms
 ) -> Figure:
-    "Training loss of each arm; below, its distance to blind's on the same records, where the noise of batches cancels"
+    "Training loss of each arm; below, its distance to blind's where both met the same batches, whose noise cancels"
     wide = _by_arch(log, "loss")
     if not len(wide):
         return _nothing("no step is logged yet")
@@ -193,7 +199,7 @@ def fig_training_loss(
     fig, (top, below) = axes_of(4.8, rows=2, sharex=True)
     _curves(top, wide, "nats per token")
     top.set_xlabel("")
-    _gaps(below, wide.sub(wide.blind, axis=0).apply(smooth))
+    _gaps(below, wide[_like_blind(log)].sub(wide.blind, axis=0).apply(smooth))
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #c871eb32

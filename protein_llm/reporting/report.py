@@ -782,7 +782,7 @@ FIGURES = dict(
     overlap="Proteins in each combination of sources: sources describe the same entries, so rows must not be split.",
     ledger="What each held-out set shares with what was trained on, and what was searched for.",
     training_loss="Training loss; faint: each step, bold: smoothed; the broad line is blind's. "
-    "Below: minus blind's on the same records.",
+    "Below: minus blind's on the same records, for arms that met its batches.",
     grad_norm="Gradient norm before clipping.",
     eval_loss="Above: loss on held-out clusters. Below: paired difference to blind. Lines are 95 % intervals.",
     by_task="Difference to blind's loss on each task, with 95 % intervals. A full dot is an established one.",
