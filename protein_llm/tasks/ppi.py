@@ -329,6 +329,7 @@ def rank_ppi(
     "The columns that AUROC and AUPR sum. Raises `ValueError` on a score that is no number"
     scores = np.asarray(scores, float)
     margin = scores[:, choices.index(INTERACT)] - scores[:, choices.index(APART)]
+    margin = margin.round(9)  # how a sum is rounded orders nothing
     if not np.isfinite(margin).all():
         record = records.record_id.iloc[int((~np.isfinite(margin)).argmax())]
         raise ValueError(f"record {record!r} has a score that is no number")
