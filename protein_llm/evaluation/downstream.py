@@ -471,6 +471,22 @@ def _compared(asked: Asked, answers: dict, arms: dict, draws: int) -> pd.DataFra
     ]
     return pd.concat(tables, ignore_index=True)
 
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #3087c305
+def _require_scores(asked: Asked, scores: dict) -> dict:  # The same
+    "Raise `ValueError` that names task and system where scores are too few, or one is no number"
+    wanted = len(asked.known.held), len(asked.choices)
+    for system, of in scores.items():
+        place = f"{asked.task.name}: {system}"
+        if of.values.shape != wanted:
+            fault = f"{place} gives scores of shape {of.values.shape}"
+            raise ValueError(f"{fault}: {wanted[0]} records and {wanted[1]} answers were asked")
+        wrong = np.argwhere(~np.isfinite(of.values))
+        if len(wrong):
+            record = asked.known.held.record_id.iloc[wrong[0][0]]
+            answer = asked.choices[wrong[0][1]]
+            raise ValueError(f"{place} gives record {record!r} no number for {answer[:60]!r}")
+    return scores
+
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #5619a935
 def _scores_of_all(
     asked: Asked, items: Items, arms: dict, features: Features, folder: Path
@@ -491,7 +507,7 @@ def _scores_of_all(
     for a, values in likely.items():
         own = values if a == "blind" else less_reference(values, blind, len(asked.valid))
         found[a] = SystemScores(own)
-    return found
+    return _require_scores(asked, found)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #6adabdeb
 def _votes_of(asked: Asked, arms: dict, folder: Path, limits: Limits) -> dict:
