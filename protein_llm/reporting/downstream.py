@@ -237,7 +237,7 @@ def _question(found: TaskMeasurement, items: Items, record_id: str) -> tuple:
     ]
     given = []
     for prediction, rows in answers.groupby("prediction", sort=False):
-        systems = ", ".join(label(s) for s in rows.system)
+        systems = "; ".join(label(s) for s in rows.system)  # a label may hold a comma
         given.append((systems, prediction, answer_sign(found.task, prediction, record.answer)))
     return page_answers(record.instruction, ", ".join(record.protein_ids), record.answer, given)
 
