@@ -81,6 +81,9 @@ PULL = 1.0  # towards the share in train: what a few validation records say coun
 
 def _fitted(score: np.ndarray, prior: np.ndarray, right: np.ndarray) -> np.ndarray:  # [3]
     "How much score and prior count, neither less than nothing, and the constant, of a logistic regression [n * C]"
+    if not 0 < right.mean() < 1:
+        fault = "allowed answers are right of none, or of all, validation records"
+        raise ValueError(f"{fault}: use more records")
     x = np.stack([score, prior, np.ones_like(score)], 1)
 
     def loss(w):
@@ -104,18 +107,18 @@ class Calibration:
         prior: np.ndarray,  # From `log_odds` [C]
         one: bool,  # Only one answer is given: those of a record add up to 1
     ):
-        if not 0 < right.mean() < 1:
-            fault = "allowed answers are right of none, or of all, validation records"
-            raise ValueError(f"{fault}: use more records")
         self.prior, self.one = prior, one
-        self.scale = max(float(np.std(scores)), 1e-9)
+        self.centre = scores.mean(0)  # what is said of any protein; the prior says that better
+        centred = scores - self.centre
+        self.scale = max(float(np.std(centred)), 1e-9)
         repeated = np.broadcast_to(prior, scores.shape).ravel()
-        self.weights = _fitted(scores.ravel() / self.scale, repeated, right.ravel())
+        self.weights = _fitted(centred.ravel() / self.scale, repeated, right.ravel())
         self.loss = log_loss(right.ravel(), self(scores).ravel())  # nats a pair
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:  # [n, C] -> [n, C]
         of_score, of_prior, constant = self.weights
-        p = expit(of_score * scores / self.scale + of_prior * self.prior + constant)
+        score = (scores - self.centre) / self.scale
+        p = expit(of_score * score + of_prior * self.prior + constant)
         return p / p.sum(1, keepdims=True) if self.one else p
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #455d7316
