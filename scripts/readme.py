@@ -88,7 +88,9 @@ def task_lines(folder, arms):
         others = {s: sign * float(r["value"]) for s, r in found.items() if s not in ARMS}
         best = max(sorted(others), key=others.get)
         cells = [cell(found[s]) if s in found else "" for s in arms]
-        what = f"{facts['label']}: {facts['headline_label']} ({facts['test']:,} records)"
+        of = f" of {facts['clusters']:,} clusters" if facts["clusters"] < facts["test"] else ""
+        counts = f"{facts['test']:,} records{of}, {facts['valid']:,} of validation"
+        what = f"{facts['label']}: {facts['headline_label']} ({counts})"
         lines.append([what, *cells, f"{best.replace('_', ' ')} {cell(found[best])}"])
     return lines
 

@@ -81,6 +81,9 @@ PULL = 1.0  # towards the share in train: what a few validation records say coun
 
 def _fitted(score: np.ndarray, prior: np.ndarray, right: np.ndarray) -> np.ndarray:  # [3]
     "How much score and prior count, neither less than nothing, and the constant, of a logistic regression [n * C]"
+    if not 0 < right.mean() < 1:
+        fault = "allowed answers are right of none, or of all, validation records"
+        raise ValueError(f"{fault}: use more records")
     x = np.stack([score, prior, np.ones_like(score)], 1)
 
     def loss(w):
@@ -104,18 +107,18 @@ class Calibration:
         prior: np.ndarray,  # From `log_odds` [C]
         one: bool,  # Only one answer is given: those of a record add up to 1
     ):
-        if not 0 < right.mean() < 1:
-            fault = "allowed answers are right of none, or of all, validation records"
-            raise ValueError(f"{fault}: use more records")
         self.prior, self.one = prior, one
-        self.scale = max(float(np.std(scores)), 1e-9)
+        self.centre = scores.mean(0)  # what is said of any protein; the prior says that better
+        centred = scores - self.centre
+        self.scale = max(float(np.std(centred)), 1e-9)
         repeated = np.broadcast_to(prior, scores.shape).ravel()
-        self.weights = _fitted(scores.ravel() / self.scale, repeated, right.ravel())
+        self.weights = _fitted(centred.ravel() / self.scale, repeated, right.ravel())
         self.loss = log_loss(right.ravel(), self(scores).ravel())  # nats a pair
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:  # [n, C] -> [n, C]
         of_score, of_prior, constant = self.weights
-        p = expit(of_score * scores / self.scale + of_prior * self.prior + constant)
+        score = (scores - self.centre) / self.scale
+        p = expit(of_score * score + of_prior * self.prior + constant)
         return p / p.sum(1, keepdims=True) if self.one else p
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #455d7316
@@ -471,6 +474,22 @@ def _compared(asked: Asked, answers: dict, arms: dict, draws: int) -> pd.DataFra
     ]
     return pd.concat(tables, ignore_index=True)
 
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #3087c305
+def _require_scores(asked: Asked, scores: dict) -> dict:  # The same
+    "Raise `ValueError` that names task and system where scores are too few, or one is no number"
+    wanted = len(asked.known.held), len(asked.choices)
+    for system, of in scores.items():
+        place = f"{asked.task.name}: {system}"
+        if of.values.shape != wanted:
+            fault = f"{place} gives scores of shape {of.values.shape}"
+            raise ValueError(f"{fault}: {wanted[0]} records and {wanted[1]} answers were asked")
+        wrong = np.argwhere(~np.isfinite(of.values))
+        if len(wrong):
+            record = asked.known.held.record_id.iloc[wrong[0][0]]
+            answer = asked.choices[wrong[0][1]]
+            raise ValueError(f"{place} gives record {record!r} no number for {answer[:60]!r}")
+    return scores
+
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #5619a935
 def _scores_of_all(
     asked: Asked, items: Items, arms: dict, features: Features, folder: Path
@@ -491,7 +510,7 @@ def _scores_of_all(
     for a, values in likely.items():
         own = values if a == "blind" else less_reference(values, blind, len(asked.valid))
         found[a] = SystemScores(own)
-    return found
+    return _require_scores(asked, found)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #6adabdeb
 def _votes_of(asked: Asked, arms: dict, folder: Path, limits: Limits) -> dict:

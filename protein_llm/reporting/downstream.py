@@ -45,15 +45,29 @@ from ..tasks.atlas import ATLAS, atlas_columns
 from ..tasks.task import Items, Task, require_items
 from ..training.more_steps import train_more
 
+# %% ../../nbs/api/reporting/06_downstream.ipynb #50697c4c
+def _require_held_out(task: Task, records: pd.DataFrame, proteins: pd.DataFrame):
+    "Raise `ValueError` on a record that is held out of a protein that arms were trained on"
+    split = dict(zip(proteins.protein_id, proteins.split, strict=True))
+    held = records[records.split != "train"]
+    for record, wanted, ids in zip(held.record_id, held.split, held.protein_ids, strict=True):
+        for protein in ids:
+            if split.get(protein) != wanted:
+                fault = f"{wanted} record {record!r} is of protein {protein!r}"
+                found = f"{fault}, which the corpus has in {split.get(protein, 'no split')}"
+                raise ValueError(f"{task.name}: {found}: take the corpus' splits, or taught=False")
+
 # %% ../../nbs/api/reporting/06_downstream.ipynb #f5e3c0d1
 def items_of(
     task: Task,  # What is asked
     proteins: pd.DataFrame,  # Of a corpus: `protein_id, sequence, split, cluster`
     limits: Limits,  # How many records
 ) -> Items:  # The records that are used, and their proteins
-    "What a task asks of a corpus. Raises as `require_items`"
+    "What a task asks of a corpus. Raises as `require_items`, and where a taught one asks of what was trained on"
     held = proteins[proteins.split.isin(("train", "valid", "test"))].reset_index(drop=True)
     items = require_items(task.load(held), task.name)
+    if task.taught:
+        _require_held_out(task, items.records, held)
     records = used_records(items.records, limits)
     named = set(records.protein_ids.explode())
     return Items(
@@ -223,7 +237,7 @@ def _question(found: TaskMeasurement, items: Items, record_id: str) -> tuple:
     ]
     given = []
     for prediction, rows in answers.groupby("prediction", sort=False):
-        systems = ", ".join(label(s) for s in rows.system)
+        systems = "; ".join(label(s) for s in rows.system)  # a label may hold a comma
         given.append((systems, prediction, answer_sign(found.task, prediction, record.answer)))
     return page_answers(record.instruction, ", ".join(record.protein_ids), record.answer, given)
 
@@ -272,10 +286,13 @@ def save_task(
     items: Items,  # What was asked
     fig: Figure,  # From `fig_task`
     origin: dict,  # Which models were asked, of which corpus
+    atlas: pd.DataFrame | None = None,  # From `task_atlas`
 ) -> Path:  # The folder
     "Write scores, differences, samples, facts, figure and card of a task, each whole or not at all"
     tables = dict(results=task_results(found), differences=found.differences)
     tables["samples"] = _first(found.samples)
+    if atlas is not None:
+        tables["atlas"] = atlas
     page, facts = task_card(found, items, fig), dict(origin=origin, **found.facts)
     return save_findings(folder, found.task.name, tables, fig, page, facts)
 

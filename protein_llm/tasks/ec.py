@@ -41,7 +41,8 @@ def ec_levels(
 
 # %% ../../nbs/api/tasks/05_ec.ipynb #169ddc56
 _HEAD = re.compile(rf"(?:EC\s*)?({_NUMBER})\.?", re.I)
-_AGAINST = re.compile(r"\bEC\s*\d|\b(?:not|no|lacks?|inactive)\b|[\n\r`]|</?[a-z!]", re.I)
+_DENIED = r"\b(?:not|no|never|cannot|none|lacks?|inactive)\b|n['’]t\b"
+_AGAINST = re.compile(rf"\bEC\s*\d|{_DENIED}|[\n\r`]|</?[a-z!]", re.I)
 
 
 def parse_ec(
@@ -154,7 +155,8 @@ def _best(numbers: list, scores: np.ndarray, level: int) -> list:  # a prefix ea
     prefixes = [n[:level] for n in numbers]
     names = list(dict.fromkeys(prefixes))
     member = np.array([[p == name for name in names] for p in prefixes], float)  # [C, P]
-    return [names[i] for i in (scores @ member).argmax(1)]
+    sums = (scores @ member).round(9)  # how a sum is rounded chooses nothing
+    return [names[i] for i in sums.argmax(1)]
 
 # %% ../../nbs/api/tasks/05_ec.ipynb #9b2de9d0
 def ec_rank(
@@ -193,12 +195,15 @@ def _records(kept: pd.DataFrame, numbers: pd.Series) -> pd.DataFrame:
 # %% ../../nbs/api/tasks/05_ec.ipynb #44afa29d
 def _numbers(table: pd.DataFrame) -> pd.Series:  # {protein_id: an answer}
     "The numbers of each protein. Raises `ValueError` on what is none"
-    for protein, number in zip(table.protein_id, table.ec, strict=True):
-        if parse_ec(number) is None:
-            raise ValueError(f"ec: {number!r} of protein {protein!r} is no EC number")
-    numbers = table.ec.str.split(";").explode().str.strip()
-    by_protein = ("EC " + numbers).groupby(table.protein_id.reindex(numbers.index))
-    return by_protein.agg(lambda of: "; ".join(sorted(set(of))) + ".")
+    found = {}
+    for protein, text in zip(table.protein_id, table.ec, strict=True):
+        for number in [n.strip() for n in text.split(";")] if isinstance(text, str) else [text]:
+            if not isinstance(number, str) or not re.fullmatch(_NUMBER, number):
+                mend = "write numbers alone, parted by `;`, such as 3.1.3.18;1.1.1.-"
+                raise ValueError(f"ec: {number!r} of protein {protein!r} is no EC number: {mend}")
+            found.setdefault(protein, set()).add(f"EC {number}")
+    answers = {protein: "; ".join(sorted(of)) + "." for protein, of in found.items()}
+    return pd.Series(answers, dtype=object).sort_index()
 
 # %% ../../nbs/api/tasks/05_ec.ipynb #f62ee59f
 def ec_items(
@@ -251,9 +256,11 @@ def _clean_rows(path: Path) -> list:  # (protein, numbers, sequence)
                 continue
             if len(fields) != 3 or not re.fullmatch("[A-Za-z]+", fields[2]):
                 raise ValueError(f"{path.name}, line {n}: expected entry, EC numbers and sequence")
-            if parse_ec(fields[1]) is None:
-                raise ValueError(f"{path.name}, line {n}: {fields[1]!r} are no EC numbers")
-            rows.append((fields[0], fields[1].split(";"), fields[2].upper()))
+            numbers = [number.strip() for number in fields[1].split(";")]
+            if not fields[0] or not all(re.fullmatch(_NUMBER, number) for number in numbers):
+                found = f"{fields[1]!r} of {fields[0]!r}"
+                raise ValueError(f"{path.name}, line {n}: {found} are no EC numbers of an entry")
+            rows.append((fields[0], numbers, fields[2].upper()))
     return rows
 
 # %% ../../nbs/api/tasks/05_ec.ipynb #41b78ae6

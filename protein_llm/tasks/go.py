@@ -209,7 +209,7 @@ _ANNOTATION = ("protein_id", "go_id", "aspect", "evidence")
 def _annotation(fields: list, place: str) -> tuple:
     "Protein, id, aspect and evidence, checked"
     protein, go_id, aspect, evidence = fields
-    if not protein:
+    if not protein.strip():
         raise ValueError(f"{place}: no protein in its first column")
     if not re.fullmatch(r"GO:\d{7}", go_id):
         raise ValueError(f"{place}: {go_id!r} is no id of GO, such as GO:0005524")
@@ -302,8 +302,9 @@ class GoAnswer(NamedTuple):
 # %% ../../nbs/api/tasks/02_go.ipynb #24f62c62
 _NO_ANSWER = re.compile(r"[\n\r`{}|]|</?[a-zA-Z!][^>]*>|^\s*(?:[-*•]|\d+[.)])\s|^\s*\[\s*['\"]")
 _ITEM = re.compile(r"(GO:\d{7})(?:\s+(.*))?$")
+_NOT = r"(?:does|has|is)(?:\s+not|\s+no|n['’]t)(?:\s+have)?|no|not|non|never|without|lacks?"
 _DENIAL = re.compile(
-    r"(?:no|not|non|without|lacks?|(?:does|has|is) not(?: have)?)\s+(?:an?\s+)?(.*)", re.I
+    rf"(?:(?:it|(?:the|this) protein)\s+)?(?:{_NOT})\s+(?:(?:an?|any)\s+)?(.*)", re.I
 )
 
 

@@ -248,6 +248,14 @@ def _records(proteins: pd.DataFrame, known: set, degree: dict, seed: int) -> pd.
     order = records.record_id.map(lambda r: shuffle_key(seed, r)).argsort()
     return records.iloc[order].reset_index(drop=True)
 
+# %% ../../nbs/api/tasks/04_ppi.ipynb #540889d1
+def _known_pairs(pairs: pd.DataFrame) -> set:
+    "Each pair once. Raises `ValueError` on an end without a name, and on a protein with itself"
+    for at, ends in enumerate(zip(pairs.protein_id, pairs.partner, strict=True), 1):
+        if not all(isinstance(p, str) and p.strip() for p in ends) or ends[0] == ends[1]:
+            raise ValueError(f"ppi: pair {at} is {ends}: write two different proteins")
+    return {sorted_pair(*p) for p in zip(pairs.protein_id, pairs.partner, strict=True)}
+
 # %% ../../nbs/api/tasks/04_ppi.ipynb #18054bad
 def ppi_items(
     proteins: pd.DataFrame,  # `protein_id`, `sequence`, `split`, `cluster`
@@ -255,7 +263,7 @@ def ppi_items(
     seed: int = 0,  # Of the held-out pairs of clusters, and of the draws
 ) -> Items:  # Records also have `pair_class`: train, valid, C1, C2, C3
     "Questions about pairs. Raises `ValueError` where no pair can be asked for, or degrees tell the answer"
-    known = {sorted_pair(*p) for p in zip(pairs.protein_id, pairs.partner, strict=True)}
+    known = _known_pairs(pairs)
     degree = Counter(p for pair in known for p in pair)
     records = _records(proteins, known, degree, seed)
     if not (records.split == "test").any():
@@ -329,6 +337,7 @@ def rank_ppi(
     "The columns that AUROC and AUPR sum. Raises `ValueError` on a score that is no number"
     scores = np.asarray(scores, float)
     margin = scores[:, choices.index(INTERACT)] - scores[:, choices.index(APART)]
+    margin = margin.round(9)  # how a sum is rounded orders nothing
     if not np.isfinite(margin).all():
         record = records.record_id.iloc[int((~np.isfinite(margin)).argmax())]
         raise ValueError(f"record {record!r} has a score that is no number")
@@ -474,10 +483,13 @@ def _gold_part(folder: Path, name: str, places: dict) -> dict:
 
 # %% ../../nbs/api/tasks/04_ppi.ipynb #7ddb2078
 def _gold_sequences(fasta: Path) -> dict:
-    "Sequences by accession; `sp|P04637|P53_HUMAN` is P04637"
-    tables = read_table(fasta, ("protein_id", "sequence"))
-    rows = (row for t in tables for row in t.select("protein_id", "sequence").iter_rows())
-    return {name.split("|")[1] if name.count("|") == 2 else name: s for name, s in rows}
+    "Sequences by accession; `sp|P04637|P53_HUMAN` is P04637. Raises `ValueError` on one with two"
+    tables, found = read_table(fasta, ("protein_id", "sequence")), {}
+    for name, sequence in (r for t in tables for r in t["protein_id", "sequence"].iter_rows()):
+        protein = name.split("|")[1] if name.count("|") == 2 else name
+        if found.setdefault(protein, sequence) != sequence:
+            raise ValueError(f"{fasta.name}: protein {protein!r} has two sequences: keep one")
+    return found
 
 
 def _require_apart(records: pd.DataFrame):
@@ -488,6 +500,19 @@ def _require_apart(records: pd.DataFrame):
             if split.setdefault(protein, name) != name:
                 fault = f"protein {protein} is in {split[protein]} and {name}"
                 raise ValueError(f"{fault}: the gold standard has each in one split")
+
+# %% ../../nbs/api/tasks/04_ppi.ipynb #dfde8440
+def _gold_records(
+    parts: list, n_pairs: int, fasta: str
+) -> pd.DataFrame:  # `attrs["left_out"]`: pairs
+    "All splits in one table. Raises `ValueError` where no pair has sequences, or a protein is in two splits"
+    records = pd.concat(parts, ignore_index=True)
+    if records.empty:
+        found = f"none of {n_pairs} pairs has both sequences in {fasta}"
+        raise ValueError(f"{found}: compare their accessions")
+    _require_apart(records)
+    records.attrs["left_out"] = n_pairs - len(records)
+    return records
 
 # %% ../../nbs/api/tasks/04_ppi.ipynb #0286c87b
 def read_gold_standard(
@@ -502,9 +527,7 @@ def read_gold_standard(
         found = _gold_part(Path(folder), name, places)
         has = [[p for p in pairs if {*p} <= sequences.keys()] for pairs in found.values()]
         parts.append(_class_records("C3" if split == "test" else split, *has, clusters))
-    records = pd.concat(parts, ignore_index=True)
-    _require_apart(records)
-    records.attrs["left_out"] = len(places) - len(records)
+    records = _gold_records(parts, len(places), Path(fasta).name)
     named = sorted({*records.protein_ids.explode()})
     table = dict(protein_id=named, sequence=[sequences[p] for p in named])
     return Items(records, pd.DataFrame(table))

@@ -129,10 +129,20 @@ def _proteins(records: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"{twice.iloc[0]!r} has two sequences: name each wild type once")
     return table.reset_index(drop=True)
 
-# %% ../../nbs/api/tasks/03_stability.ipynb #d1204d6a
+# %% ../../nbs/api/tasks/03_stability.ipynb #2c1cf789
 QUESTION = "How does the mutation {} change the stability of this protein?"
 
 
+def _require_answers(mutants: pd.Series, ddg: pd.Series):
+    "Raise `ValueError` on no mutant, and on a number that no answer can state"
+    if ddg.empty:
+        raise ValueError("stability: there is no measured mutant in the table")
+    for mutant, number in zip(mutants, ddg, strict=True):
+        if parse_ddg(ddg_text(number)) is None:
+            limits = "answers state numbers between -99.99 and 99.99 kcal/mol"
+            raise ValueError(f"stability: ddG of {mutant} is {number}: {limits}")
+
+# %% ../../nbs/api/tasks/03_stability.ipynb #d1204d6a
 def stability_items(
     measured: pd.DataFrame,  # `wild_type_id`, `wild_type`, `mutation`, `ddG`, as `gb1_measured` gives
     clusters: pd.Series | None = None,  # By wild type: clusters are held out, else positions
@@ -142,6 +152,7 @@ def stability_items(
     measured = measured.reset_index(drop=True)
     units = _units(measured, clusters)
     mutants = measured.wild_type_id + " " + measured.mutation
+    _require_answers(mutants, measured.ddG)
     columns = dict(
         record_id=mutants,
         protein_ids=pd.concat([measured.wild_type_id, mutants], axis=1).to_numpy().tolist(),
@@ -259,7 +270,7 @@ def rank_ddg(
     scores: np.ndarray,  # Of each for each record [n, C]
 ) -> pd.DataFrame:  # Ranks, squares, product, error of the expectation, by `record_id`
     "The columns that Spearman's correlation and the error of scores sum"
-    predicted = expected_ddg(choices, scores)
+    predicted = expected_ddg(choices, scores).round(9)  # how a sum is rounded orders nothing
     measured = np.array([parse_ddg(a) for a in records.answer])
     wild_types = records.protein_ids.str[0].to_numpy()
     x, y = (_standard_ranks(v, wild_types) for v in (predicted, measured))
@@ -498,8 +509,17 @@ def _number(text: str, place: str, column: str) -> float:
         raise ValueError(f"{place}: {column} is {text!r}, which is no number in kcal/mol")
     return number
 
+# %% ../../nbs/api/tasks/03_stability.ipynb #cda6e3b3
+def _require_rows(rows: list, left_out: Counter, file: str) -> list:  # The same
+    "Raise `ValueError` that says what a file holds in their place"
+    if not rows:
+        found = ", ".join(f"{n} rows with {why}" for why, n in left_out.items()) or "no row"
+        fault = f"{file}: no single mutant with a number, but {found}"
+        raise ValueError(f"{fault}: is it an assay of stability?")
+    return rows
+
 # %% ../../nbs/api/tasks/03_stability.ipynb #c1b3d4d4
-def _measured(rows: Iterator[tuple], left_out: Counter) -> pd.DataFrame:
+def _measured(rows: Iterator[tuple], left_out: Counter, file: str) -> pd.DataFrame:
     "A table from (place, wild type's id, mutant, mutation, ddG). Raises `ValueError` where wild types disagree"
     wild_types, table = {}, {}
     for place, protein, mutant, mutation, ddg in rows:
@@ -515,7 +535,8 @@ def _measured(rows: Iterator[tuple], left_out: Counter) -> pd.DataFrame:
         else:
             table[protein, mutation] = (protein, wild_type, mutation, ddg)
     columns = ["wild_type_id", "wild_type", "mutation", "ddG"]
-    measured = pd.DataFrame([*table.values()], columns=columns)
+    rows = _require_rows([*table.values()], left_out, file)
+    measured = pd.DataFrame(rows, columns=columns)
     measured.attrs["left_out"] = dict(left_out)
     return measured
 
@@ -543,7 +564,7 @@ def read_megascale(
                 ddg = -_number(row["ddG_ML"], place, "ddG_ML")
                 yield place, row["WT_name"], row["aa_seq"], mutation, ddg
 
-    return _measured(rows(), left_out)
+    return _measured(rows(), left_out, path.name)
 
 # %% ../../nbs/api/tasks/03_stability.ipynb #b0385182
 def read_proteingym(
@@ -563,4 +584,4 @@ def read_proteingym(
                 ddg = -_number(row["DMS_score"], place, "DMS_score")
                 yield place, protein, row["mutated_sequence"], mutation, ddg
 
-    return _measured(rows(), left_out)
+    return _measured(rows(), left_out, path.name)

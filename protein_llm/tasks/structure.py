@@ -123,6 +123,9 @@ def read_quality(
     if not rows:
         raise ValueError(f"{path.name}: no protein in it")
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["plddt", "ptm"])
+    if table.plddt.max() <= 1:
+        found = f"no plddt is above 1, {rows[next(iter(rows))][0]:g} the first"
+        raise ValueError(f"{path.name}: {found}: write them between 0 and 100, not as shares")
     return table.rename_axis("protein_id")
 
 # %% ../../nbs/api/tasks/09_structure.ipynb #94581b27
@@ -132,15 +135,21 @@ _ENDINGS |= dict.fromkeys((".cif", ".mmcif"), "MMCIFParser")
 
 
 def _first_model(path: Path) -> dict:
-    "Chains by their name. Raises `ValueError` on an unknown ending"
+    "Chains by their name. Raises `ValueError` on an unknown ending, and on what is no structure"
     from Bio import PDB
 
     ending = Path(path.name.lower().removesuffix(".gz")).suffix
     if ending not in _ENDINGS:
         raise ValueError(f"{path.name}: unknown ending: choose from {', '.join(_ENDINGS)}")
     parser = getattr(PDB, _ENDINGS[ending])(QUIET=True)
-    with open_text(path) as f:
-        return {c.id: c for c in next(iter(parser.get_structure("s", f)), ())}
+    try:
+        with open_text(path) as f:
+            chains = {c.id: c for c in next(iter(parser.get_structure("s", f)), ())}
+    except (ValueError, KeyError) as e:
+        raise ValueError(f"{path.name}: no structure can be read: {e}") from e
+    if not chains:
+        raise ValueError(f"{path.name}: there is no atom in it")
+    return chains
 
 # %% ../../nbs/api/tasks/09_structure.ipynb #eb4da359
 def read_backbone(
@@ -150,7 +159,7 @@ def read_backbone(
     "The backbone of one chain of the first model. Raises `ValueError` with the file on what is none"
     path = Path(path)
     chains = _first_model(path)
-    if not chains or (chain and chain not in chains):
+    if chain and chain not in chains:
         raise ValueError(f"{path.name}: no chain {chain!r} among {[*chains]}")
     of = chains[chain] if chain else next(iter(chains.values()))
     whole = [r for r in of if r.id[0] == " " and all(a in r for a in BACKBONE)]
