@@ -163,7 +163,7 @@ def _curves(ax, wide: pd.DataFrame, ylabel: str):
         below = arch == "blind"
         look = dict(color=COLOURS[arch], zorder=2.0 if below else 3.0)
         ax.plot(wide.index, wide[arch], **look | dict(alpha=0.22, linewidth=0.7, zorder=1.0))
-        bold = smooth(wide[arch])
+        bold = smooth(wide[arch].dropna())  # an arm may have ended earlier
         ax.plot(bold.index, bold, linewidth=3.2 if below else 1.3, label=arch, **look)
     ax.set(xlabel="optimizer step", ylabel=ylabel)
     _top_legend(ax, 5)
