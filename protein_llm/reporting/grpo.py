@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RL_METRICS', 'SAMPLED', 'SHOWN', 'ENDS', 'KEPT', 'SYSTEM_COLOURS', 'SYSTEM_NAMES', 'WATCHED', 'PART_NAMES',
            'baseline_answers', 'lab_of', 'all_statistics', 'reward_scores', 'reward_differences', 'on_prompts',
-           'learned_prompts', 'forgotten', 'Found', 'reward_claims', 'kept_starts', 'ended', 'limits', 'why_sentences',
-           'measure_study', 'drawn_columns', 'fig_grpo', 'reward_table', 'fig_paid', 'fig_live', 'live_curves',
-           'reward_page', 'save_reward']
+           'learned_prompts', 'forgotten', 'Found', 'reward_claims', 'kept_starts', 'unmoved', 'ended', 'limits',
+           'why_sentences', 'measure_study', 'drawn_columns', 'fig_grpo', 'reward_table', 'fig_paid', 'fig_live',
+           'live_curves', 'reward_page', 'save_reward']
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #c651fa67
 from collections.abc import Callable
@@ -320,8 +320,8 @@ def _room(found: Found) -> list:
         f"Headroom: greedy {_value(found, 'sft', 'reward')}, mean of {facts['k']} samples {reach['sft'][0]}, "
         f"best of them {reach['sft'][1]}; the truth earns {facts['truth']:.3f}.",
         f"After the training samples earn {reach['grpo'][0]} in the mean, the best of them {reach['grpo'][1]}.",
-        f"Signal: {facts['flat']:.0%} of groups had no variance; within a group rewards deviate by "
-        f"{facts['spread']:.3f} in the mean.",
+        f"Signal: {facts['flat']:.0%} of groups had no variance; the rewards of a step, over all its groups, deviate "
+        f"by {facts['spread']:.3f} in the mean.",
     ]
     return sentences
 
@@ -343,6 +343,20 @@ def _ends(seen: dict) -> str:
     ends = f"{seen['start']:.3f} at the start, {seen['end']:.3f} at the end"
     kept = f"{seen['kept']} of {seen['seeds']} seeds earned most at their start"
     return f"Reward of validation records: {ends}; {kept}, and keep what earned most."
+
+# %% ../../nbs/api/reporting/07_grpo.ipynb #5f0e7b21
+def unmoved(
+    checks: pd.DataFrame,  # As of `kept_starts`
+) -> list:  # A sentence, or none
+    "Which other trainings were in vain: their start earned most, and is what is compared"
+    found = {s: kept_starts(checks, s) for s in TRAINED if s != "grpo"}
+    names = {s: label(s) for s in found} | dict(sft="sft, whose start is the arm,")
+    told = [f"{names[s]} {f['kept']} of {f['seeds']}" for s, f in found.items() if f["kept"]]
+    if not told:
+        return []
+    return [
+        f"No later weights earned more than the start, which is kept, in seeds of: {', '.join(told)}."
+    ]
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #4ebf2cde
 def ended(
@@ -432,6 +446,7 @@ def why_sentences(
     best = _row(found.differences, "grpo", found.facts["best"])
     ends = _ends(kept_starts(found.checks))
     sentences = [*_room(found), _resolution(best), *_last_weights(found), ends]
+    sentences += unmoved(found.checks)
     if best["established"] and best["value"] > 0:
         return sentences
     return [*sentences, *limits(found)]
@@ -556,7 +571,7 @@ PART_NAMES = dict(  # of a reward, where the name of its function tells little
     brier="stated probability",
     right="right",
 )
-_DASHES = ("--", ":", "-.", (0, (1, 1)), (0, (6, 2)))  # of parts
+_DASHES = ("--", ":", "-.", (0, (7, 1, 1, 1, 1, 1)), (0, (9, 3)))  # of parts
 
 
 def _legend_above(fig: Figure, dashes: dict):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WRITE', 'READ', 'LEARN', 'TRAINED', 'SHARES', 'Recipe', 'equal_steps', 'Study', 'open_study', 'write_answers',
            'paid_for', 'restore_weights', 'Checks', 'Trained', 'learn_answers', 'shuffled', 'learn_rewards',
-           'best_samples', 'learn_nothing', 'learn_samples', 'vote', 'votes', 'System', 'train_system', 'ask_system',
-           'kept_system', 'all_systems', 'answers_of', 'system_statistics']
+           'best_samples', 'learn_nothing', 'turns', 'chosen_samples', 'learn_samples', 'vote', 'votes', 'System',
+           'train_system', 'ask_system', 'kept_system', 'all_systems', 'answers_of', 'system_statistics']
 
 # %% ../../nbs/api/rl/07_controls.ipynb #b1abedff
 import time
@@ -228,6 +228,10 @@ def _check(study: Study) -> dict:
     groups = valid.group.tolist() if "group" in valid else None
     parts = study.reward.parts(texts, valid.answer.tolist(), groups).mean()
     rewards = paid_for(study.reward, valid, texts)
+    if np.isnan(rewards).all():  # else the first weights would be kept, and no one told
+        raise ValueError(
+            f"reward {study.reward.name}: it is None for all {len(valid)} records of valid"
+        )
     row = dict(
         reward=float(np.nanmean(rewards)), length=written.tokens.mean(), cut=written.cut.mean()
     )
@@ -290,9 +294,11 @@ def best_samples(
     paid: np.ndarray,  # Their rewards [n, k]
 ) -> pd.DataFrame:  # Prompts whose samples differ in reward, the first best one as `answer`
     "What rejection sampling learns from; nothing where no prompt's samples differ"
-    differ = np.nanmax(paid, 1) - np.nanmin(paid, 1) > 1e-8
+    known = ~np.isnan(paid)
+    high, low = (np.where(known, paid, worst) for worst in (-np.inf, np.inf))
+    differ = high.max(1) - low.min(1) > 1e-8
     texts = np.array(predictions, dtype=object).reshape(paid.shape)
-    best = texts[np.arange(len(texts)), np.nanargmax(paid, 1)]
+    best = texts[np.arange(len(texts)), high.argmax(1)]
     return records.assign(answer=best)[differ].reset_index(drop=True)
 
 # %% ../../nbs/api/rl/07_controls.ipynb #7c0a51e2
@@ -305,19 +311,38 @@ def learn_nothing(
     return checks.keep_best(pd.DataFrame())
 
 # %% ../../nbs/api/rl/07_controls.ipynb #8f3ea930
+def turns(
+    cfg: GRPOConfig,  # Of the policy
+    n: int,  # Prompts
+) -> np.ndarray:  # How often each is answered k times [n]
+    "As many groups as the policy writes at most, dealt out evenly; the first prompts get what is left over"
+    groups = cfg.steps * min(cfg.draws * cfg.prompts, n)
+    return groups // n + (np.arange(n) < groups % n)
+
+
+def chosen_samples(
+    study: Study,  # Its model writes
+    seed: int,  # Of samples and order
+) -> pd.DataFrame:  # From `best_samples`
+    "The best of as many samples as a policy writes"
+    grpo, prompts = study.recipe.grpo, study.of("rl")
+    order = np.random.default_rng([seed, 2]).permutation(len(prompts))
+    times, parts = turns(grpo, len(prompts)), []
+    for n in np.unique(times[times > 0]):  # one number, or two next to each other
+        asked = prompts.iloc[np.sort(order[times == n])]
+        how = Decoding(grpo.max_new_tokens, grpo.k * int(n), 1.0, seed=seed)
+        texts = write_answers(study, asked, how).prediction.tolist()
+        parts.append(best_samples(asked, texts, paid_for(study.reward, asked, texts)))
+    return pd.concat(parts, ignore_index=True)
+
+# %% ../../nbs/api/rl/07_controls.ipynb #7e1c4a52
 def learn_samples(
     study: Study,  # Its model is trained
     seed: int,  # Of samples and order
     label: str,  # Of the progress bar
 ) -> Trained:
     "As many samples as a policy writes, then training on the best"
-    grpo, prompts = study.recipe.grpo, study.of("rl")
-    rng = np.random.default_rng([seed, 2])
-    asked = prompts.iloc[np.sort(rng.permutation(len(prompts))[: grpo.steps * grpo.prompts])]
-    rounds = -(-grpo.steps * grpo.prompts // len(asked))  # a few prompts get more samples
-    how = Decoding(grpo.max_new_tokens, grpo.k * rounds, 1.0, seed=seed)
-    texts = write_answers(study, asked, how).prediction.tolist()
-    chosen = best_samples(asked, texts, paid_for(study.reward, asked, texts))
+    grpo, chosen = study.recipe.grpo, chosen_samples(study, seed)
     if chosen.empty:
         print(f"{label}: all samples earn the same, so nothing is learned")
         return learn_nothing(study)
@@ -427,6 +452,12 @@ _ASKED = (
     "rl_end",
     "test_end",
 )  # else kept ones are others
+_WAYS = dict(rejection_sampling="as many samples as the policy")  # else, too
+
+
+def _system_key(study: Study, name: str, seed: int) -> str:
+    way = [_WAYS[name]] if name in _WAYS else []
+    return digest(study.key, weights_digest(study.model), name, seed, _ASKED, *way, n=8)
 
 # %% ../../nbs/api/rl/07_controls.ipynb #8eaf3bcc
 def kept_system(
@@ -450,8 +481,8 @@ def kept_system(
             table.reset_index(drop=True).to_parquet(new / f"{kept}.parquet")
         study.model.save_pretrained(new / "model")
 
-    key = digest(study.key, weights_digest(study.model), name, seed, _ASKED, n=8)
-    kept = ensure_stage(Path(folder) / f"{name}-{seed}-{key}", make, last="model/config.json")
+    place = Path(folder) / f"{name}-{seed}-{_system_key(study, name, seed)}"
+    kept = ensure_stage(place, make, last="model/config.json")
     study.model.load_trained(kept / "model").eval()
     return System(name, seed, *[pd.read_parquet(kept / f"{t}.parquet") for t in _TABLES])
 

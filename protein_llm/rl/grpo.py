@@ -57,22 +57,26 @@ from ..training.schedule import set_learning_rates
 from ..training.step import make_optimizer
 
 # %% ../../nbs/api/rl/05_grpo.ipynb #a7240f26
-_COUNTS = ("steps", "prompts", "max_new_tokens", "draws", "passes", "minibatches", "save_every")
+_COUNTS = ("steps", "prompts", "k", "max_new_tokens", "draws", "passes", "minibatches")
+_COUNTS += ("save_every", "batch_tokens", "max_tokens")
 
 
 def _check_grpo(cfg):
     "Raise `ValueError` on a value that is none"
     for name in _COUNTS:
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"{name}={getattr(cfg, name)}: choose at least 1")
+        if type(getattr(cfg, name)) is not int or getattr(cfg, name) < 1:
+            raise ValueError(f"{name}={getattr(cfg, name)!r}: choose a whole number, at least 1")
+    for name in ("warmup", "weight_decay", "lr", "lr_bridge", "clip"):
+        if not 0 <= getattr(cfg, name) < math.inf:
+            raise ValueError(f"{name}={getattr(cfg, name)}: choose a number, at least 0")
+    if cfg.clip == 0 or cfg.lr + cfg.lr_bridge == 0:
+        given = f"clip={cfg.clip}, lr={cfg.lr}, lr_bridge={cfg.lr_bridge}"
+        raise ValueError(f"{given}: nothing would move, choose clip and one rate above 0")
     if cfg.k < 2:
         raise ValueError(f"k={cfg.k}: an answer is compared with its group, choose at least 2")
     if cfg.minibatches > cfg.prompts:
         given = f"minibatches={cfg.minibatches} of prompts={cfg.prompts}"
         raise ValueError(f"{given}: each needs a group, choose fewer")
-    if cfg.lr < 0 or cfg.lr_bridge < 0 or cfg.lr + cfg.lr_bridge == 0:
-        given = f"lr={cfg.lr}, lr_bridge={cfg.lr_bridge}"
-        raise ValueError(f"{given}: choose at least 0, and one above")
 
 # %% ../../nbs/api/rl/05_grpo.ipynb #beea6eb1
 @dataclass(frozen=True)

@@ -245,9 +245,10 @@ class Samples:
 
 
 def _varied(values: np.ndarray) -> float:  # [n, k]
-    "Share of groups with known values in which they differ; 0 where there is none"
-    known = values[~np.isnan(values).any(1)]
-    return float((np.ptp(known, axis=1) > 1e-12).mean()) if len(known) else 0.0
+    "Share of groups with a known value in which known ones differ; 0 where there is none"
+    known = values[~np.isnan(values).all(1)]
+    spread = np.nanmax(known, 1) - np.nanmin(known, 1) if len(known) else np.zeros(1)
+    return float((spread > 1e-12).mean())
 
 # %% ../../nbs/api/rl/02_lab.ipynb #2bf656b4
 def _each(values: list | None, k: int) -> list | None:
@@ -347,10 +348,13 @@ def _constant_parts(found: Findings) -> list:
     "Parts that hardly any group can learn from"
     parts = found.samples.parts
     at_best = parts.index.isin(FORMAT) & (parts.low == 1)
-    flat = parts[(parts.varied < LEAST_VARIED) & ~at_best]
+    flat = parts.varied[(parts.varied < LEAST_VARIED) & ~at_best]
+    varied = {f"part `{name}`": share for name, share in flat.items()}
+    if 1 - found.samples.equal < LEAST_VARIED:
+        varied["the whole reward"] = 1 - found.samples.equal
     return [
-        f"part `{name}` differs in {r.varied:.1%} of groups, {LEAST_VARIED:.0%} are needed"
-        for name, r in flat.iterrows()
+        f"{what} differs in {share:.1%} of groups, {LEAST_VARIED:.0%} are needed"
+        for what, share in varied.items()
     ]
 
 # %% ../../nbs/api/rl/02_lab.ipynb #6edf1c81

@@ -7,6 +7,7 @@ __all__ = ['LOSSES', 'SCALES', 'PolicyConfig', 'advantages', 'teaches', 'ratios'
            'kl_divergence', 'entropy_mask', 'Sizes', 'token_weights', 'Rolled', 'policy_loss']
 
 # %% ../../nbs/api/rl/03_losses.ipynb #e5a95feb
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,14 +51,14 @@ def _check_policy(cfg: PolicyConfig):
             raise ValueError(
                 f"unknown {name} {getattr(cfg, name)!r}: choose from {', '.join(known)}"
             )
-    if not 0 <= cfg.epsilon < 1 or cfg.high < 0 or cfg.beta < 0:
+    if not (0 <= cfg.epsilon < 1 and 0 <= cfg.high < math.inf and 0 <= cfg.beta < math.inf):
         given = f"epsilon={cfg.epsilon}, epsilon_high={cfg.epsilon_high}, beta={cfg.beta}"
         raise ValueError(f"{given}: choose epsilon from 0 to 1, the others at least 0")
     if cfg.loss == "cispo" and cfg.high < 1:
         raise ValueError(
             f"cispo with epsilon_high={cfg.high}: it is the largest ratio itself, choose 1 or more (5)"
         )
-    if cfg.delta is not None and cfg.delta <= 1 + cfg.high:
+    if cfg.delta is not None and not cfg.delta > 1 + cfg.high:
         raise ValueError(f"delta={cfg.delta}: choose more than 1 + epsilon_high = {1 + cfg.high}")
     if not 0 < cfg.top_entropy <= 1:
         raise ValueError(f"top_entropy={cfg.top_entropy}: choose a share above 0, at most 1")
@@ -131,8 +132,8 @@ def is_clipped(
     ratio: Tensor,  # [B, T] or [B, 1]
     advantage: Tensor,  # Of each answer [B, 1]
     cfg: PolicyConfig,  # Bounds
-) -> Tensor:  # True at tokens that pull no further, or with less than their ratio [B, T] or [B, 1]
-    "What the bounds hold back"
+) -> Tensor:  # True at tokens beyond the bound of their answer's sign [B, T] or [B, 1]
+    "What TRL counts as clipped: neither what `delta` holds back, nor a bad answer's tokens in cispo"
     if cfg.loss == "cispo":
         return (ratio > cfg.high) & (advantage > 0)
     low = (ratio < 1 - cfg.epsilon) & (advantage < 0)

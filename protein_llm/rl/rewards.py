@@ -213,13 +213,13 @@ def order_among_mutants(
     return out
 
 # %% ../../nbs/api/rl/01_rewards.ipynb #517e6c01
-_PROBABILITY = re.compile(r"(.*), probability (0\.[0-9]{1,2}|1\.00?|1)\.?")
+_PROBABILITY = re.compile(r"(.*), probability (0\.[5-9][0-9]?|1\.00?|1)\.?")
 
 
 def stated_probability(
     answer: str,  # With a probability or without
 ) -> tuple:  # The answer without it, and the number; 1 where none is stated
-    "Part an answer from what it says of itself"
+    "Part an answer from what it says of itself, 0.5 or more"
     found = _PROBABILITY.fullmatch(answer)
     return (f"{found[1]}.", float(found[2])) if found else (answer, 1.0)
 
@@ -245,7 +245,7 @@ def parse_probable_ppi(
 PROBABLE_PPI = replace(
     PPI,
     name="ppi_probable",
-    grammar=f"{PPI.grammar}; `, probability 0.80` may follow",
+    grammar=f"{PPI.grammar}; `, probability 0.80` may follow, 0.5 or more",
     parse=parse_probable_ppi,
     score=score_probable_ppi,
 )
