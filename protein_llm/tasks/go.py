@@ -710,12 +710,12 @@ _NOTE = (
 )
 
 
-def _parts(of: dict, weighed: dict, **sources) -> dict:
+def _parts(of: dict, weighed: dict, annotations: pd.DataFrame | None) -> dict:
     "The functions of a task"
     return dict(
         parse=partial(parse_go, **of),
         score=partial(go_score, **weighed),
-        load=partial(go_items, **sources, **of),
+        load=partial(go_items, annotations=annotations, **of),
         choices=partial(go_choices, **of),
         right=partial(go_right, **of),
         states=partial(go_states, **of),
@@ -734,7 +734,7 @@ def go_task(
         raise ValueError(f"unknown aspect {aspect!r}: choose from {', '.join(_NAMED)}")
     name, label, _ = _NAMED[aspect]
     of = dict(aspect=aspect)
-    parts = _parts(of, of | dict(accretion=accretion), annotations=annotations)
+    parts = _parts(of, of | dict(accretion=accretion), annotations)
     facts = dict(grammar=_GRAMMAR, ranked=GO_RANKED, join="; ", note=_NOTE)
     facts |= dict(marks="go_f1_weighted")  # by terms alone, `Binding.` is partly right of most
     return Task(name, f"GO, {label}", metrics=(*GO_ANSWERED, PARSE_RATE.name), **facts, **parts)
@@ -743,7 +743,6 @@ def go_task(
 GO, GO_COMPONENT, GO_PROCESS = (go_task(aspect) for aspect in _NAMED)
 
 # %% ../../nbs/api/tasks/02_go.ipynb #5a45679c
-_FOLDERS = dict(MF="MFO", CC="CCO", BP="BPO")
 _NOTE_2014 = (
     "Train and validation proteins have their terms of January 2014, of any evidence; test proteins had none of the "
     "aspect then, and are asked for what experiments have shown since. Arms learned today's answers of train proteins"
@@ -752,13 +751,13 @@ _NOTE_2014 = (
 
 def _in_2014(aspect: str) -> pd.DataFrame:
     "Terms of January 2014, of the package metastudent-data"
-    path = fetch("metastudent") / _FOLDERS[aspect] / "goasp.fasta.pin"
+    path = fetch("metastudent") / f"{aspect}O" / "goasp.fasta.pin"
     return metastudent_terms(path).to_pandas()
 
 
 def _since_2014(task: Task, aspect: str) -> Task:
     "A task of GO with a temporal hold-out"
-    load = partial(go_items, aspect=aspect, before=partial(_in_2014, aspect))
+    load = partial(task.load, before=partial(_in_2014, aspect))
     names = dict(name=f"{task.name}_temporal", label=f"{task.label}, new since 2014")
     return replace(task, **names, load=load, note=_NOTE_2014)
 
