@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from fastcore.basics import patch
 
 from ..config import TrainConfig
@@ -29,6 +30,7 @@ from ..model import Decoding, ProteinLLM, ProteinProcessor
 from ..model.parts import copied_weights, set_weights, trained_parameters
 from ..progress import progress
 from .grpo import GRPO, GRPOConfig
+from .losses import teaches
 from .prompts import swapped
 from .rewards import Reward, part_name
 from ..runs.run import Run
@@ -294,11 +296,9 @@ def best_samples(
     paid: np.ndarray,  # Their rewards [n, k]
 ) -> pd.DataFrame:  # Prompts whose samples differ in reward, the first best one as `answer`
     "What rejection sampling learns from; nothing where no prompt's samples differ"
-    known = ~np.isnan(paid)
-    high, low = (np.where(known, paid, worst) for worst in (-np.inf, np.inf))
-    differ = high.max(1) - low.min(1) > 1e-8
     texts = np.array(predictions, dtype=object).reshape(paid.shape)
-    best = texts[np.arange(len(texts)), high.argmax(1)]
+    best = texts[np.arange(len(texts)), np.where(np.isnan(paid), -np.inf, paid).argmax(1)]
+    differ = teaches(torch.as_tensor(paid)).numpy()
     return records.assign(answer=best)[differ].reset_index(drop=True)
 
 # %% ../../nbs/api/rl/07_controls.ipynb #7c0a51e2
