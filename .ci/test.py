@@ -86,7 +86,11 @@ CHAIN = {
         ("encode",),
     ),
     # its learning rates, and the arms at published sizes, are trained already
-    "grid: ways": ("06_experiments", dict(GRID, groups="ways", ways="text,blind"), TRAINED),
+    "grid: ways": (
+        "06_experiments",
+        dict(GRID, groups="ways", ways="text,blind", tasks="go"),
+        TRAINED,
+    ),
     # the first and the last line; the first is trained already
     "grid: the waterfall": (
         "06_waterfall",

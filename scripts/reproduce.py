@@ -70,7 +70,7 @@ LADDER = dict(groups="ladder_steps,ladder_epochs", changes="max_residues=512")
 RETRIEVAL = dict(n_proteins=3_600, steps=500, n_swap=250, n_generate=100)
 QUESTIONS = dict(
     seeds=(1_600, SEEDS),
-    parts=(2_800, SEEDS),
+    parts=(4_800, SEEDS | dict(tasks="go,ec")),
     ladder=(12_000, LADDER),
     ways=(8_500, {}),
     sources=(2_000, {}),
