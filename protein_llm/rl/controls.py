@@ -452,12 +452,10 @@ _ASKED = (
     "rl_end",
     "test_end",
 )  # else kept ones are others
-_WAYS = dict(rejection_sampling="as many samples as the policy")  # else, too
 
 
 def _system_key(study: Study, name: str, seed: int) -> str:
-    way = [_WAYS[name]] if name in _WAYS else []
-    return digest(study.key, weights_digest(study.model), name, seed, _ASKED, *way, n=8)
+    return digest(study.key, weights_digest(study.model), name, seed, _ASKED, n=8)
 
 # %% ../../nbs/api/rl/07_controls.ipynb #8eaf3bcc
 def kept_system(
