@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 # %% ../../nbs/api/reporting/06_downstream.ipynb #14500463
 from ..config import ARCHS, TrainConfig, key_fields
 from ..core import digest, ensure_stage
-from ..data.split import shuffle_key
+from ..data.split import find_relatives, shuffle_key
 from ..evaluation.answers import weights_digest
 from ..evaluation.downstream import Arm, Limits, TaskMeasurement, used_records
 from ..evaluation.task_data import TaskData, stores_for
@@ -81,20 +81,29 @@ _ASPECTS = dict(go="MF", go_component="CC", go_process="BP")
 ASPECT_OF = _ASPECTS | {f"{name}_temporal": aspect for name, aspect in _ASPECTS.items()}
 
 
+def _named(proteins: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    "The proteins that records name"
+    named = proteins.protein_id.isin(set(records.protein_ids.explode()))
+    return proteins[named].reset_index(drop=True)
+
+
 def _shuffled(records: pd.DataFrame, limits: Limits) -> pd.DataFrame:
     "In an order that names and seed decide"
     keys = [shuffle_key(limits.seed, record) for record in records.record_id]
     return records.iloc[np.argsort(keys, kind="stable")]
 
-
+# %% ../../nbs/api/reporting/06_downstream.ipynb #960439fe
 def _relatives(
     task: Task, proteins: pd.DataFrame, test: pd.DataFrame, limits: Limits
 ) -> pd.DataFrame:
-    "Of each cluster of a test record one protein in no split that has an answer"
+    "Of each cluster of a test record one protein that has an answer, is in no split and has no relative in train"
     asked = proteins.protein_id.isin(test.protein_ids.str[0])
     near = proteins.cluster.isin(test.cluster) & ~proteins.split.isin(SPLITS)
     both = task.load(proteins[asked | near].assign(split="test")).records  # test has answers
     new = _shuffled(both[~both.record_id.isin(test.record_id)], limits)
+    if len(new):
+        near = find_relatives(_named(proteins, new), proteins[proteins.split == "train"])
+        new = new[~new.protein_ids.str[0].isin(near["query"])]
     some = new.drop_duplicates("cluster").head(limits.beside)
     return some.assign(split=BESIDE, why="relative")
 
@@ -135,12 +144,6 @@ def _records_beside(
         asked = pd.concat([records, *beside])
         beside.append(_without_activity(task, proteins, asked, limits))
     return pd.concat(beside, ignore_index=True)
-
-# %% ../../nbs/api/reporting/06_downstream.ipynb #f5e3c0d1
-def _named(proteins: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    "The proteins that records name"
-    named = proteins.protein_id.isin(set(records.protein_ids.explode()))
-    return proteins[named].reset_index(drop=True)
 
 # %% ../../nbs/api/reporting/06_downstream.ipynb #b945ee92
 def items_of(

@@ -36,7 +36,7 @@ class Backward(NamedTuple):
     "A task's questions the other way round, and how two answers contradict each other"
 
     records: Callable  # test records -> as many records, asked the other way round
-    statistics: Callable  # (records, answers, answers the other way round) -> {column: number} rows
+    statistics: Callable  # (records, answers, answers the other way round) -> columns, a row each
     metrics: tuple  # Names in `METRICS`: sums of these columns
 
 # %% ../../nbs/api/tasks/01_task.ipynb #9dda047c
