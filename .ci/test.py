@@ -101,9 +101,10 @@ CHAIN = {
         "07_downstream",
         dict(
             TRAIN,
-            task="location",
+            task="go",
             arch="mlp",
             n_written=2,
+            n_beside=5,
             folder="runs/smoke/downstream",
             changes="n_test_clusters=60 n_valid_clusters=40 draws=50",
         ),

@@ -11,6 +11,8 @@ __all__ = ['PULL', 'BINS', 'ECE', 'KS', 'ALPHAS', 'Limits', 'used_records', 'log
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #665234ef
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,10 +53,11 @@ class Limits:
     written: int = 60  # Of these, that arms write answers to; 0: none
     samples: int = 0  # Answers drawn for each record, which vote for what they state; 0: no votes
     max_new_tokens: int = 48  # Of a written answer
+    beside: int = 0  # Of each kind of records that are asked beside, at most; 0: none
     draws: int = 1_000  # Of the bootstrap over clusters
     seed: int = 0  # Of the choice of records
 
-
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #ae97b0f0
 def used_records(
     records: pd.DataFrame,  # Of a task
     limits: Limits,  # How many
@@ -213,6 +216,12 @@ class Known(NamedTuple):
     right_valid: np.ndarray
     prior: np.ndarray
     one: bool
+    beside: pd.DataFrame | None = None  # asked as test records are, in no score
+
+    @property
+    def asked(self) -> pd.DataFrame:
+        "valid, test, and those beside"
+        return pd.concat([t for t in (self.held, self.beside) if t is not None], ignore_index=True)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #0b4abe4f
 class SystemScores(NamedTuple):
@@ -221,6 +230,13 @@ class SystemScores(NamedTuple):
     values: np.ndarray  # [m, C]
     setting: float | None = None  # The best, where several were tried
     calibration: Calibration | None = None  # Of the best setting, which was chosen by it
+    beside: np.ndarray | None = None  # Of the records beside; None where it is not asked of them
+
+
+def _by_rows(known: Known, values: np.ndarray) -> SystemScores:
+    "From scores of `known.asked`"
+    n = len(known.held)
+    return SystemScores(values[:n], beside=None if known.beside is None else values[n:])
 
 
 def _calibrated(known: Known, values: np.ndarray) -> Calibration:
@@ -228,35 +244,47 @@ def _calibrated(known: Known, values: np.ndarray) -> Calibration:
     n = len(known.right_valid)
     return Calibration(values[:n], known.right_valid, known.prior, known.one)
 
-
-def _best(known: Known, settings: tuple, scores_of: Callable) -> SystemScores:
-    "The scores of the setting whose probabilities lose least on valid"
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #812e1852
+def _best(
+    known: Known, settings: tuple, scores_of: Callable, x: np.ndarray, beside: np.ndarray | None
+) -> SystemScores:
+    "The scores of the setting whose probabilities lose least on valid, of features [m, D] and those beside"
     tried = []
     for setting in settings:
-        values = scores_of(setting)
+        values = scores_of(x, setting)
         tried.append(SystemScores(values, setting, _calibrated(known, values)))
-    return min(tried, key=lambda system: system.calibration.loss)
+    best = min(tried, key=lambda system: system.calibration.loss)
+    return best if beside is None else best._replace(beside=scores_of(beside, best.setting))
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #44adada3
+def _features_beside(known: Known, pooled: pd.DataFrame) -> np.ndarray | None:
+    "None where nothing is asked beside, or a protein there has no features: the system is then not asked"
+    if known.beside is None or not known.beside.protein_ids.explode().isin(pooled.index).all():
+        return None
+    return record_features(known.beside, pooled)
+
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #6bf2649c
 def _by_features(
     known: Known, pooled: pd.DataFrame, names: tuple
 ) -> dict:  # {system: `SystemScores`}
     "Ridge, and nearest neighbours where a name is given for it"
     scaler = StandardScaler().fit(record_features(known.train, pooled))
     x, asked = (scaler.transform(record_features(t, pooled)) for t in (known.train, known.held))
-    found = {names[0]: _best(known, ALPHAS, lambda a: ridge_scores(x, known.right, asked, a))}
+    beside = _features_beside(known, pooled)
+    of = asked, None if beside is None else scaler.transform(beside)
+    found = {names[0]: _best(known, ALPHAS, partial(ridge_scores, x, known.right), *of)}
     if len(names) > 1:
         ks = tuple(k for k in KS if k <= len(x))
-        found[names[1]] = _best(known, ks, lambda k: knn_scores(x, known.right, asked, k))
+        found[names[1]] = _best(known, ks, partial(knn_scores, x, known.right), *of)
     return found
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #83884099
-def _nearest_sequence(known: Known, sequences: dict) -> np.ndarray:  # [m, C]
+def _nearest_sequence(known: Known, sequences: dict) -> np.ndarray:  # of `known.asked` [.., C]
     "What the train record of the protein that aligns best has right, by its identity; nothing where none aligns"
-    ids = [t.protein_ids.str[0].tolist() for t in (known.held, known.train)]
+    ids = [t.protein_ids.str[0].tolist() for t in (known.asked, known.train)]
     best = find_hits(*ids, sequences).drop_duplicates("query").set_index("query")
     row = {p: i for i, p in reversed([*enumerate(ids[1])])}
-    scores = np.zeros((len(known.held), known.right.shape[1]))
+    scores = np.zeros((len(ids[0]), known.right.shape[1]))
     for i, p in enumerate(ids[0]):
         if p in best.index:
             scores[i] = best.identity[p] * known.right[row[best.target[p]]]
@@ -269,14 +297,15 @@ def baseline_task_scores(
     pooled: dict,  # Mean features by name: `feature`, and `random` where there is a random encoder
 ) -> dict:  # {system: `SystemScores`}
     "What the share in train, features, composition and the nearest sequence say, each by its best setting"
-    found = dict(prior=SystemScores(np.zeros((len(known.held), known.right.shape[1]))))
+    asked = known.asked
+    found = dict(prior=_by_rows(known, np.zeros((len(asked), known.right.shape[1]))))
     for name, table in pooled.items():
         names = (f"ridge_{name}", f"knn_{name}") if name == "feature" else (f"ridge_{name}",)
         found |= _by_features(known, table, names)
-    ids = [p for t in (known.train, known.held) for ps in t.protein_ids for p in ps]
+    ids = [p for t in (known.train, asked) for ps in t.protein_ids for p in ps]
     found |= _by_features(known, composition(list(dict.fromkeys(ids)), sequences), ("composition",))
     if known.train.protein_ids.map(len).eq(1).all():
-        found["nearest_sequence"] = SystemScores(_nearest_sequence(known, sequences))
+        found["nearest_sequence"] = _by_rows(known, _nearest_sequence(known, sequences))
     return found
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #205bc13f
@@ -323,13 +352,22 @@ class Features:
     pooled: dict  # Mean features by name: `feature`, and `random` where there is a random encoder
     residues: Callable | None = None  # Protein id -> features of its residues [L, D]
 
-
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #e4f75fd1
 @dataclass(frozen=True)
 class Arm:
     "A model, and how it sees records"
 
     model: ProteinLLM
     data: TaskData
+    beside: TaskData | None = None  # Likewise of the records beside: `data` keeps its name
+
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #1be79a56
+def _require_beside(task: Task, items: Items, arms: dict):
+    "Raise `ValueError` on an arm that cannot read the records beside"
+    blind = [name for name, arm in arms.items() if arm.beside is None]
+    if items.beside is not None and blind:
+        fault = f"arm {blind[0]!r} has no data of the {len(items.beside)} records beside"
+        raise ValueError(f"{task.name}: {fault}: make it from the same items")
 
 
 def _written(
@@ -367,6 +405,7 @@ class _Answers(NamedTuple):
     probabilities: np.ndarray  # [n, C]
     texts: list  # Its answers [n]
     statistics: pd.DataFrame  # Columns of the task's metrics
+    beside: list  # Its answers to the records beside; none where it is not asked of them
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #6c135a70
 class Asked(NamedTuple):
@@ -379,6 +418,7 @@ class Asked(NamedTuple):
     choices: list  # Allowed answers [C]
     kept: np.ndarray  # Where these stand among all that the task allows [C]
     known: Known
+    backward: pd.DataFrame | None = None  # The first test records the other way round
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #497fc807
 def _answers_of(asked: Asked, scores: SystemScores) -> _Answers:
@@ -393,7 +433,9 @@ def _answers_of(asked: Asked, scores: SystemScores) -> _Answers:
     parts.append(confident.set_index(parts[0].index))
     if task.rank:
         parts.append(task.rank(asked.test, asked.choices, p).set_index(parts[0].index))
-    return _Answers(p, texts, pd.concat(parts, axis=1))
+    too = None if scores.beside is None else calibrated(scores.beside)
+    beside = [] if too is None else chosen_texts(task, asked.choices, too, threshold)
+    return _Answers(p, texts, pd.concat(parts, axis=1), beside)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #208b57dc
 def _allowed(
@@ -406,6 +448,20 @@ def _allowed(
     right = task.right(choices, train.answer.tolist()).astype(float)
     commonest = np.sort(np.argsort(-right.mean(0), kind="stable")[:most])
     return [choices[i] for i in commonest], right[:, commonest], commonest
+
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #92a8a5c9
+def _backward_of(
+    task: Task, test: pd.DataFrame, beside: pd.DataFrame | None
+) -> pd.DataFrame | None:
+    "Records beside, if they are these; `ValueError` where they are not the first test records the other way round"
+    if beside is None or task.backward is None:
+        return None
+    wanted = task.backward.records(test.head(len(beside))).record_id.tolist()
+    for record, other in zip_longest(beside.record_id, wanted):
+        if record != other:
+            fault = f"record {record!r} is asked beside, where {other!r} belongs"
+            raise ValueError(f"{task.name}: {fault}: ask the first test records backward")
+    return beside
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #0d0a0f9e
 def ask(
@@ -425,10 +481,15 @@ def ask(
     right_valid = task.right(choices, valid.answer.tolist()).astype(float)
     prior = log_odds(right.mean(0), len(right))
     held = pd.concat([valid, test], ignore_index=True)
-    known = Known(train, held, right, right_valid, prior, not task.join)
-    return Asked(task, train, valid, test, choices, kept, known)
+    beside = None if task.backward else items.beside
+    known = Known(train, held, right, right_valid, prior, not task.join, beside)
+    backward = _backward_of(task, test, items.beside)
+    return Asked(task, train, valid, test, choices, kept, known, backward)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #9805a2c8
+_BESIDE = ["system", "record_id", "prediction"]
+
+
 @dataclass
 class TaskMeasurement:
     "What was found for one task"
@@ -439,6 +500,8 @@ class TaskMeasurement:
     samples: pd.DataFrame  # `system, record_id, answer, prediction`
     facts: dict = field(default_factory=dict)  # Counts, settings, and the task's note
     statistics: dict = field(default_factory=dict)  # What each system's metrics sum, by record
+    # Answers to the records beside: `system, record_id, prediction`
+    beside: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=_BESIDE))
 
 
 def _metrics(task: Task, written: bool = False) -> tuple:
@@ -475,44 +538,72 @@ def _compared(asked: Asked, answers: dict, arms: dict, draws: int) -> pd.DataFra
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #3087c305
+def _require_numbers(place: str, values: np.ndarray, records: pd.DataFrame, choices: list):
+    "Raise `ValueError` where scores are too few, or one is no number"
+    wanted = len(records), len(choices)
+    if values.shape != wanted:
+        fault = f"{place} gives scores of shape {values.shape}"
+        raise ValueError(f"{fault}: {wanted[0]} records and {wanted[1]} answers were asked")
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        record, answer = records.record_id.iloc[wrong[0][0]], choices[wrong[0][1]]
+        raise ValueError(f"{place} gives record {record!r} no number for {answer[:60]!r}")
+
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #2f508958
 def _require_scores(asked: Asked, scores: dict) -> dict:  # The same
-    "Raise `ValueError` that names task and system where scores are too few, or one is no number"
-    wanted = len(asked.known.held), len(asked.choices)
+    "Raise `ValueError` that names task and system, as `_require_numbers`"
     for system, of in scores.items():
         place = f"{asked.task.name}: {system}"
-        if of.values.shape != wanted:
-            fault = f"{place} gives scores of shape {of.values.shape}"
-            raise ValueError(f"{fault}: {wanted[0]} records and {wanted[1]} answers were asked")
-        wrong = np.argwhere(~np.isfinite(of.values))
-        if len(wrong):
-            record = asked.known.held.record_id.iloc[wrong[0][0]]
-            answer = asked.choices[wrong[0][1]]
-            raise ValueError(f"{place} gives record {record!r} no number for {answer[:60]!r}")
+        _require_numbers(place, of.values, asked.known.held, asked.choices)
+        if of.beside is not None:
+            _require_numbers(place, of.beside, asked.known.beside, asked.choices)
     return scores
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #5619a935
+def _log_likelihoods(asked: Asked, arm: Arm, folder: Path) -> np.ndarray:
+    "Of `known.asked`; what is beside is kept in a file of its own"
+    known, parts = asked.known, []
+    for data, records in ((arm.data, known.held), (arm.beside, known.beside)):
+        if records is not None:
+            of = data, records, asked.choices, folder
+            parts.append(arm_log_likelihoods(asked.task, arm.model, *of))
+    return np.concatenate(parts)
+
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #8e92a1c1
 def _scores_of_all(
     asked: Asked, items: Items, arms: dict, features: Features, folder: Path
 ) -> dict:
-    "`SystemScores` of valid and test records by system"
-    task, held = asked.task, asked.known.held
+    "`SystemScores` of valid and test records, and of those beside, by system"
+    task, known = asked.task, asked.known
     sequences = items.proteins.set_index("protein_id").sequence.to_dict()
-    found = baseline_task_scores(asked.known, sequences, features.pooled)
+    found = baseline_task_scores(known, sequences, features.pooled)
     if task.baselines:
-        as_test = pd.concat([asked.train, held.assign(split="test")], ignore_index=True)
+        as_test = pd.concat([asked.train, known.asked.assign(split="test")], ignore_index=True)
         own = task.baselines(Items(as_test, items.proteins), features.pooled, features.residues)
-        found |= {s: SystemScores(values[:, asked.kept]) for s, values in own.items()}
-    likely = {
-        a: arm_log_likelihoods(task, arm.model, arm.data, held, asked.choices, folder)
-        for a, arm in arms.items()
-    }
+        found |= {s: _by_rows(known, values[:, asked.kept]) for s, values in own.items()}
+    likely = {a: _log_likelihoods(asked, arm, folder) for a, arm in arms.items()}
     blind = likely.get("blind")
     for a, values in likely.items():
         own = values if a == "blind" else less_reference(values, blind, len(asked.valid))
-        found[a] = SystemScores(own)
+        found[a] = _by_rows(known, own)
     return _require_scores(asked, found)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #6adabdeb
+def _chosen(asked: Asked, answers: dict) -> list:
+    "Answers by likelihood to the test records, a table a system"
+    return [_sample(s, asked.test, of.texts, "likelihood") for s, of in answers.items()]
+
+
+def _beside(asked: Asked, answers: dict) -> list:
+    "Answers to the records beside, a table a system that is asked of them, behind an empty one"
+    tables = [pd.DataFrame(columns=_BESIDE)]
+    for system, of in answers.items():
+        if of.beside:
+            columns = (system, asked.known.beside.record_id, of.beside)
+            tables.append(pd.DataFrame(dict(zip(_BESIDE, columns, strict=True))))
+    return tables
+
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #c7209570
 def _votes_of(asked: Asked, arms: dict, folder: Path, limits: Limits) -> dict:
     "`SystemScores` of valid and test records by the votes of each arm"
     if not limits.samples:
@@ -525,13 +616,25 @@ def _votes_of(asked: Asked, arms: dict, folder: Path, limits: Limits) -> dict:
     }
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #2fa38228
+def _both_ways(
+    asked: Asked, name: str, arm: Arm, texts: list, folder: Path, limits: Limits
+) -> tuple:  # scores, answers the other way round
+    "How far an arm contradicts itself: its answers, and those that it writes the other way round"
+    of = asked.task.backward
+    found = _written(asked.task, replace(arm, data=arm.beside), asked.backward, folder, limits)
+    some = asked.test.head(len(found))
+    statistics = of.statistics(some, texts[: len(found)], found.prediction.tolist())
+    table = score_table(name, statistics, some.cluster, of.metrics, None, limits.draws)
+    return table, found.assign(system=name)[_BESIDE]
+
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #bae053a1
 def _stacked(tables: list) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _writing(asked: Asked, arms: dict, folder: Path, limits: Limits) -> tuple:  # scores, samples
-    "What arms write, scored"
-    tables, samples = [], []
+def _writing(asked: Asked, arms: dict, folder: Path, limits: Limits) -> tuple:
+    "What arms write, scored: scores, samples, answers the other way round"
+    tables, samples, beside = [], [], []
     for name, arm in arms.items():
         found = _written(asked.task, arm, asked.test, folder, limits)
         some = asked.test.head(len(found))
@@ -540,7 +643,11 @@ def _writing(asked: Asked, arms: dict, folder: Path, limits: Limits) -> tuple:  
         metrics = _metrics(asked.task, written=True)
         tables.append(score_table(name, statistics, some.cluster, metrics, None, limits.draws))
         samples.append(_sample(name, some, texts, "written"))
-    return [t.assign(answered="written") for t in tables], samples
+        if asked.backward is not None:
+            table, answers = _both_ways(asked, name, arm, texts, folder, limits)
+            tables.append(table)
+            beside.append(answers)
+    return [t.assign(answered="written") for t in tables], samples, beside
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #1de21639
 def measure_task(
@@ -553,17 +660,18 @@ def measure_task(
 ) -> TaskMeasurement:
     "Ask arms and baselines alike. Raises as `ask`"
     folder, asked = Path(folder), ask(task, items, limits)
+    _require_beside(task, items, arms)
     folder.mkdir(parents=True, exist_ok=True)
     votes = _votes_of(asked, arms, folder, limits)
     scores = _scores_of_all(asked, items, arms, features, folder) | votes
     answers = {s: _answers_of(asked, z) for s, z in scores.items()}
-    chosen = [_sample(s, asked.test, of.texts, "likelihood") for s, of in answers.items()]
-    tables, written = _writing(asked, arms if limits.written else {}, folder, limits)
+    chosen = _chosen(asked, answers)
+    tables, written, back = _writing(asked, arms if limits.written else {}, folder, limits)
     scored = _stacked([_scored(asked, answers, limits.draws), *tables])
     compared = _compared(asked, answers, arms | votes, limits.draws)
-    settings = {s: z.setting for s, z in scores.items() if z.setting}
-    found = (scored, compared, _stacked([*chosen, *written]), _facts(asked, settings, limits))
-    return TaskMeasurement(task, *found, {s: of.statistics for s, of in answers.items()})
+    found = (scored, compared, _stacked([*chosen, *written]), _facts(asked, scores, limits))
+    beside = _stacked([*_beside(asked, answers), *back])
+    return TaskMeasurement(task, *found, {s: of.statistics for s, of in answers.items()}, beside)
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #ac31d896
 def headline_of(
@@ -572,14 +680,16 @@ def headline_of(
     "The metric that a task is judged by: of the scores where it has one, else of the answers"
     return (task.ranked or task.metrics)[0]
 
-
-def _facts(asked: Asked, settings: dict, limits: Limits) -> dict:
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #da6f1eaa
+def _facts(asked: Asked, scores: dict, limits: Limits) -> dict:
     "Counts, settings and the task's note"
     task, headline = asked.task, METRICS[headline_of(asked.task)]
     about = dict(task=task.name, label=task.label, headline=headline.name)
     about |= dict(headline_label=headline.label, better=headline.better)
     counts = {s: len(getattr(asked, s)) for s in ("train", "valid", "test")}
     right = task.right(asked.choices, asked.test.answer.tolist())
+    too = asked.known.beside if asked.backward is None else asked.backward
+    about |= {} if too is None else dict(beside=too.why.value_counts().to_dict())
     return dict(
         **about,
         **counts,
@@ -587,7 +697,7 @@ def _facts(asked: Asked, settings: dict, limits: Limits) -> dict:
         choices=len(asked.choices),
         # test records with an allowed answer that is right
         reachable=float((right.sum(1) > 0).mean()),
-        settings=settings,
+        settings={s: of.setting for s, of in scores.items() if of.setting},
         samples=limits.samples,
         note=task.note,
     )

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['GB1_FIRST', 'SHARES', 'QUESTION', 'WORST', 'SIGN_FROM', 'MAE', 'SIGN', 'WRITTEN', 'GRID', 'SPEARMAN', 'EXPECTED',
-           'RANKED', 'ASYMMETRY', 'THERE_AND_BACK', 'PENALTIES', 'STABILITY', 'ddg_text', 'parse_ddg', 'mutation_parts',
-           'mutated', 'reverse_mutation', 'gb1_measured', 'split_units', 'stability_items', 'score_ddg', 'ddg_choices',
-           'right_ddg', 'expected_ddg', 'ddg_scores', 'rank_ddg', 'written_ddg_scores', 'reversed_records',
-           'asymmetry_statistics', 'normal_ddg_scores', 'site_differences', 'stability_baselines', 'load_stability',
-           'read_megascale', 'read_proteingym']
+           'RANKED', 'ASYMMETRY', 'THERE_AND_BACK', 'BACKWARD', 'PENALTIES', 'STABILITY', 'ddg_text', 'parse_ddg',
+           'mutation_parts', 'mutated', 'reverse_mutation', 'gb1_measured', 'split_units', 'stability_items',
+           'score_ddg', 'ddg_choices', 'right_ddg', 'expected_ddg', 'ddg_scores', 'rank_ddg', 'written_ddg_scores',
+           'reversed_records', 'asymmetry_statistics', 'normal_ddg_scores', 'site_differences', 'stability_baselines',
+           'load_stability', 'read_megascale', 'read_proteingym']
 
 # %% ../../nbs/api/tasks/03_stability.ipynb #393b9b65
 import csv
@@ -23,8 +23,9 @@ import pandas as pd
 from ..data.manifest import fetch
 from ..data.readers import open_text
 from ..data.split import shuffle_key
+from ..scoring.entities import share
 from ..scoring.table import Metric, declare, ratio
-from .task import Items, Task
+from .task import Backward, Items, Task
 
 # %% ../../nbs/api/tasks/03_stability.ipynb #f8ee3e55
 def ddg_text(
@@ -348,15 +349,26 @@ def asymmetry_statistics(
     return pd.DataFrame(rows, index=pd.Index(records.record_id, name="record_id"))
 
 # %% ../../nbs/api/tasks/03_stability.ipynb #a5c5d174
+def _mean_of_both(sums: np.ndarray) -> np.ndarray:
+    "From the sums of `asymmetry` and `both`; NaN where no record has two numbers"
+    return share(*np.moveaxis(np.asarray(sums, float), -1, 0))
+
+
+def _any_both(sums: np.ndarray) -> bool:
+    return sums[1] > 0
+
+
 ASYMMETRY = Metric(
     "stability_asymmetry",
     "contradiction of there and back",
     ("asymmetry", "both"),
-    ratio,
+    _mean_of_both,
     rests_on="both",
+    applies=_any_both,
     **_ENERGY,
 )
 THERE_AND_BACK = declare(ASYMMETRY)
+BACKWARD = Backward(reversed_records, asymmetry_statistics, THERE_AND_BACK)
 
 # %% ../../nbs/api/tasks/03_stability.ipynb #1c32b8f4
 def normal_ddg_scores(
@@ -475,10 +487,13 @@ STABILITY = Task(
     rank=rank_ddg,
     ranked=RANKED,
     baselines=stability_baselines,
+    backward=BACKWARD,
     taught=False,
     note=(
         "One protein, GB1: whole positions are held out, the protein is not. Nothing is claimed of "
-        "other proteins, and the interval is one over positions."
+        "other proteins, and the interval is one over positions. The contradiction of there and "
+        "back is a check of written answers and no score: whoever always answers 0 has none, and "
+        "whoever says the same number both ways contradicts himself by twice its size."
     ),
 )
 
