@@ -157,14 +157,18 @@ _LEAST = dict(  # the smallest whole number that each may be
 )
 
 
-def _check_whole_numbers(cfg):
+def _require_whole(name: str, value, smallest: int):
     "Raise `ValueError` on what is no whole number, or too small a one"
+    if type(value) is not int or value < smallest:
+        raise ValueError(f"{name} is a whole number, {smallest} or more, got {value!r}")
+
+
+def _check_whole_numbers(cfg):
+    "Raise `ValueError` on a size that no data could have"
     for name, smallest in _LEAST.items():
         value = getattr(cfg, name)
-        if value is None and name in SIZES:
-            continue
-        if type(value) is not int or value < smallest:
-            raise ValueError(f"{name} is a whole number, {smallest} or more, got {value!r}")
+        if value is not None or name not in SIZES:
+            _require_whole(name, value, smallest)
 
 # %% ../nbs/api/02_config.ipynb #453cc554
 def _check_numbers(cfg):
@@ -345,8 +349,8 @@ class _Bridge:
 # %% ../nbs/api/02_config.ipynb #b6be38ac
 def _check_model(cfg):
     "Raise `ValueError` on a number that no model could have"
-    if type(cfg.retrieve) is not int or cfg.retrieve < 0:
-        raise ValueError(f"retrieve is a whole number, 0 or more, got {cfg.retrieve!r}")
+    for name in ("retrieve", "lora_r"):
+        _require_whole(name, getattr(cfg, name), 0)
     if not abs(cfg.gate) < float("inf"):
         raise ValueError(f"gate is a number, got {cfg.gate}")
 
@@ -485,8 +489,10 @@ class EvalConfig:
     n_choices: int = 0  # Commonest train answers of a task to choose from; 0: free writing alone
 
     def __post_init__(self):
-        if type(self.n_choices) is not int or self.n_choices < 0:
-            raise ValueError(f"n_choices={self.n_choices!r}: choose a whole number, at least 0")
+        for name in ("n_generate", "n_swap", "eval_seed", "n_choices"):
+            _require_whole(name, getattr(self, name), 0)
+        for name in ("swaps", "max_new_tokens", "draws"):
+            _require_whole(name, getattr(self, name), 1)
 
 # %% ../nbs/api/02_config.ipynb #d7dddfb4
 _PARTS = dict(

@@ -79,7 +79,7 @@ def _table_of(results: Results, run: str, which: int) -> pd.DataFrame:
 
 
 def _signed(value: float, digits: int) -> str:
-    return f"{round(value, digits) + 0.0:+.{digits}f}"  # no zero has a sign of its own
+    return f"{value + 0.0:+.{digits}f}"  # what is rounded to zero keeps its sign
 
 # %% ../../nbs/api/reporting/09_fields.ipynb #871d74bf
 def score(

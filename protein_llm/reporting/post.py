@@ -329,6 +329,12 @@ _NAMES_ONE = ("group", "place", "cell", "system", "arm", "seed")
 _MOST_ROWS = 60  # of an experiment's table on the page
 
 
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    "The rows that the page has room for, of the main metrics where there are any"
+    main = table[table.metric.isin(HEADLINE)]
+    return (main if len(main) else table).head(_MOST_ROWS)
+
+
 def _value_text(r: dict) -> str:
     "A score or a difference with its interval"
     return gap_text(r) if r["against"] else f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
@@ -342,9 +348,7 @@ def experiment_rows(
         group = table.get("group", table.question)
         table = table.assign(group=table.question.fillna(group))
     compared = table[table.against != ""]
-    shown = compared if len(compared) else table
-    main = shown[shown.metric.isin(HEADLINE)]
-    shown = (main if len(main) else shown).head(_MOST_ROWS)
+    shown = _shown(compared if len(compared) else table)
     rows = shown.to_dict("records")
     named = shown[[c for c in _NAMES_ONE if c in shown and shown[c].notna().any()]].fillna("")
     named = named.astype(str).assign(
@@ -415,7 +419,10 @@ def _experiment_parts(results: Results, name: str) -> list:
                 continue
             caption = f"{EXPERIMENTS[name]} ({path.stem.replace('_', ' ')})"
             parts += _figure(results, f"experiments/{path.stem}", caption)
-    return [*parts, folded("Its numbers", *_captioned(experiment_rows(table), words))]
+    rows, compared = experiment_rows(table), (table.against != "").sum()
+    if len(rows) < compared:
+        words += f" Below are {len(rows)} of them; all are in its table under `figures/`."
+    return [*parts, folded("Its numbers", *_captioned(rows, words))]
 
 # %% ../../nbs/api/reporting/11_post.ipynb #c91a181d
 def _summary(results: Results) -> list:
