@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PULL', 'BINS', 'ECE', 'KS', 'ALPHAS', 'Limits', 'used_records', 'log_odds', 'Calibration', 'confidence_columns',
            'record_features', 'ridge_scores', 'knn_scores', 'Known', 'SystemScores', 'baseline_task_scores',
-           'arm_log_likelihoods', 'less_reference', 'Features', 'Arm', 'arm_votes', 'Asked', 'ask', 'TaskMeasurement',
-           'measure_task', 'headline_of']
+           'arm_log_likelihoods', 'stated_log_likelihoods', 'less_reference', 'Features', 'Arm', 'arm_votes', 'Asked',
+           'ask', 'TaskMeasurement', 'measure_task', 'headline_of']
 
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #665234ef
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, logsumexp
 from sklearn.linear_model import Ridge
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
@@ -335,6 +335,20 @@ def arm_log_likelihoods(
     key = digest(data.key, held.record_id.tolist(), choices, task.ends)
     return _kept(folder / f"likelihood-{weights_digest(model)}-{key}.npy", make)
 
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #67e150ea
+def stated_log_likelihoods(
+    task: Task,  # What is asked
+    choices: list,  # Allowed answers
+    values: np.ndarray,  # Log-likelihood of each [m, C]
+) -> (
+    np.ndarray
+):  # Of each being stated, by itself or by another one [m, C]; the same without `states`
+    "Of a term all answers that imply it"
+    if task.states is None:
+        return values
+    states = task.states(choices, choices) > 0  # [stating, stated]
+    return np.stack([logsumexp(values[:, by], axis=1) for by in states.T], 1)
+
 # %% ../../nbs/api/evaluation/10_downstream.ipynb #791166cc
 def less_reference(
     scores: np.ndarray,  # Log-likelihoods of one arm [m, C]
@@ -582,6 +596,7 @@ def _scores_of_all(
         own = task.baselines(Items(as_test, items.proteins), features.pooled, features.residues)
         found |= {s: _by_rows(known, values[:, asked.kept]) for s, values in own.items()}
     likely = {a: _log_likelihoods(asked, arm, folder) for a, arm in arms.items()}
+    likely = {a: stated_log_likelihoods(task, asked.choices, z) for a, z in likely.items()}
     blind = likely.get("blind")
     for a, values in likely.items():
         own = values if a == "blind" else less_reference(values, blind, len(asked.valid))
