@@ -32,7 +32,7 @@ def _points(ax, rows: list, filled: list):
 _INK = "#4D4D4D"
 
 
-def _draw_gains(ax, gains: pd.DataFrame, arm: str, metric: str, title: str):
+def _draw_gains(ax, gains: pd.DataFrame, arm: str, metric: str, title: str, conditions: str = ""):
     "Differences to the recipe, those that are established as full dots"
     colour = COLOURS.get(arm, _INK)
     rows = [(r.value, r.low, r.high, colour) for r in gains.itertuples()]
@@ -40,19 +40,21 @@ def _draw_gains(ax, gains: pd.DataFrame, arm: str, metric: str, title: str):
     _points(ax, rows, gains.established.astype(bool).tolist())
     name_rows(ax, gains.lever.tolist())
     side = "right" if METRICS[metric].better > 0 else "left"
-    name_axes(ax, title, f"{side} of 0: better; full dot: established")
+    told = f"{side} of 0: better; full dot: established"
+    name_axes(ax, title, f"{conditions}. {told}" if conditions else told)
 
-
+# %% ../../nbs/api/reporting/08_levers.ipynb #33058f4a
 @mpl.rc_context(STYLE)
 def fig_gains(
     gains: pd.DataFrame,  # `lever, value, low, high, established`, in the order of lines
     arm: str,  # Whose recipe it is
     metric: str,  # Name in `METRICS`
     title: str,  # Of which records
+    conditions: str = "",  # How many records, clusters and seeds
 ) -> Figure:
     "What each lever adds to the recipe"
     fig, (ax,) = axes_of(1.1 + 0.3 * len(gains))
-    _draw_gains(ax, gains, arm, metric, title)
+    _draw_gains(ax, gains, arm, metric, title, conditions)
     return fig
 
 # %% ../../nbs/api/reporting/08_levers.ipynb #7be1a009

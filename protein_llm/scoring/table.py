@@ -7,7 +7,7 @@ __all__ = ['METRICS', 'NOT_CHOSEN', 'NOT_SHOWN', 'OTHERS', 'SCORE_COLUMNS', 'FEW
            'DIFFERENCE_COLUMNS', 'Metric', 'ratio', 'bits', 'declare', 'metrics_of', 'label', 'why_unmeasured',
            'measured_metrics', 'unmeasured', 'other_references', 'answer_statistics', 'Interval', 'drawn_scores',
            'interval_of', 'bootstrap', 'score_table', 'is_established', 'two_sided_p', 'holm', 'run_weights',
-           'seed_difference_table', 'difference_table', 'why_unclaimed', 'verdict', 'claim', 'claims']
+           'seed_difference_table', 'difference_table', 'one_family', 'why_unclaimed', 'verdict', 'claim', 'claims']
 
 # %% ../../nbs/api/scoring/05_table.ipynb #21690011
 from collections.abc import Callable, Iterator
@@ -678,13 +678,13 @@ def _corrected(table: pd.DataFrame) -> pd.DataFrame:
         table.loc[rows.index, "tests"] = len(rows)
     return table
 
-
-def _established(table: pd.DataFrame, system: str, against: str) -> pd.DataFrame:
+# %% ../../nbs/api/scoring/05_table.ipynb #4651a455
+def _established(table: pd.DataFrame) -> pd.DataFrame:
+    "Corrected, and which are established"
     table = _corrected(table)
     alone = is_established(table.low, table.high, table.clusters, table.n, table.draws)
     among = (table.tests == 1) | (table.p <= ERROR)
-    table = table.assign(system=system, against=against, established=alone & among)
-    return table[[*DIFFERENCE_COLUMNS, "by_seed"]]
+    return table.assign(established=alone & among)[[*DIFFERENCE_COLUMNS, "by_seed"]]
 
 # %% ../../nbs/api/scoring/05_table.ipynb #431bd7d4
 def _differences(values, clusters, metrics, columns, draws) -> pd.DataFrame:  # one row a metric
@@ -723,7 +723,8 @@ def seed_difference_table(
         part = _differences(values[inside], clusters[inside], chosen, columns, draws)
         n, few = zip(*(_resting(both, clusters, inside, m) for m in chosen), strict=True)
         parts.append(part.assign(by=by, group=group, n=n, clusters=few))
-    return _established(pd.concat(parts, ignore_index=True), system, against)
+    table = pd.concat(parts, ignore_index=True).assign(system=system, against=against)
+    return _established(table)
 
 # %% ../../nbs/api/scoring/05_table.ipynb #ea3be370
 def difference_table(
@@ -739,6 +740,17 @@ def difference_table(
     "Paired differences over all records and by group. Raises `ValueError` unless both hold the same records"
     table = seed_difference_table(system, against, [a], [b], clusters, metrics, groups, draws)
     return table.drop(columns="by_seed")
+
+# %% ../../nbs/api/scoring/05_table.ipynb #23cdf1fa
+def one_family(
+    tables: list,  # From `seed_difference_table`, of all records
+) -> pd.DataFrame:  # One table; p-values of each metric corrected for their number
+    "Differences of several systems to one other. Raises `ValueError` on tables that are corrected already"
+    table = pd.concat(tables, ignore_index=True)
+    if (table.tests > 1).any():
+        row = table[table.tests > 1].iloc[0]
+        raise ValueError(f"{row.system} against {row.against}: by {row.by}, corrected already")
+    return _established(table)
 
 # %% ../../nbs/api/scoring/05_table.ipynb #3f4fb80f
 def _scored(metric: Metric) -> str:
