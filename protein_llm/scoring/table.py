@@ -681,7 +681,7 @@ def _corrected(table: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/api/scoring/05_table.ipynb #4651a455
 def _established(table: pd.DataFrame) -> pd.DataFrame:
     "Corrected, and which are established"
-    table = _corrected(table)
+    table = _corrected(table.reset_index(drop=True))
     alone = is_established(table.low, table.high, table.clusters, table.n, table.draws)
     among = (table.tests == 1) | (table.p <= ERROR)
     return table.assign(established=alone & among)[[*DIFFERENCE_COLUMNS, "by_seed"]]
@@ -723,8 +723,7 @@ def seed_difference_table(
         part = _differences(values[inside], clusters[inside], chosen, columns, draws)
         n, few = zip(*(_resting(both, clusters, inside, m) for m in chosen), strict=True)
         parts.append(part.assign(by=by, group=group, n=n, clusters=few))
-    table = pd.concat(parts, ignore_index=True).assign(system=system, against=against)
-    return _established(table)
+    return _established(pd.concat(parts).assign(system=system, against=against))
 
 # %% ../../nbs/api/scoring/05_table.ipynb #ea3be370
 def difference_table(
@@ -746,7 +745,7 @@ def one_family(
     tables: list,  # From `seed_difference_table`, of all records
 ) -> pd.DataFrame:  # One table; p-values of each metric corrected for their number
     "Differences of several systems to one other. Raises `ValueError` on tables that are corrected already"
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables)
     if (table.tests > 1).any():
         row = table[table.tests > 1].iloc[0]
         raise ValueError(f"{row.system} against {row.against}: by {row.by}, corrected already")
