@@ -277,8 +277,9 @@ def fig_dashboard(
     for state in STATES:
         ax.barh(range(len(counts)), counts[state], 0.7, start, color=_COLOURS[state], label=state)
         start = start + counts[state]
-    name_rows(ax, [f"{group}: {cell}" for group, cell in counts.index])
+    one = table.group.nunique() == 1
+    name_rows(ax, [cell if one else f"{group}: {cell}" for group, cell in counts.index])
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.4, 1.0), fontsize=9)
+    fig.legend(ncols=4, loc="outside upper center", fontsize=9)
     name_axes(ax, "", f"runs. {_title(table, jobs)}")
     return fig

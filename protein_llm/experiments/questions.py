@@ -7,6 +7,8 @@ __all__ = ['READING', 'TASKS', 'UTILITY', 'FEW_RUNS', 'FEW_UNITS', 'EARLY', 'EVE
            'fig_utility', 'utility_finding', 'task_rows', 'task_scores', 'gradient_table', 'source_cells']
 
 # %% ../../nbs/api/experiments/06_questions.ipynb #cee60a91
+from itertools import cycle
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -77,6 +79,9 @@ def utility_table(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/api/experiments/06_questions.ipynb #867c47e8
+_MARKERS = "os^Dv"  # of the cells of an arm
+
+
 @mpl.rc_context(STYLE)
 def fig_utility(
     results: pd.DataFrame,  # From `result_table`
@@ -84,14 +89,17 @@ def fig_utility(
     title: str,  # The finding
     subtitle: str = "",  # The conditions
 ) -> Figure:
-    "Loss against a metric, a dot a run"
+    "Loss against a metric, a mark a run; cells of one arm share its colour"
     wide = wide_results(results)
     fig, (ax,) = axes_of(3.2)
-    for arm, rows in wide.groupby("arm", sort=False):
-        ax.plot(rows.loss, rows[metric], "o", color=COLOURS.get(arm, "#8C8C8C"), label=arm)
+    for arm, of_arm in wide.groupby("arm", sort=False):
+        colour = COLOURS.get(arm, "#8C8C8C")
+        cells = of_arm.groupby("cell", sort=False)
+        for marker, (cell, rows) in zip(cycle(_MARKERS), cells, strict=False):
+            ax.plot(rows.loss, rows[metric], marker, color=colour, label=cell)
     ax.set_ylabel(METRICS[metric].label)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    legend_below(ax, columns=5)
+    legend_below(ax, columns=2)
     name_axes(ax, title, f"loss on test, nats per token. {subtitle}".strip())
     return fig
 

@@ -713,7 +713,7 @@ def seed_difference_table(
     groups: pd.DataFrame | None = None,  # Of each record; one column a way to group them
     draws: int = 1_000,  # Bootstrap draws
 ) -> pd.DataFrame:  # `DIFFERENCE_COLUMNS` and `by_seed`, a value each
-    "Mean difference over seeds, its interval over clusters and seeds. Raises `ValueError` on other records"
+    "Mean difference over seeds, interval over clusters and seeds. Raises `ValueError` on other records"
     a, b = _same_records(a, b)
     chosen, columns = _chosen(a[0], metrics)
     both, clusters = [*a, *b], np.asarray(clusters)
