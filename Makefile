@@ -46,7 +46,7 @@ figures: setup ## the default run's figures into figures/, to be committed
 smollm2: setup ## the second table, of a larger language model, from assets/smollm2 into figures/smollm2 (half an hour)
 	@$(BIN)/python scripts/smollm2.py
 
-smollm2-tasks: setup ## downstream tasks asked of that larger language model's arm, into figures/downstream/smollm2 (half an hour)
+smollm2-tasks: setup ## downstream tasks asked of that larger language model's arm, into figures/downstream/smollm2 (about an hour)
 	@$(BIN)/python scripts/smollm2_tasks.py
 
 lab: setup ## JupyterLab on the front page; arguments as in: make lab args="--port 8899"
