@@ -85,7 +85,9 @@ def task_lines(folder, arms):
     for task in (t for t in TASK_ORDER if (folder / f"{t}.json").exists()):
         facts, found = task_results(folder, task)
         sign = -1 if facts["better"] < 0 else 1
-        others = {s: sign * float(r["value"]) for s, r in found.items() if s not in ARMS}
+        others = {
+            s: sign * float(r["value"]) for s, r in found.items() if s.split("_")[0] not in ARMS
+        }
         best = max(sorted(others), key=others.get)
         cells = [cell(found[s]) if s in found else "" for s in arms]
         of = f" of {facts['clusters']:,} clusters" if facts["clusters"] < facts["test"] else ""
@@ -96,10 +98,12 @@ def task_lines(folder, arms):
 
 
 def tasks():
-    "The headline of every task, of the default's arms and of the larger language model's"
+    "The headline of every task: of the default's arms, of those on all proteins, and of the larger language model's"
     folder, parts = ROOT / "figures" / "downstream", []
-    for where, arms in ((folder, ARMS), (folder / "smollm2", ("mlp",))):
-        head = ["", *(a if where == folder else f"{a}, SmolLM2" for a in arms), "best of the rest"]
+    asked = {"the default": (folder, ARMS), "all proteins": (folder / "tiny_all", ARMS)}
+    asked["SmolLM2"] = folder / "smollm2", ("mlp",)
+    for name, (where, arms) in asked.items():
+        head = [name, *arms, "best of the rest"]
         lines = [head, ["---"] * len(head), *task_lines(where, arms)]
         if len(lines) > 2:
             parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))

@@ -45,6 +45,7 @@ ALL_ARMS = dict(text=4_000, mlp=1_700, perceiver=1_700, flamingo=1_700, blind=1_
 
 
 TASK = dict(folder="figures/downstream")
+ALL_TASKS = ALL | dict(folder="figures/downstream/tiny_all", n_written=0)
 # the lab's objections are in the page; the training is to show what they are worth
 GRPO = dict(folder="figures/grpo", force=True)
 # seconds on two cores, and parameters of its own
@@ -102,6 +103,17 @@ def all_steps():
         *steps,
         Step("all-04_evaluate", "04_evaluate", 1_200, (), trained, ALL),
         Step("all-05_figures", "05_figures", 60, (), ("all-04_evaluate",), ALL_FIGURES),
+        *[
+            Step(
+                f"all-07_downstream-{task}",
+                "07_downstream",
+                240,
+                (),
+                trained,
+                ALL_TASKS | dict(task=task),
+            )
+            for task in ("go", "go_component", "go_process", "ec", "location")
+        ],
     ]
 
 
@@ -151,7 +163,7 @@ STEPS = dict(
     # one after the other: a question uses all cores
     experiments=[
         *all_steps(),
-        *grid_steps(QUESTIONS, ("all-05_figures",)),
+        *grid_steps(QUESTIONS, tuple(step.name for step in all_steps())),
     ],
     grid=grid_steps(QUESTIONS),
     search=[
