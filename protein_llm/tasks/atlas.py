@@ -105,12 +105,20 @@ ATLAS = declare(
 )
 
 # %% ../../nbs/api/tasks/07_atlas.ipynb #066e5797
+def _stated(answer: str, aspect: str) -> tuple:
+    "All terms that an answer implies, and how many of its items are none; its text where it names no term"
+    found = parse_go(answer, aspect)
+    if found is None or not found.terms:
+        return (answer.strip().lower(),)
+    return lineage(ontology(aspect), found.terms), found.unknown, found.mismatched
+
+
 def pair_columns(
     pairs: pd.DataFrame,  # `first, second`: ids of proteins with a hit between them
     answers: pd.DataFrame,  # `prediction, answer` by protein id
     aspect: str = "MF",  # MF, CC or BP
 ) -> pd.DataFrame:  # `pairs, same, same_known, differ, blurred`, one row a pair
-    "Which relatives got the same answer. Raises `ValueError` on a protein without one"
+    "Which relatives were said to have the same terms. Raises `ValueError` on a protein without one"
     rows = []
     for pair in zip(pairs["first"], pairs["second"], strict=True):
         lacking = [p for p in pair if p not in answers.index]
@@ -118,9 +126,9 @@ def pair_columns(
             raise ValueError(
                 f"pair {pair}: protein {lacking[0]!r} has no answer: leave the pair out"
             )
-        texts = {answers.prediction[p].strip().lower() for p in pair}
-        truths = {parse_go(answers.answer[p], aspect) for p in pair}
-        same, same_known = len(texts) == 1, len(truths) == 1
+        said = {_stated(answers.prediction[p], aspect) for p in pair}
+        true = {_stated(answers.answer[p], aspect) for p in pair}
+        same, same_known = len(said) == 1, len(true) == 1
         row = dict(pairs=1, same=same, same_known=same_known, differ=not same_known)
         rows.append(row | dict(blurred=same and not same_known))
     return pd.DataFrame(rows, dtype=float)
