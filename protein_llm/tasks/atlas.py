@@ -104,7 +104,7 @@ ATLAS = declare(
     _rate("mismatched", "ids with another term's label", "mismatched", "labelled"),
 )
 
-# %% ../../nbs/api/tasks/07_atlas.ipynb #066e5797
+# %% ../../nbs/api/tasks/07_atlas.ipynb #2e3ad907
 def _stated(answer: str, aspect: str) -> tuple:
     "All terms that an answer implies, and how many of its items are none; its text where it names no term"
     found = parse_go(answer, aspect)
@@ -112,7 +112,7 @@ def _stated(answer: str, aspect: str) -> tuple:
         return (answer.strip().lower(),)
     return lineage(ontology(aspect), found.terms), found.unknown, found.mismatched
 
-
+# %% ../../nbs/api/tasks/07_atlas.ipynb #066e5797
 def pair_columns(
     pairs: pd.DataFrame,  # `first, second`: ids of proteins with a hit between them
     answers: pd.DataFrame,  # `prediction, answer` by protein id
