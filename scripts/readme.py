@@ -101,9 +101,9 @@ def tasks():
     "The headline of every task: of the default's arms, of those on all proteins, and of the larger language model's"
     folder, parts = ROOT / "figures" / "downstream", []
     asked = {"the default": (folder, ARMS), "all proteins": (folder / "tiny_all", ARMS)}
-    asked["SmolLM2"] = folder / "smollm2", ("mlp",)
+    asked["SmolLM2"] = folder / "smollm2", ("mlp", "mlp_votes")
     for name, (where, arms) in asked.items():
-        head = [name, *arms, "best of the rest"]
+        head = [name, *(a.replace("_", ", ") for a in arms), "best of the rest"]
         lines = [head, ["---"] * len(head), *task_lines(where, arms)]
         if len(lines) > 2:
             parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))

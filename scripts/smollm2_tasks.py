@@ -35,7 +35,7 @@ from protein_llm.reporting.downstream import (
 from protein_llm.tasks.all_tasks import task_named
 
 TASKS = ("go", "go_component", "ec", "location")
-VOTED = ("go", "go_component")  # of which the arm also writes answers at random, some seconds a record
+VOTED = ("go", "go_component")  # of these the arm also writes answers at random
 # a likelihood takes seconds a record on two cores
 LIMITS = Limits(test=250, valid=100, choices=60, written=30, samples=16, max_new_tokens=32)
 
