@@ -149,6 +149,7 @@ def grid_steps(questions, before=()):
     return steps
 
 
+ALL_STEPS = all_steps()
 STEPS = dict(
     reproduce=[
         # text reads no features, and takes longest: it starts at once, and waits for the corpus alone
@@ -162,8 +163,8 @@ STEPS = dict(
     ],
     # one after the other: a question uses all cores
     experiments=[
-        *all_steps(),
-        *grid_steps(QUESTIONS, tuple(step.name for step in all_steps())),
+        *ALL_STEPS,
+        *grid_steps(QUESTIONS, tuple(step.name for step in ALL_STEPS)),
     ],
     grid=grid_steps(QUESTIONS),
     search=[

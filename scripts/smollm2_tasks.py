@@ -20,6 +20,7 @@ from protein_llm.evaluation.downstream import (
     Arm,
     Features,
     Limits,
+    headline_of,
     measure_task,
 )
 from protein_llm.evaluation.probes import bridge_tokens
@@ -78,7 +79,7 @@ def main():
     for name in asked.tasks.split(","):
         task = task_named(name)
         found, items = measured(task, proteins, model, processor, run.arm)
-        headline = (task.ranked or task.metrics)[0]
+        headline = headline_of(task)
         save_task(found, asked.out, items, fig_task(found, headline), origin)
         print(f"{task.label}: {found.facts}")
         print(task_table(found).iloc[:, :4].to_string())

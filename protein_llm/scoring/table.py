@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'NOT_CHOSEN', 'NOT_SHOWN', 'OTHERS', 'SCORE_COLUMNS', 'FEW', 'FEW_RECORDS', 'FEW_DRAWS', 'ERROR',
-           'DIFFERENCE_COLUMNS', 'Metric', 'ratio', 'bits', 'declare', 'metrics_of', 'label', 'why_unmeasured',
-           'measured_metrics', 'unmeasured', 'other_references', 'answer_statistics', 'Interval', 'drawn_scores',
-           'interval_of', 'bootstrap', 'score_table', 'is_established', 'two_sided_p', 'holm', 'run_weights',
-           'seed_difference_table', 'difference_table', 'one_family', 'why_unclaimed', 'verdict', 'claim', 'claims']
+           'DIFFERENCE_COLUMNS', 'Metric', 'ratio', 'bits', 'ratio_of_some', 'has_some', 'declare', 'metrics_of',
+           'label', 'why_unmeasured', 'measured_metrics', 'unmeasured', 'other_references', 'answer_statistics',
+           'Interval', 'drawn_scores', 'interval_of', 'bootstrap', 'score_table', 'is_established', 'two_sided_p',
+           'holm', 'run_weights', 'seed_difference_table', 'difference_table', 'one_family', 'why_unclaimed', 'verdict',
+           'claim', 'claims']
 
 # %% ../../nbs/api/scoring/05_table.ipynb #21690011
 from collections.abc import Callable, Iterator
@@ -67,6 +68,20 @@ def bits(
     "Bits per byte; NaN where there is no byte"
     nll, n = np.moveaxis(np.asarray(sums, float), -1, 0)
     return share(nll / np.log(2), n)
+
+# %% ../../nbs/api/scoring/05_table.ipynb #509f3a07
+def ratio_of_some(
+    sums: np.ndarray,  # Numerator and denominator [.., 2]
+) -> np.ndarray:  # [..]
+    "Numerator over denominator; NaN where there is nothing to divide by"
+    return share(*np.moveaxis(np.asarray(sums, float), -1, 0))
+
+
+def has_some(
+    sums: np.ndarray,  # Numerator and denominator over all records [2]
+) -> bool:
+    "Whether `ratio_of_some` has anything to divide by: a metric without it leaves no row"
+    return sums[1] > 0
 
 # %% ../../nbs/api/scoring/05_table.ipynb #da77f625
 def _template_bits(sums):

@@ -10,11 +10,10 @@ __all__ = ['GENERIC_TERMS', 'ATLAS', 'ATLAS_PAIRS', 'ATLAS_ACTIVITY', 'generic_t
 import re
 from functools import lru_cache
 
-import numpy as np
 import pandas as pd
 
 from ..data.manifest import fetch
-from ..scoring.table import Metric, declare
+from ..scoring.table import Metric, declare, has_some, ratio_of_some
 from .go import lineage, most_specific, ontology, parse_go, retold_terms
 
 # %% ../../nbs/api/tasks/07_atlas.ipynb #955153fb
@@ -79,21 +78,11 @@ def atlas_columns(
     return pd.DataFrame(rows, dtype=float)
 
 # %% ../../nbs/api/tasks/07_atlas.ipynb #59a523ea
-def _share(sums: np.ndarray) -> np.ndarray:
-    "The first sum over the second; NaN where there is none"
-    some, of = np.moveaxis(np.asarray(sums, float), -1, 0)
-    return np.divide(some, of, out=np.full(of.shape, np.nan), where=of > 0)
-
-
-def _has_any(sums: np.ndarray) -> bool:
-    return sums[1] > 0
-
-
 def _rate(name: str, label: str, some: str, of: str, better: int = -1) -> Metric:
     "A share that is left out where there is nothing to take it of"
     columns = (some, of)
-    rule = dict(better=better, of="atlas", rests_on=of, applies=_has_any)
-    return Metric(f"atlas_{name}", label, columns, _share, **rule)
+    rule = dict(better=better, of="atlas", rests_on=of, applies=has_some)
+    return Metric(f"atlas_{name}", label, columns, ratio_of_some, **rule)
 
 
 ATLAS = declare(

@@ -23,8 +23,7 @@ import pandas as pd
 from ..data.manifest import fetch
 from ..data.readers import open_text
 from ..data.split import shuffle_key
-from ..scoring.entities import share
-from ..scoring.table import Metric, declare, ratio
+from ..scoring.table import Metric, declare, has_some, ratio, ratio_of_some
 from .task import Backward, Items, Task
 
 # %% ../../nbs/api/tasks/03_stability.ipynb #f8ee3e55
@@ -349,22 +348,13 @@ def asymmetry_statistics(
     return pd.DataFrame(rows, index=pd.Index(records.record_id, name="record_id"))
 
 # %% ../../nbs/api/tasks/03_stability.ipynb #a5c5d174
-def _mean_of_both(sums: np.ndarray) -> np.ndarray:
-    "From the sums of `asymmetry` and `both`; NaN where no record has two numbers"
-    return share(*np.moveaxis(np.asarray(sums, float), -1, 0))
-
-
-def _any_both(sums: np.ndarray) -> bool:
-    return sums[1] > 0
-
-
 ASYMMETRY = Metric(
     "stability_asymmetry",
     "contradiction of there and back",
     ("asymmetry", "both"),
-    _mean_of_both,
+    ratio_of_some,
     rests_on="both",
-    applies=_any_both,
+    applies=has_some,
     **_ENERGY,
 )
 THERE_AND_BACK = declare(ASYMMETRY)
