@@ -72,11 +72,12 @@ CHAIN = {
         ),
         ("train mlp",),
     ),
-    "grid: a ladder, and retrieval": (
+    "grid: a ladder, language models, and retrieval": (
         "06_experiments",
         dict(
             GRID,
-            groups="ladder_steps,retrieval",
+            groups="ladder_steps,llm,retrieval",
+            n_llm_sizes=2,
             arms="mlp,blind",
             retrieve=2,
             n_sizes=2,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['repo_root', 'run_folder', 'write_atomic', 'require_new_folder', 'write_json', 'read_json', 'sha256_file',
            'changed_files', 'require_own_folder', 'write_folder', 'digest', 'file_lock', 'ensure_stage', 'in_parts',
-           'check_parameters', 'plain_errors', 'set_seed']
+           'check_parameters', 'plain_errors', 'set_seed', 'seeded']
 
 # %% ../nbs/api/00_core.ipynb #8d6c2a18
 import fcntl
@@ -342,3 +342,16 @@ def set_seed(
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+# %% ../nbs/api/00_core.ipynb #cdc03629
+def seeded(
+    make: Callable,  # Makes a torch module
+    *args,  # Of `make`
+    **options,  # Likewise
+):  # What `make` makes
+    "A module with the same random weights every time; drawn on the CPU, the random state stays as it was"
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make(*args, **options)

@@ -73,6 +73,7 @@ QUESTIONS = dict(
     seeds=(1_600, SEEDS),
     parts=(4_800, SEEDS | dict(tasks="go,ec")),
     ladder=(12_000, LADDER),
+    llm=(7_500, dict(changes="max_residues=512")),
     ways=(8_500, {}),
     sources=(2_000, {}),
     waterfall=(2_400, dict(notebook="06_waterfall")),

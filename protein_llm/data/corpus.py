@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 
-from ..config import LEAKY, SIZES, DataConfig, key_fields
+from ..config import LEAKY, SIZES, TINY_LMS, DataConfig, key_fields
 from protein_llm.core import (
     digest,
     ensure_stage,
@@ -64,16 +64,19 @@ SPLITS = ("train", "valid", "test")
 
 def reserved_proteins(
     llm: str = "tiny_lm",  # Language model
-) -> dict:  # Sequence of each protein that it saw in its pretraining, by id; empty if not known
-    "Proteins that the shipped language model was pretrained on. Raises `ValueError` when list and sequences part"
-    if llm != "tiny_lm":
+) -> (
+    dict
+):  # Sequence of each protein that no arm on it uses, by id; empty if its pretraining is not known
+    "What `tiny_lm` was pretrained on, and other sizes on no more. Raises `ValueError` when list and sequences part"
+    if llm not in TINY_LMS:
         return {}
-    with gzip.open(fetch(llm) / "pretraining_proteins.fasta.gz", "rt") as f:
+    with gzip.open(fetch("tiny_lm") / "pretraining_proteins.fasta.gz", "rt") as f:
         lines = f.read().split()
     seen = {name[1:]: seq for name, seq in zip(lines[::2], lines[1::2], strict=True)}
-    if sorted(seen) != load_manifest(llm)["pretraining"]["proteins"]:
-        problem = "the proteins of its manifest and of its FASTA file differ"
-        raise ValueError(f"{llm}: {problem}: restore assets/{llm}")
+    listed = set(load_manifest(llm)["pretraining"]["proteins"])
+    if listed != seen.keys() if llm == "tiny_lm" else listed - seen.keys():
+        problem = "its manifest lists other proteins than tiny_lm's FASTA file"
+        raise ValueError(f"{llm}: {problem}: restore assets/tiny_lm and data_manifests/{llm}.json")
     return seen
 
 # %% ../../nbs/api/data/08_corpus.ipynb #ec82e7c2

@@ -173,7 +173,7 @@ _ENCODERS = {
         "UniRef50 clusters of September 2021, members drawn from UniRef90",
         _LIN_2023,
     ),
-    "random": _on_record("known", "nothing: random weights", "EncoderConfig.random_encoder"),
+    "random": _on_record("known", "nothing: random weights", "random_encoder or random_llm"),
 }
 
 # %% ../../nbs/api/data/09_ledger.ipynb #da3052b0
@@ -193,12 +193,16 @@ _QWEN3 = _on_record(
     "about 36 trillion tokens; the documents are not listed",
     "Qwen3 technical report 2025, arXiv 2505.09388",
 )
+_READ = dict(tiny_lm="6,083", tiny_lm_1m="5,823 of tiny_lm's 6,083")
 _LANGUAGE_MODELS = {
-    "tiny_lm": _on_record(
+    name: _on_record(
         "known",
-        "6,083 listed proteins; texts of GO and InterPro",
-        "data_manifests/tiny_lm.json",
-    ),
+        f"{read} listed proteins; texts of GO and InterPro",
+        f"data_manifests/{name}.json",
+    )
+    for name, read in _READ.items()
+}
+_LANGUAGE_MODELS |= {
     "smollm2": _on_record(
         "unknown",
         "about 2 trillion tokens of web pages, code and made-up textbooks; not searched for proteins",

@@ -101,7 +101,8 @@ def ledger_of(
     "What the held-out splits share with train, what prompts show of it, and what is known of the models' pretraining"
     cfg = data.cfg
     encoder = "random" if cfg.encoder.random_encoder else cfg.encoder.weights
-    ledger = corpus_ledger(data.corpus, encoder, cfg.model.llm, cfg.data.manifest)
+    llm = "random" if cfg.model.random_llm else cfg.model.llm
+    ledger = corpus_ledger(data.corpus, encoder, llm, cfg.data.manifest)
     if not cfg.model.retrieve:
         return ledger
     return replace(ledger, rows=[*ledger.rows, *shown_rows(data.neighbours, data.corpus.proteins)])

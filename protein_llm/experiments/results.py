@@ -190,10 +190,10 @@ def _baseline_tables(entry: Entry, corpus: Corpus) -> dict:  # {system: {kind: s
 
 # %% ../../nbs/api/experiments/03_results.ipynb #b3dacffc
 def _readers(entries: list) -> list:
-    "An entry that reads features for each group, place, draw and seed"
+    "An entry that reads the features of the encoder for each group, place, draw and seed"
     once = {}
     for entry in entries:
-        if entry.run.data.reads_features:
+        if entry.run.data.reads_features and not entry.run.cfg.encoder.random_encoder:
             key = (entry.cell.group, entry.cell.place, entry.cell.draw, entry.seed)
             once.setdefault(key, entry)
     return list(once.values())

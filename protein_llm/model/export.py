@@ -37,7 +37,7 @@ def export_merged(
     model = ProteinLLM.from_pretrained(folder, device)
     if model.cfg.lora_r:
         model.llm = model.llm.merge_and_unload()
-    model.cfg = replace(model.cfg, llm="./llm", lora_r=0)
+    model.cfg = replace(model.cfg, llm="./llm", random_llm=False, lora_r=0)
     model.config.model = processor.model = vars(model.cfg)
     model.config.llm_weights = llm_hash(model.llm)
     with write_folder(target) as new:

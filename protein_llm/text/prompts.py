@@ -24,22 +24,22 @@ import pyarrow.compute as pc
 from fastcore.basics import patch
 from pyarrow import feather
 
-from ..config import ModelConfig
+from ..config import TINY_LMS, ModelConfig
 from ..core import digest, ensure_stage, in_parts, read_json, run_folder, write_json
 from ..data.manifest import fetch, identity
 
 # %% ../../nbs/api/text/01_prompts.ipynb #c1c46131
-NAMED = ("tiny_lm", "smollm2")  # language models that a manifest of that name describes
+NAMED = (*TINY_LMS, "smollm2")  # language models that a manifest of that name describes
 
 
 def llm_folder(
-    name: str = "tiny_lm",  # `tiny_lm`, `smollm2`, a hub id whose files are in the hub's cache, or a folder
+    name: str = "tiny_lm",  # One of `TINY_LMS`, `smollm2`, a hub id whose files are in the hub's cache, or a folder
 ) -> Path:  # Folder with weights and tokenizer
     "Find a language model on this machine. Raises `FileNotFoundError` that names its page and the command"
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    if name == "tiny_lm":
+    if name in TINY_LMS:
         return fetch(name)
     if name == "smollm2":
         return _smollm2_folder()

@@ -41,17 +41,30 @@ def _without_input_gradient(model: ProteinLLM) -> int:
     named = [p for m in (first.q_proj, first.k_proj, first.v_proj) for p in m.named_parameters()]
     return sum(p.numel() for name, p in named if p.ndim == 2 and "lora_B" not in name)
 
+# %% ../../nbs/api/training/05_throughput.ipynb #60dc2b8e
+def _linear_weights(part: nn.Module) -> int:
+    "Weights of linear layers, those of adapters included"
+    return sum(m.weight.numel() for m in part.modules() if isinstance(m, nn.Linear))
+
+
+def _last_mlp(model: ProteinLLM) -> int:
+    "Operations a token of the last MLP and its adapters; 0 where it computes every token"
+    if not model.is_narrow:
+        return 0
+    mlp = model.llm.get_decoder().layers[-1].mlp
+    trained = sum(p.numel() for p in mlp.parameters() if p.requires_grad)
+    return 4 * _linear_weights(mlp) + 2 * trained
+
 # %% ../../nbs/api/training/05_throughput.ipynb #2f1f08b0
 def step_flops(
     model: ProteinLLM,  # Its decoder, adapters and gated layers count
     lengths: np.ndarray,  # Tokens of each record [R]
     answer_tokens: int,  # Tokens that the head predicts
     skipped: np.ndarray | int = 0,  # Of these the first, computed for another record [R]
-) -> float:  # Floating point operations of forward and backward pass
-    "Operations of a step; attention is causal and within records"
+) -> float:  # Of forward and backward pass
+    "Operations of a step; attention is causal and within records, the last MLP for answers alone"
     llm, config = model.llm, model.llm.config
-    layers = llm.get_decoder().modules()
-    decoder = sum(m.weight.numel() for m in layers if isinstance(m, nn.Linear))
+    decoder = _linear_weights(llm.get_decoder())
     matrices = {n: p for n, p in trained_parameters(model).items() if p.ndim == 2}
     trained = sum(p.numel() for n, p in matrices.items() if not n.startswith("bridge."))
     head = llm.get_output_embeddings().weight.numel()
@@ -59,7 +72,8 @@ def step_flops(
     pairs = float(sum(np.square(lengths, dtype=float) - np.square(skipped, dtype=float)))
     attention = 6 * config.num_hidden_layers * _attention_width(config) * pairs
     weights = 4 * decoder + 2 * trained - 2 * _without_input_gradient(model)
-    return tokens * weights + 4.0 * answer_tokens * head + attention
+    unread = (tokens - answer_tokens) * _last_mlp(model)
+    return tokens * weights - unread + 4.0 * answer_tokens * head + attention
 
 # %% ../../nbs/api/training/05_throughput.ipynb #a3c8a66e
 # bfloat16 FLOP/s of data sheets, without sparsity
