@@ -102,6 +102,7 @@ TRIES = {
     "make grid groups=seeds": Try("make -n grid groups=seeds", "half an hour", "seeds"),
     "make grid groups=parts": Try("make -n grid groups=parts", "an hour", "parts"),
     "make grid groups=ladder jobs=2": Try("make -n grid groups=ladder jobs=2", "hours", "ladder"),
+    "make grid groups=waterfall": Try("make -n grid groups=waterfall", "hours", "waterfall"),
     "make search": Try("make -n search", "an hour, and it writes into figures/", "reproduce.py"),
     "make help": Try("make help", "", "make setup"),
     "make lab": Try("make -o setup lab args=--version", "it does not end by itself"),

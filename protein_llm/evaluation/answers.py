@@ -190,7 +190,8 @@ class _Read(NamedTuple):
 def _read(model: ProteinLLM, batch: Batch) -> _Read:
     "Read a prompt, once for all answers"
     kept, proteins = _Prompt(), model.see(batch)
-    inputs = model.decoder_inputs(batch, proteins) | record_inputs(batch)
+    inputs = model.decoder_inputs(batch, proteins)
+    inputs |= record_inputs(batch, dtype=model.llm.dtype)
     out = model.llm.get_decoder()(**inputs, past_key_values=kept, use_cache=True)
     return _Read(batch, proteins, kept, out.last_hidden_state[:, -1:])
 

@@ -196,13 +196,14 @@ def read(
     batch: Batch,  # Prompts
     source: Tensor,  # Record of each row [R]
     rows: Tensor,  # Slots [R]
-    keys: Tensor,  # Of each row's answer [R]
+    keys: Tensor,  # Of their answers [R]
 ) -> list:  # Row, token, log-probability
-    "Read prompts into rows, and choose the first token of each"
+    "Read prompts into rows; the first token of each"
     reading, proteins = Reading(), self.model.see(batch)
-    inputs = self.model.decoder_inputs(batch, proteins) | record_inputs(batch)
+    inputs = self.model.decoder_inputs(batch, proteins)
+    inputs |= record_inputs(batch, dtype=self.model.llm.dtype)
     out = self.model.llm.get_decoder()(**inputs, past_key_values=reading, use_cache=True)
-    # row `rows[owner]` takes `token`, counted over the batch
+    # row `rows[owner]` takes `token` of the batch
     owner, token = (source[:, None] == batch.segment_ids.flatten()).nonzero(as_tuple=True)
     last = token[owner.bincount().cumsum(0) - 1]  # of each prompt
     position = batch.position_ids.flatten()

@@ -38,7 +38,7 @@ class NewTokens(nn.Module):
 # %% ../../nbs/api/model/08_parts.ipynb #e634dd53
 def place_tokens(
     x: Tensor,  # Embeddings of the text [B, T, D_lm]
-    places: Tensor,  # True at placeholders [B, T]
+    places: Tensor,  # True at placeholders, on the CPU where nobody is to wait [B, T]
     protein_index: Tensor,  # Latest protein of each token [B, T]
     tokens: Tensor | None,  # Of each protein [P, N, D_lm]; P=1 serves all; None: no protein
     n_tokens: Tensor | None = None,  # How many of them a protein has [P]; None means all N
@@ -52,8 +52,9 @@ def place_tokens(
     rank, last = _rank_in_run(places)
     expected = tokens.shape[1] if n_tokens is None else n_tokens[owner[last]]
     _require_fit(x, tokens, rank[last] + 1, expected)
-    placed = tokens[owner[places], rank[places]].to(x.dtype)
-    return x.index_put(places.nonzero(as_tuple=True), placed)
+    found = owner[places], rank[places], *places.nonzero(as_tuple=True)
+    protein, token, *at = (index.to(x.device, non_blocking=True) for index in found)
+    return x.index_put(at, tokens[protein, token].to(x.dtype))
 
 # %% ../../nbs/api/model/08_parts.ipynb #7d15209c
 def _rank_in_run(places: Tensor) -> tuple[Tensor, Tensor]:

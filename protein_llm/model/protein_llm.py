@@ -71,7 +71,9 @@ class ProteinLLM(PreTrainedModel):
         batch: Batch,  # On the model's device
     ) -> tuple[Tensor, Tensor]:  # NLL of each answer token [A], and its record [A]
         "Loss of each answer token, in reading order"
-        hidden, targets, record = self.answer_states(batch, record_inputs(batch))
+        hidden, targets, record = self.answer_states(
+            batch, record_inputs(batch, dtype=self.llm.dtype)
+        )
         head = self.llm.get_output_embeddings().weight  # [V, D_lm]
         return token_nll(hidden, head, targets), record
 
@@ -83,15 +85,21 @@ def answer_states(
     within: dict,  # From `record_inputs`: what keeps the decoder within records
 ) -> tuple:  # Hidden states [A, D_lm], what they predict [A], its record [A]
     "Where answer tokens are predicted, in reading order. Raises what `answer_positions` raises"
-    rows, cols = answer_positions(batch.labels, batch.segment_ids)
-    places = rows * batch.labels.shape[1] + cols
+    host = batch.on_cpu
+    rows, cols = answer_positions(host.labels, host.segment_ids)
+    found = (
+        rows * host.labels.shape[1] + cols,
+        host.labels[rows, cols + 1],
+        host.segment_ids[rows, cols],
+    )
+    places, targets, record = (z.to(batch.labels.device, non_blocking=True) for z in found)
     wanted = dict(wanted=places) if self.is_narrow else {}
     inputs = self.decoder_inputs(batch, self.see(batch))  # with proteins in their places
     out = self.llm.get_decoder()(**inputs, **within, **wanted, use_cache=False)
     hidden = out.last_hidden_state.flatten(0, 1)  # [A, D_lm] where narrow, else [B*T, D_lm]
     if not self.is_narrow:
         hidden = hidden.index_select(0, places)
-    return hidden, batch.labels[rows, cols + 1], batch.segment_ids[rows, cols]
+    return hidden, targets, record
 
 # %% ../../nbs/api/model/12_protein_llm.ipynb #814fa0aa
 def _require_plain_head(llm, cfg: ModelConfig):
@@ -146,7 +154,7 @@ def media(
         return {}
     return dict(media=None if proteins is None else make_media(proteins, protein_index))
 
-
+# %% ../../nbs/api/model/12_protein_llm.ipynb #5ac223a5
 @patch
 def decoder_inputs(
     self: ProteinLLM,
@@ -157,9 +165,10 @@ def decoder_inputs(
     x = self.embed(batch.input_ids)
     if self.cfg.arch in ("text", "flamingo"):
         return dict(inputs_embeds=x, **self.media(batch.protein_index, proteins))
-    places = batch.input_ids == self.ids[1]
-    n_tokens = batch.feature_mask.sum(1) if self.cfg.n_tokens == 0 else None  # one a residue
-    return dict(inputs_embeds=place_tokens(x, places, batch.protein_index, proteins, n_tokens))
+    host = batch.on_cpu
+    n_tokens = host.feature_mask.sum(1) if self.cfg.n_tokens == 0 else None  # one a residue
+    where = host.input_ids == self.ids[1], host.protein_index
+    return dict(inputs_embeds=place_tokens(x, *where, proteins, n_tokens))
 
 # %% ../../nbs/api/model/12_protein_llm.ipynb #254ed08e
 def build_model(

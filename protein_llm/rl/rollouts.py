@@ -172,7 +172,7 @@ def score_answers(
     want_entropy: bool = False,  # Give entropies, too
 ) -> Scores:  # In the order of the batch's records
     "One teacher-forced pass, with a gradient of the log-probabilities"
-    within = record_inputs(batch, tails=True)  # long answers to a prompt
+    within = record_inputs(batch, True, self.llm.dtype)  # tails: long answers to a prompt
     hidden, targets, owner = self.answer_states(batch, within)  # [A, D_lm], [A], [A]
     head = self.llm.get_output_embeddings().weight
     nll = token_nll(hidden, head, targets)

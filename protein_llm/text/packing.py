@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from ..config import TrainConfig
@@ -357,12 +358,23 @@ class Batch:
     features: Tensor | None  # Of the proteins' residues [P, L, D]; None for text and blind
     feature_mask: Tensor | None  # True at residues [P, L]
     records: list  # Positions of the records in the token store, in the order of `segment_ids` [R]
+    host: "Batch | None" = None  # The same on the CPU, where this one is on another device
 
-    def to(self, device) -> "Batch":
-        "The same on another device"
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {name: v for name, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items()})
+# %% ../../nbs/api/text/02_packing.ipynb #c9c33cc9
+@patch(as_prop=True)
+def on_cpu(self: Batch) -> Batch:
+    "The same on the CPU: what decides shapes is read there, so that nobody waits for the device"
+    return self.host or self
+
+
+@patch
+def to(self: Batch, device) -> Batch:
+    "The same on another device"
+    values = {field.name: getattr(self, field.name) for field in fields(self)}
+    tensors = {name: v for name, v in values.items() if isinstance(v, Tensor)}
+    moved = {name: v.to(device, non_blocking=True) for name, v in tensors.items()}
+    is_moved = moved["input_ids"].device != self.input_ids.device
+    return replace(self, **moved, host=self.on_cpu if is_moved else self.host)
 
 # %% ../../nbs/api/text/02_packing.ipynb #c36e9766
 _ID, _LABEL, _POSITION, _SEGMENT, _PROTEIN = range(5)  # rows of the table of runs

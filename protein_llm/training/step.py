@@ -6,6 +6,7 @@
 __all__ = ['make_optimizer', 'step_gradients', 'clip_gradients', 'train_step']
 
 # %% ../../nbs/api/training/06_step.ipynb #bfe0247d
+import math
 import time
 
 import numpy as np
@@ -49,20 +50,20 @@ def _batch(rows: list, records: np.ndarray, skipped: np.ndarray, data: RunData, 
     return collate(rows, data.tokens, features, skipped=skipped).to(device)
 
 
-def _require_finite(loss: torch.Tensor, batch: Batch, data: RunData):
-    "Raise `FloatingPointError` that names the records of a loss that is no number"
-    if not torch.isfinite(loss):
-        names = data.tokens.record_ids.take(batch.records).to_pylist()
-        raise FloatingPointError(
-            f"loss is {loss.item()} on records {', '.join(names)}: "
-            "lower lr or lr_bridge, or look at these records"
-        )
+def _require_finite(losses: list, asked: list, data: RunData):
+    "Raise `FloatingPointError` that names the records of the first loss that is no number; waits for the device"
+    for loss, records in zip(torch.stack(losses).tolist(), asked, strict=True):
+        if not math.isfinite(loss):
+            names = data.tokens.record_ids.take(records).to_pylist()
+            raise FloatingPointError(
+                f"loss is {loss} on records {', '.join(names)}: "
+                "lower lr or lr_bridge, or look at these records"
+            )
 
 # %% ../../nbs/api/training/06_step.ipynb #8a112dfd
 def _accumulate(model, records, plan: StepPlan, n_answer, data, acc) -> torch.Tensor:
     "Gradients of this rank's micro-batches, and the sum of their losses"
-    total = torch.zeros((), device=acc.device)
-    micro_batches = plan.ranks[acc.process_index]
+    losses, asked, micro_batches = [], [], plan.ranks[acc.process_index]
     ranks_averaged = acc.num_processes if acc.is_fsdp2 else 1  # FSDP2 takes the mean over ranks
     for k, rows in enumerate(micro_batches):
         batch = _batch(rows, records, plan.skipped, data, acc.device)
@@ -71,10 +72,11 @@ def _accumulate(model, records, plan: StepPlan, n_answer, data, acc) -> torch.Te
             model.set_requires_gradient_sync(k == len(micro_batches) - 1)
         with acc.autocast():
             loss, _ = model(batch)
-        _require_finite(loss, batch, data)
         (loss * ranks_averaged / n_answer).backward()
-        total += loss.detach()
-    return total
+        losses.append(loss.detach())
+        asked.append(batch.records)
+    _require_finite(losses, asked, data)  # once a step: until then nobody waits for the device
+    return torch.stack(losses).sum()
 
 # %% ../../nbs/api/training/06_step.ipynb #28044cd2
 def step_gradients(
