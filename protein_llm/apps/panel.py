@@ -55,7 +55,7 @@ class AskPanel:
 
 # %% ../../nbs/api/apps/04c_panel.ipynb #b6003283
 @patch
-def chosen(self: AskPanel) -> AskedArm:
+def _chosen(self: AskPanel) -> AskedArm:
     "The model of the menu, loaded when it is first asked"
     name = self.widgets["model"].value
     if name not in self.arms:
@@ -77,29 +77,29 @@ def given(
 
 # %% ../../nbs/api/apps/04c_panel.ipynb #06ff4fce
 @patch
-def grow(
+def _grow(
     self: AskPanel,
     proteins: list,  # `Protein`
     texts: list,  # What there is of each answer
 ):
     "Show answers as far as they are written"
     rows = zip(proteins, texts, strict=True)
-    said = "".join(f"<p><b>{escape(p.protein_id)}</b> {escape(text)} ...</p>" for p, text in rows)
-    self.widgets["answer"].value = said
+    page = "".join(f"<p><b>{escape(p.protein_id)}</b> {escape(text)} ...</p>" for p, text in rows)
+    self.widgets["answer"].value = page
 
 
 @patch
-def cards_page(
+def _cards_page(
     self: AskPanel,
     question: str,  # In plain words
 ) -> str:  # HTML
     "Ask, and put the cards on a page. Raises `ValueError` or an `OSError`"
     if not question:
         raise ValueError("write a question")
-    arm = self.chosen()
+    arm = self._chosen()
     found = self.given(arm.longest)
     asked = found.proteins[: self.most]
-    cards = make_cards(arm, asked, question, follow=lambda texts: self.grow(asked, texts))
+    cards = make_cards(arm, asked, question, follow=lambda texts: self._grow(asked, texts))
     return answers_page(cards, arm.calibration, found.rejects, len(found.proteins))
 
 # %% ../../nbs/api/apps/04c_panel.ipynb #d0bef979
@@ -109,7 +109,7 @@ def answer(self: AskPanel):
     shown = self.widgets["answer"]
     shown.value = "<p>reading the proteins ...</p>"
     try:
-        page = self.cards_page(self.widgets["question"].value.strip())
+        page = self._cards_page(self.widgets["question"].value.strip())
     except (ValueError, OSError) as e:
         shown.value = f"<p>{escape(str(e))}</p>"
         return

@@ -160,12 +160,10 @@ def bars(
     of_asked = code.reindex(asked, fill_value=-1).to_numpy()
     of_seen = code.reindex(seen, fill_value=-2).to_numpy()
     barred = of_asked[:, None] == of_seen
-    row, column = (
-        index.get_indexer(self.relatives[side])
-        for index, side in ((asked, "query"), (seen, "target"))
-    )
-    here = (row >= 0) & (column >= 0)
-    barred[row[here], column[here]] = True
+    row = asked.get_indexer(self.relatives["query"])
+    column = seen.get_indexer(self.relatives.target)
+    known = (row >= 0) & (column >= 0)
+    barred[row[known], column[known]] = True
     return barred
 
 # %% ../../nbs/api/proteins/03_neighbours.ipynb #0bd78065

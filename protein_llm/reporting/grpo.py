@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RL_METRICS', 'SAMPLED', 'SHOWN', 'ENDS', 'KEPT', 'SYSTEM_COLOURS', 'SYSTEM_NAMES', 'WATCHED', 'PART_NAMES',
            'baseline_answers', 'lab_of', 'all_statistics', 'reward_scores', 'reward_differences', 'on_prompts',
-           'learned_prompts', 'forgotten', 'Found', 'reward_claims', 'kept_starts', 'unmoved', 'ended', 'limits',
+           'learned_prompts', 'forgotten', 'Found', 'reward_claims', 'kept_starts', 'unmoved', 'limits',
            'why_sentences', 'measure_study', 'drawn_columns', 'fig_grpo', 'reward_table', 'fig_paid', 'fig_live',
            'live_curves', 'reward_page', 'save_reward']
 
@@ -359,7 +359,7 @@ def unmoved(
     ]
 
 # %% ../../nbs/api/reporting/07_grpo.ipynb #4ebf2cde
-def ended(
+def _ended(
     found: Found,  # Of one reward
     system: str,  # Such as grpo
     part: str,  # rl or test
@@ -375,7 +375,7 @@ def _last_weights(found: Found) -> list:
     sentences = []
     for part, asked in ENDS.items():
         for system in ("grpo", "continued_sft", "shuffled_rewards"):
-            told = claim(ended(found, system, part), found.over)
+            told = claim(_ended(found, system, part), found.over)
             sentences.append(f"Last weights, {asked}: {told}")
     return sentences
 
@@ -386,8 +386,8 @@ def _gain(row: dict) -> str:
 # %% ../../nbs/api/reporting/07_grpo.ipynb #c205c432
 def _of_policy(found: Found) -> dict:
     "Limits that policy and shuffled rewards show, with whether they do"
-    own, other = ended(found, "grpo", "rl"), ended(found, "grpo", "test")
-    noise, room = ended(found, "shuffled_rewards", "rl"), found.lab["headroom"]
+    own, other = _ended(found, "grpo", "rl"), _ended(found, "grpo", "test")
+    noise, room = _ended(found, "shuffled_rewards", "rl"), found.lab["headroom"]
     room = room.loc["best_less_greedy"].to_dict()
     headroom = (
         f"the best of k samples is not shown to earn more than the greedy answer ({_gain(room)})"
@@ -410,8 +410,8 @@ def _of_policy(found: Found) -> dict:
 # %% ../../nbs/api/reporting/07_grpo.ipynb #cfda6741
 def _of_truth(found: Found) -> dict:
     "Limits that true answers of the same proteins show, with whether they do"
-    learned, helped = (ended(found, "continued_sft", part) for part in ENDS)
-    other = ended(found, "grpo", "test")
+    learned, helped = (_ended(found, "continued_sft", part) for part in ENDS)
+    other = _ended(found, "grpo", "test")
     both = f"{_gain(learned)} on them, {_gain(helped)} on others"
     ceiling = (
         f"true answers of the same proteins are learned, and not shown to help others ({both})"

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WRITE', 'READ', 'LEARN', 'TRAINED', 'SHARES', 'Recipe', 'equal_steps', 'Study', 'open_study', 'write_answers',
            'paid_for', 'restore_weights', 'Checks', 'Trained', 'learn_answers', 'shuffled', 'learn_rewards',
-           'best_samples', 'learn_nothing', 'turns', 'chosen_samples', 'learn_samples', 'vote', 'votes', 'System',
-           'train_system', 'ask_system', 'kept_system', 'all_systems', 'answers_of', 'system_statistics']
+           'best_samples', 'learn_nothing', 'turns', 'learn_samples', 'vote', 'votes', 'System', 'train_system',
+           'ask_system', 'kept_system', 'all_systems', 'answers_of', 'system_statistics']
 
 # %% ../../nbs/api/rl/07_controls.ipynb #b1abedff
 import time
@@ -320,7 +320,7 @@ def turns(
     return groups // n + (np.arange(n) < groups % n)
 
 
-def chosen_samples(
+def _chosen_samples(
     study: Study,  # Its model writes
     seed: int,  # Of samples and order
 ) -> pd.DataFrame:  # From `best_samples`
@@ -342,7 +342,7 @@ def learn_samples(
     label: str,  # Of the progress bar
 ) -> Trained:
     "As many samples as a policy writes, then training on the best"
-    grpo, chosen = study.recipe.grpo, chosen_samples(study, seed)
+    grpo, chosen = study.recipe.grpo, _chosen_samples(study, seed)
     if chosen.empty:
         print(f"{label}: all samples earn the same, so nothing is learned")
         return learn_nothing(study)

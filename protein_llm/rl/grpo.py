@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+# %% ../../nbs/api/rl/05_grpo.ipynb #ad5018ad
 from ..core import digest, write_atomic
 from ..evaluation.answers import weights_digest
 from ..evaluation.task_data import TaskData
@@ -125,7 +126,7 @@ class GRPO:
         self.groups = records.group.tolist() if "group" in records else None
         self.positions = data.tokens.positions(records.record_id.tolist())
         self.folder = None if folder is None else Path(folder)
-        self.share(model.eval(), acc)
+        self._set_up(model.eval(), acc)
         if self.folder is not None:
             self.go_on()
 
@@ -140,7 +141,7 @@ def _optimizer(model: ProteinLLM, cfg: GRPOConfig) -> torch.optim.AdamW:
 
 
 @patch
-def share(
+def _set_up(
     self: GRPO,
     model: ProteinLLM,  # Whole, the same on every rank
     acc: Accelerator | None,  # From `make_accelerator`; None: this process alone
@@ -173,7 +174,7 @@ def reward_table(
 
 # %% ../../nbs/api/rl/05_grpo.ipynb #f7d709a3
 @patch
-def write(
+def _write_answers(
     self: GRPO,
     picked: np.ndarray,  # Records [P]
     how: Decoding,  # Samples, length, seed
@@ -198,7 +199,7 @@ def draw(
     "Answers to some prompts, rewarded"
     cfg = self.cfg
     how = Decoding(cfg.max_new_tokens, cfg.k, 1.0, seed=seed)
-    rollouts = self.write(picked, how)
+    rollouts = self._write_answers(picked, how)
     rows, known = picked.repeat(cfg.k), (self.answers, self.groups)
     references, groups = [None if of is None else [of[i] for i in rows] for of in known]
     return rollouts, reward_table(self.reward, rollouts.texts, references, cfg.k, groups)
@@ -304,6 +305,13 @@ def _norm_of_gradient(model: ProteinLLM, cfg: GRPOConfig, step: int) -> float:
         raise FloatingPointError(f"step {step + 1}: the gradient is {norm}: lower lr")
     return norm
 
+# %% ../../nbs/api/rl/05_grpo.ipynb #4af00b7b
+def _sizes(rolled: Rolled, which: np.ndarray, cfg: GRPOConfig) -> Sizes:
+    "What the loss of an optimizer step is divided by, the same on every rank"
+    tokens = int(rolled.mask[which].sum())
+    shared = int(rolled.mask.sum()) / cfg.minibatches
+    return Sizes(len(which), tokens, shared, cfg.max_new_tokens)
+
 # %% ../../nbs/api/rl/05_grpo.ipynb #a7c69524
 def _ranks_averaged(acc: Accelerator) -> int:
     "FSDP2 takes the mean over ranks, where a sum is meant"
@@ -311,7 +319,7 @@ def _ranks_averaged(acc: Accelerator) -> int:
 
 
 @patch
-def over_ranks(
+def _over_ranks(
     self: GRPO,
     total: dict,  # Numbers of this rank's share
 ) -> dict:  # Of all
@@ -338,9 +346,7 @@ def update(
 ) -> dict:  # `loss`, `grad_norm`, and sums over tokens
     "An optimizer step"
     cfg, total = self.cfg, dict(loss=0.0, kl=0.0, clipped=0.0, entropy=0.0, mismatch=0.0)
-    tokens = int(rolled.mask[which].sum())
-    shared = int(rolled.mask.sum()) / cfg.minibatches
-    sizes = Sizes(len(which), tokens, shared, cfg.max_new_tokens)
+    sizes = _sizes(rolled, which, cfg)
     self.opt.zero_grad(set_to_none=True)
     for rows, batch in rollout_batches(self.model, rollouts, self.data, cfg, which, self.acc):
         scores = self.model.score_answers(batch, rollouts.width, cfg.learns_at_once)
@@ -349,10 +355,10 @@ def update(
         _add(total, dict(loss=loss.item(), **sums))
         if cfg.learns_at_once:
             _add(total, _watched(scores, some_rollouts(rollouts, rows)))
-    total = self.over_ranks(total)
+    total = self._over_ranks(total)
     norm = _norm_of_gradient(self.model, cfg, self.step)
     self.opt.step()
-    return total | dict(tokens=tokens, grad_norm=norm)
+    return total | dict(tokens=sizes.tokens, grad_norm=norm)
 
 # %% ../../nbs/api/rl/05_grpo.ipynb #6a61cf91
 @patch
