@@ -135,6 +135,8 @@ def with_protein(records, n_tokens):
 class Features:
     "Features that lie in memory, of proteins of random lengths; the interface of `FeatureStore`"
 
+    flat = ()  # they are kept: nothing is to be encoded
+
     def __init__(self, at, n):
         from protein_llm.proteins.features import FeatureStore
 
