@@ -294,6 +294,12 @@ def post():
     return out if code else ""
 
 
+def bench():
+    "What goes wrong in the benchmark for a GPU, at toy sizes: sides whose losses differ among it"
+    code, out = run([BIN / "python", ROOT / "bench" / "gpu.py", "--small"], OMP_NUM_THREADS="1")
+    return out if code else ""
+
+
 @dataclass
 class Job:
     "One thing to be done, which gives its error, and the names of those that must have ended well before"
@@ -316,6 +322,7 @@ def jobs():
         yield Job(label, partial(notebook, name, label, parameters), needs)
     yield Job("ten numbers and ten claims, computed anew", recomputed, ("figures",))
     yield Job("docs/post is what the committed tables give", post)
+    yield Job("the benchmark for a GPU, at toy sizes", bench)
     for label, (name, needs) in SCRIPTS.items():
         yield Job(label, partial(script, name), needs)
     for label, (name, parameters, words) in REFUSED.items():
