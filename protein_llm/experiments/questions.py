@@ -21,7 +21,7 @@ from ..evaluation.downstream import Features, Limits, headline_of, measure_task
 from .cells import Cell, Entry
 from .ladder import legend_below
 from .results import RESULT_COLUMNS, named_row
-from ..reporting.downstream import arm_of, items_of
+from ..reporting.downstream import items_of, run_arm
 from ..reporting.figures import COLOURS, STYLE, axes_of, name_axes
 from ..scoring.table import METRICS, Interval
 from ..tasks.task import Task
@@ -136,10 +136,7 @@ def _asked_of(task: Task, runs: dict, limits: Limits) -> pd.DataFrame:
     data, arms = next(iter(runs.values())).run.data, {}
     items = items_of(task, data.corpus.proteins, limits)
     for name, entry in runs.items():
-        run = entry.run
-        known = [run.data.features] if run.data.reads_features else []
-        how = known, run.cfg.train, run.folder, run.data.device
-        arms[name] = arm_of(run.folder / "model", task, items, *how)
+        arms[name] = run_arm(entry.run, task, items)
     kept = run_folder("shared") / f"downstream-{task.name}"
     return measure_task(task, items, arms, Features({}), kept, limits).scores
 
