@@ -28,6 +28,7 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 
@@ -53,8 +54,13 @@ def fasta(sequences, path):
     return path
 
 
+def relatives(h, evalue=float("inf")):
+    "Which hits break the split's rule: a table, or one hit, with `fident`, `spanned` and `evalue`"
+    return (h.fident >= IDENTITY) & (h.spanned >= COVERAGE) & (h.evalue <= evalue)
+
+
 def hits_of(test, train, *options):
-    "Hits as places in two tables with `identity`, `spanned` (share of the shorter one) and `evalue`"
+    "Hits as places in two tables with `fident` (identity), `spanned` (share of the shorter one) and `evalue`"
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         columns = ["query", "target", "fident", "qstart", "qend", "tstart", "tend", "qlen", "tlen"]
@@ -84,13 +90,13 @@ def judge(test, train, *options):
     "Percent of test proteins with a neighbour in train; both are tables with `protein_id` and `sequence`"
     test, train = (t.drop_duplicates("protein_id").reset_index(drop=True) for t in (test, train))
     h = hits_of(test, train, *options)
-    near = test.index.isin(h["query"][(h.fident >= IDENTITY) & (h.spanned >= COVERAGE)])
+    near = test.index.isin(h["query"][relatives(h)])
     near |= (test.protein_id.isin(train.protein_id) | test.sequence.isin(train.sequence)).to_numpy()
     return len(test), 100 * near.mean()
 
 
 def smith_waterman(a, b, residues):
-    "Identity, share of the shorter one and e-value of the best local alignment: BLOSUM62, gaps of 11 and 1"
+    "The best local alignment as one hit: BLOSUM62, gaps of 11 and 1"
     from Bio.Align import PairwiseAligner, substitution_matrices
 
     letters = substitution_matrices.load("BLOSUM62")
@@ -101,22 +107,22 @@ def smith_waterman(a, b, residues):
     spans = best.coordinates[:, -1] - best.coordinates[:, 0]
     spanned = spans[0] / len(a) if len(a) <= len(b) else spans[1] / len(b)
     evalue = 0.041 * len(a) * residues * math.exp(-0.267 * best.score)  # Karlin and Altschul
-    return best.counts().identities / best.length, spanned, evalue
+    identity = best.counts().identities / best.length
+    return SimpleNamespace(fident=identity, spanned=spanned, evalue=evalue)
 
 
 def verified(test, seen, name):
     "Test proteins with a relative by the unmasked search, and by alignments of a sample's best hits"
     test, seen = (t.drop_duplicates("sequence").reset_index(drop=True) for t in (test, seen))
     h = hits_of(test, seen, *UNMASKED, "-e", 10)
-    rule = (h.fident >= IDENTITY) & (h.spanned >= COVERAGE) & (h.evalue <= 0.01)
+    rule = relatives(h, 0.01)
     any_hit = h["query"][h.evalue <= 1e-3].nunique()
     sample = test.sample(min(SAMPLE, len(test)), random_state=0).index
     best = h[h["query"].isin(sample)].sort_values("evalue").groupby("query").head(BEST)
     residues = seen.sequence.str.len().sum()
     broken = set()
     for q, t in zip(best["query"], best.target, strict=True):
-        identity, spanned, evalue = smith_waterman(test.sequence[q], seen.sequence[t], residues)
-        if identity >= IDENTITY and spanned >= COVERAGE and evalue <= 0.01:
+        if relatives(smith_waterman(test.sequence[q], seen.sequence[t], residues), 0.01):
             broken.add(q)
     print(
         f"{name}: {h['query'][rule].nunique()} of {len(test)} test proteins have a relative among {len(seen):,} "
@@ -132,7 +138,7 @@ def every_pair(test, train):
     test, train = (t.reset_index(drop=True) for t in (test, train))
     h = hits_of(test, train, *UNMASKED, "-e", 0.01, "--prefilter-mode", 2)
     found = []
-    for r in h[(h.fident >= IDENTITY) & (h.spanned >= COVERAGE)].itertuples():
+    for r in h[relatives(h)].itertuples():
         names = f"{test.protein_id[r.query]} and {train.protein_id[r.target]}"
         found.append(f"{names}: {r.fident:.1%} over {r.spanned:.0%}, e-value {r.evalue:.0e}")
         print(f"every pair: {found[-1]}", flush=True)

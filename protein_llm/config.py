@@ -19,7 +19,7 @@ from typing import get_args
 
 from fastcore.basics import patch
 
-from .core import read_json, write_json
+from .core import read_json, require_whole, write_json
 
 # %% ../nbs/api/02_config.ipynb #8c8f4d4b
 ARCHS = ("text", "mlp", "perceiver", "flamingo", "blind")
@@ -159,18 +159,12 @@ _LEAST = dict(  # the smallest whole number that each may be
 )
 
 
-def _require_whole(name: str, value, smallest: int):
-    "Raise `ValueError` on what is no whole number, or too small a one"
-    if type(value) is not int or value < smallest:
-        raise ValueError(f"{name} is a whole number, {smallest} or more, got {value!r}")
-
-
 def _check_whole_numbers(cfg):
     "Raise `ValueError` on a size that no data could have"
     for name, smallest in _LEAST.items():
         value = getattr(cfg, name)
         if value is not None or name not in SIZES:
-            _require_whole(name, value, smallest)
+            require_whole(smallest, **{name: value})
 
 # %% ../nbs/api/02_config.ipynb #453cc554
 def _check_numbers(cfg):
@@ -352,8 +346,7 @@ class _Bridge:
 # %% ../nbs/api/02_config.ipynb #b6be38ac
 def _check_model(cfg):
     "Raise `ValueError` on a number that no model could have"
-    for name in ("retrieve", "lora_r"):
-        _require_whole(name, getattr(cfg, name), 0)
+    require_whole(0, retrieve=cfg.retrieve, lora_r=cfg.lora_r)
     if not abs(cfg.gate) < float("inf"):
         raise ValueError(f"gate is a number, got {cfg.gate}")
 
@@ -493,9 +486,9 @@ class EvalConfig:
 
     def __post_init__(self):
         for name in ("n_generate", "n_swap", "eval_seed", "n_choices"):
-            _require_whole(name, getattr(self, name), 0)
+            require_whole(0, **{name: getattr(self, name)})
         for name in ("swaps", "max_new_tokens", "draws"):
-            _require_whole(name, getattr(self, name), 1)
+            require_whole(1, **{name: getattr(self, name)})
 
 # %% ../nbs/api/02_config.ipynb #d7dddfb4
 _PARTS = dict(

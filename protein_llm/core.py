@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['repo_root', 'run_folder', 'write_atomic', 'require_new_folder', 'write_json', 'read_json', 'sha256_file',
            'changed_files', 'require_own_folder', 'write_folder', 'digest', 'file_lock', 'ensure_stage', 'in_parts',
-           'check_parameters', 'plain_errors', 'set_seed', 'seeded']
+           'check_parameters', 'plain_errors', 'require_whole', 'set_seed', 'seeded']
 
 # %% ../nbs/api/00_core.ipynb #8d6c2a18
 import fcntl
@@ -330,6 +330,16 @@ def plain_errors():
 
     if get_ipython():
         get_ipython().set_custom_exc((Exception,), _show_error)
+
+# %% ../nbs/api/00_core.ipynb #84c6a32e
+def require_whole(
+    least: int,  # Smallest that makes sense
+    **numbers,  # By name
+):
+    "Raise `ValueError` that names the first that is no whole number, or too small a one"
+    for name, value in numbers.items():
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name} is a whole number, {least} or more, got {value!r}")
 
 # %% ../nbs/api/00_core.ipynb #7b9d6c6d
 def set_seed(
