@@ -79,6 +79,16 @@ QUESTIONS = dict(
     waterfall=(2_400, dict(notebook="06_waterfall")),
     retrieval=(6_000, RETRIEVAL),
 )
+# questions for those who unpacked a Debian package: asked by name alone
+SWISSPROT = dict(
+    groups="ladder_steps",
+    called="metastudent",
+    arms="mlp,blind",
+    once="blind",
+    n_proteins=110_000,
+    changes="manifest=metastudent n_test_clusters=500 n_valid_clusters=100",
+)
+BY_NAME = dict(metastudent=(9_000, SWISSPROT))
 FLAMINGO = SEARCH | dict(
     arch="flamingo", levers="LoRA of rank 8,half of the bridge's rate", folder="figures"
 )
@@ -134,13 +144,14 @@ def cores():
 def grid_steps(questions, before=()):
     "A step a question of the grid, or those that are asked for; the first starts when others have ended"
     asked = [name for name in os.environ.get("GRID_GROUPS", "").split(",") if name]
-    unknown = [name for name in asked if name not in questions]
+    known = questions | BY_NAME
+    unknown = [name for name in asked if name not in known]
     if unknown:
-        sys.exit(f"there is no question {unknown[0]!r}: choose from {', '.join(questions)}")
+        sys.exit(f"there is no question {unknown[0]!r}: choose from {', '.join(known)}")
     jobs = os.environ.get("GRID_JOBS") or str(min(JOBS, cores()))
     steps = []
     for name in asked or questions:
-        seconds, own = questions[name]
+        seconds, own = known[name]
         parameters = dict(folder="figures/experiments", jobs=int(jobs)) | own
         notebook = parameters.pop("notebook", "06_experiments")
         if notebook == "06_experiments":
