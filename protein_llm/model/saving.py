@@ -33,7 +33,7 @@ from ..text.prompts import END, NAMED, PLACE, START, llm_folder
 
 # %% ../../nbs/api/model/09_saving.ipynb #38bac180
 # what a folder is that does not say so: it was saved before there was a choice
-EARLIER = dict(residual_queries=False, protein_first=False, retrieve=0, gate=0.0)
+EARLIER = dict(residual_queries=False, protein_first=False, retrieve=0, gate=0.0, random_llm=False)
 
 # %% ../../nbs/api/model/09_saving.ipynb #403323ab
 class ProteinLLMConfig(PretrainedConfig):
