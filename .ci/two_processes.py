@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("none", "grad", "full")
 STEPS, BEGUN = 3, 2  # of a run, and those after which it is handed over
-MOST = 1e-3  # difference of a trained tensor, value by value, as a share of its norm
+MOST = 2e-3  # difference of a trained tensor, value by value, as a share of its norm: Adam enlarges rounding
 
 
 def config(arch, mode):
@@ -147,9 +147,10 @@ def differences(one, other, mode):
     bad = []
     for arch, a in one.items():
         b = other[arch]
-        for name in ("loss", "valid", "grad_norm"):
-            off = max(abs(x - y) / abs(x) for x, y in zip(a[name], b[name], strict=True))
-            if off > 1e-4:
+        for name, most in (("loss", 1e-4), ("valid", 1e-4), ("grad_norm", MOST)):
+            off = [abs(x - y) / abs(x) for x, y in zip(a[name], b[name], strict=True)]
+            # the first step is of the same weights; Adam makes more of rounding in those that follow
+            if max(off) > most or name != "valid" and off[0] > 1e-5:
                 bad.append(f"{mode} {arch}: {name} is {b[name]}, with one process {a[name]}")
         if a["answers"] != b["answers"]:
             bad.append(f"{mode} {arch}: answers differ: {b['answers']} and {a['answers']}")
