@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("none", "grad", "full")
 STEPS, BEGUN = 3, 2  # of a run, and those after which it is handed over
-MOST = 2e-3  # difference of a trained tensor, value by value, as a share of its norm: Adam enlarges rounding
+MOST = 1e-3  # difference of a trained tensor, value by value, as a share of its norm
 
 
 def config(arch, mode):

@@ -367,21 +367,22 @@ def on_cpu(self: Batch) -> Batch:
     return self.host or self
 
 
+def _tensors(batch: Batch) -> dict:
+    "Its tensors by name"
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: v for name, v in values.items() if isinstance(v, Tensor)}
+
+
 @patch
 def pinned(self: Batch) -> Batch:
     "The same in memory that a GPU reads by itself, while the host goes on"
-    values = {field.name: getattr(self, field.name) for field in fields(self)}
-    return replace(
-        self, **{name: v.pin_memory() for name, v in values.items() if isinstance(v, Tensor)}
-    )
+    return replace(self, **{name: v.pin_memory() for name, v in _tensors(self).items()})
 
 
 @patch
 def to(self: Batch, device) -> Batch:
     "The same on another device"
-    values = {field.name: getattr(self, field.name) for field in fields(self)}
-    tensors = {name: v for name, v in values.items() if isinstance(v, Tensor)}
-    moved = {name: v.to(device, non_blocking=True) for name, v in tensors.items()}
+    moved = {name: v.to(device, non_blocking=True) for name, v in _tensors(self).items()}
     is_moved = moved["input_ids"].device != self.input_ids.device
     return replace(self, **moved, host=self.on_cpu if is_moved else self.host)
 
