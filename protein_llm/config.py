@@ -387,7 +387,7 @@ def tells_apart(self: ModelConfig) -> bool:
 class _Optimisation:
     "Steps, batches and learning rates"
 
-    steps: int = 500  # Optimizer steps
+    steps: int = 600  # Optimizer steps
     batch_records: int = 16  # Records of a step, over all ranks: the same records for every arm
     batch_tokens: int = 2_048  # Most tokens of one micro-batch, padding included
     max_tokens: int = 768  # Longest record; a longer one is an error that names it
@@ -406,7 +406,7 @@ class _Optimisation:
 class _Machine(_Optimisation):
     "What is written when, and how the work is shared"
 
-    eval_every: int = 250  # Steps between losses on the validation set
+    eval_every: int = 300  # Steps between losses on the validation set
     save_every: int = 100  # Steps between checkpoints
     processes: int = 1  # Processes on this machine: 1 on a laptop, 8 on an 8-GPU node
     precision: str = "float32"  # Computation: float32 or bfloat16
