@@ -452,9 +452,9 @@ def _weights(rng: np.random.Generator, n: int, draws: int) -> np.ndarray:  # [dr
     return rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=48)
 def _kept_weights(n: int, draws: int, seed: int) -> np.ndarray:
-    "The same for every score of a set of records, so made once"
+    "The same for every score of a set of records and its groups, so made once"
     return _weights(np.random.default_rng(seed), n, draws)
 
 
@@ -550,29 +550,38 @@ def _groups(
 SCORE_COLUMNS = ("system", "metric", "by", "group", "value", "low", "high", "n", "clusters")
 
 
-def _interval(
-    scores: np.ndarray,
-) -> Interval:  # of the score of all records, followed by those of the draws
-    return interval_of(scores[0], scores[1:])
+def _intervals(
+    scores: list,  # Of each metric: the score of all records, followed by those of the draws
+) -> list:  # of `Interval`
+    if not scores:
+        return []
+    side_by_side = np.stack(scores, 1)  # [1 + draws, metrics]
+    bounds = np.percentile(side_by_side[1:], [2.5, 97.5], axis=0)
+    return [Interval(*row) for row in np.vstack([side_by_side[0], bounds]).T.tolist()]
 
 # %% ../../nbs/api/scoring/05_table.ipynb #bcbe9447
-def _scores_of(drawn: np.ndarray, metrics: list, columns: list) -> Iterator[tuple]:
-    "Name and interval of each metric that applies; the first row holds the sums over all records, others the draws'"
+def _scores_of(drawn: np.ndarray, metrics: list, columns: list) -> dict:  # {metric: `Interval`}
+    "Of each metric that applies; the first row holds the sums over all records, others the draws'"
+    scores = {}
     for m in metrics:
         of_metric = drawn[:, [columns.index(c) for c in m.columns]]
         if m.applies is None or m.applies(of_metric[0]):
-            yield m.name, _interval(m.score(of_metric))
+            scores[m.name] = m.score(of_metric)
+    return dict(zip(scores, _intervals(list(scores.values())), strict=True))
 
 # %% ../../nbs/api/scoring/05_table.ipynb #7bc54c4a
 def _resting(
-    tables: list, clusters: np.ndarray, inside: np.ndarray, metric: Metric
-) -> tuple:  # Records and clusters
-    "How much of a group a score rests on: of several tables the one with the fewest counts"
-    of_tables = [inside]
-    if metric.rests_on:
-        of_tables = [inside & (t[metric.rests_on].to_numpy() > 0) for t in tables]
-    records = min(int(rests.sum()) for rests in of_tables)
-    return records, min(len(pd.unique(clusters[rests])) for rests in of_tables)
+    tables: list, clusters: np.ndarray, inside: np.ndarray, metrics: list
+) -> dict:  # {metric: (records, clusters)}
+    "How much of a group each score rests on: of several tables the one with the fewest counts"
+    counts = {}
+    for column in {m.rests_on for m in metrics}:
+        of_tables = [inside]
+        if column:
+            of_tables = [inside & (t[column].to_numpy() > 0) for t in tables]
+        records = min(int(rests.sum()) for rests in of_tables)
+        counts[column] = records, min(len(pd.unique(clusters[rests])) for rests in of_tables)
+    return {m.name: counts[m.rests_on] for m in metrics}
 
 # %% ../../nbs/api/scoring/05_table.ipynb #e46df804
 def score_table(
@@ -592,9 +601,9 @@ def score_table(
     for by, group, inside in _groups(groups, len(values)):
         sums = _cluster_sums(values[inside], clusters[inside])
         drawn = np.vstack([sums.sum(0), _drawn(sums, draws, 0)])
-        for name, interval in _scores_of(drawn, chosen, columns):
-            rests = _resting([statistics], clusters, inside, METRICS[name])
-            rows.append((system, name, by, group, *interval, *rests))
+        rests = _resting([statistics], clusters, inside, chosen)
+        for name, interval in _scores_of(drawn, chosen, columns).items():
+            rows.append((system, name, by, group, *interval, *rests[name]))
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 # %% ../../nbs/api/scoring/05_table.ipynb #4867eac2
@@ -708,14 +717,15 @@ def _differences(values, clusters, metrics, columns, draws) -> pd.DataFrame:  # 
     drawn = np.vstack([sums.sum(0), _drawn(sums, draws, 0)]).reshape(-1, *values.shape[1:])
     S = values.shape[1]
     weights = np.vstack([np.full(S, 1 / S), run_weights(S, draws, 0)])
-    rows = []
+    of_draws, rows = [], []
     for m in metrics:
         scores = m.score(drawn[..., [columns.index(c) for c in m.columns]])  # [1 + draws, S, 2]
         of_seeds = scores[..., 0] - scores[..., 1]
-        of_draws = (of_seeds * weights).sum(1)
-        row = _interval(of_draws)._asdict() | dict(p=two_sided_p(of_draws[1:]))
-        rows.append(dict(metric=m.name, **row, by_seed=of_seeds[0].tolist()))
-    return pd.DataFrame(rows).assign(draws=draws)
+        of_draws.append((of_seeds * weights).sum(1))
+        p = two_sided_p(of_draws[-1][1:])
+        rows.append(dict(metric=m.name, p=p, by_seed=of_seeds[0].tolist()))
+    intervals = pd.DataFrame(_intervals(of_draws), columns=Interval._fields)
+    return pd.concat([pd.DataFrame(rows), intervals], axis=1).assign(draws=draws)
 
 # %% ../../nbs/api/scoring/05_table.ipynb #dd8f9189
 def seed_difference_table(
@@ -736,7 +746,8 @@ def seed_difference_table(
     values, parts = _side_by_side(a, b, columns), []
     for by, group, inside in _groups(groups, len(values)):
         part = _differences(values[inside], clusters[inside], chosen, columns, draws)
-        n, few = zip(*(_resting(both, clusters, inside, m) for m in chosen), strict=True)
+        rests = _resting(both, clusters, inside, chosen)
+        n, few = zip(*(rests[m.name] for m in chosen), strict=True)
         parts.append(part.assign(by=by, group=group, n=n, clusters=few))
     return _established(pd.concat(parts).assign(system=system, against=against))
 
