@@ -639,7 +639,7 @@ _TINY = dict(
 # %% ../nbs/api/02_config.ipynb #d426e2e6
 _ALL = dict(n_proteins=0, max_residues=512, tasks=_DESCRIBED)  # all embedded proteins
 _LARGER_BATCHES = dict(steps=2_050, batch_records=64, eval_every=410, save_every=205)
-# the default on all of them: eight times the records, in any order, and more of the language model to learn; the
+# the default on all of them: seven times the records, in any order, and more of the language model to learn; the
 # prompts of text are sequences, which its records of a protein share: in any order it would take three times as long
 _TINY_ALL = dict(
     data=_ALL,

@@ -302,6 +302,11 @@ def _direction(metric: str) -> str:
     return "right of 0: better" if METRICS[metric].better > 0 else "left of 0: better"
 
 
+def _with_hollow(text: str, full: pd.Series, hollow: str = "not established") -> str:
+    "A text, and below it what hollow marks are, where there are some"
+    return text if full.astype(bool).all() else f"{text}\nhollow: {hollow}"
+
+
 def _best_first(table: pd.DataFrame, metric: str) -> list:
     "Groups, the one with the largest gain of a system first"
     gain = METRICS[metric].better * table.value
@@ -329,7 +334,8 @@ def fig_by_group(
     name_rows(ax, [f"{label(g)}\n{int(n[g]):,} records" for g in groups])
     ax.axvline(0, color=_INK, linewidth=1, zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set(xlabel=f"{label(metric)} minus that of {label(against)} ({_direction(metric)})")
+    words = f"{label(metric)} minus that of {label(against)} ({_direction(metric)})"
+    ax.set(xlabel=_with_hollow(words, table.established))
     _top_legend(ax, 5)
     return fig
 
@@ -350,7 +356,7 @@ def _score_panel(ax, table: pd.DataFrame, systems: list, best: str):
         rows = table[(table.system == system) & table.value.notna()]
         colour = "black" if system == best else COLOURS[system]
         for r in rows.itertuples():
-            _interval(ax, r, y, colour, 5, filled=system in ARCHS or system == best)
+            _interval(ax, r, y, colour, 5)
         if rows.empty:
             _no_score(ax, m.name, y)
     ax.margins(x=0.1)
@@ -421,7 +427,8 @@ def fig_protein_use(
     name_rows(ax, [label(s) for s in order])
     ax.axvline(0, color=_INK, linewidth=1, zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set(xlabel=f"rise of the loss ({METRICS['loss'].unit})")
+    words = f"rise of the loss ({METRICS['loss'].unit})"
+    ax.set(xlabel=_with_hollow(words, table.established))
     _top_legend(ax, 3)
     return fig
 
@@ -466,6 +473,8 @@ def fig_by_score(
     name_rows(axes[0], _group_names(table, groups))
     handles, names = axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside upper left", ncols=3, columnspacing=1.0)
+    words = _with_hollow("", table.established, f"from fewer than {FEW} clusters").strip()
+    fig.supxlabel(words, fontsize=9.5)
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #0997d1fe
@@ -509,11 +518,8 @@ def fig_gaps(
         _gap_panel(ax, table[table.metric == metric], arms, others)
     for ax in axes[len(metrics) :]:
         ax.axis("off")
-    words = [f"arms' colours: minus {label(others[0])}"]
-    words += [
-        f"grey: minus {listed}" for listed in [" and ".join(map(label, others[1:]))] if listed
-    ]
-    fig.suptitle("; ".join(words), fontsize=9.5, x=0.02, ha="left")
+    words = _with_hollow(_gap_words(others), table.established)
+    fig.suptitle(words, fontsize=9.5, x=0.02, ha="left")
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #bfaab14b
@@ -563,7 +569,7 @@ def fig_sizes(
     ax.xaxis.set_major_formatter(lambda n, _: f"{n / 1e6:g}")
     better = "below" if METRICS[metric].better < 0 else "above"
     ax.set(
-        xlabel="trained numbers, millions",
+        xlabel=_with_hollow("trained numbers, millions", sizes.established),
         ylabel=f"{label(metric)} minus blind's\n({better} 0: better)",
     )
     return fig
