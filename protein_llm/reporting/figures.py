@@ -416,7 +416,7 @@ def fig_protein_use(
     table = differences[(differences.by == "all") & (differences.against == "loss_true")]
     shown = [m for m in _CHANGED if m in set(table.metric)]
     if not shown:
-        return _nothing("no loss was measured with another protein, a shuffled one or none")
+        return _nothing("no loss was measured with a changed protein")
     order = _systems(table)
     fig, (ax,) = axes_of(1.1 + 0.17 * len(order) * (len(shown) + 1))
     for i, metric in enumerate(shown):
@@ -427,8 +427,8 @@ def fig_protein_use(
     name_rows(ax, [label(s) for s in order])
     ax.axvline(0, color=_INK, linewidth=1, zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    words = f"rise of the loss ({METRICS['loss'].unit})"
-    ax.set(xlabel=_with_hollow(words, table.established))
+    unit = METRICS["loss"].unit
+    ax.set(xlabel=_with_hollow(f"rise of the loss ({unit})", table.established))
     _top_legend(ax, 3)
     return fig
 
@@ -451,6 +451,11 @@ def _group_panel(ax, table: pd.DataFrame, metric: str, groups: list, systems: li
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
 
+
+def _few_words(table: pd.DataFrame) -> str:
+    "What hollow marks are, where some rest on few clusters"
+    return _with_hollow("", table.established, f"from fewer than {FEW} clusters").strip()
+
 # %% ../../nbs/api/reporting/01_figures.ipynb #f352ead7
 @mpl.rc_context(STYLE)
 def fig_by_score(
@@ -471,10 +476,10 @@ def fig_by_score(
     for ax, metric in zip(axes, metrics, strict=True):
         _group_panel(ax, table, metric, groups, order)
     name_rows(axes[0], _group_names(table, groups))
-    handles, names = axes[0].get_legend_handles_labels()
-    fig.legend(handles, names, loc="outside upper left", ncols=3, columnspacing=1.0)
-    words = _with_hollow("", table.established, f"from fewer than {FEW} clusters").strip()
-    fig.supxlabel(words, fontsize=9.5)
+    fig.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, columnspacing=1
+    )
+    fig.supxlabel(_few_words(table), fontsize=9.5)
     return fig
 
 # %% ../../nbs/api/reporting/01_figures.ipynb #0997d1fe

@@ -549,7 +549,7 @@ def _groups(
 
 SCORE_COLUMNS = ("system", "metric", "by", "group", "value", "low", "high", "n", "clusters")
 
-
+# %% ../../nbs/api/scoring/05_table.ipynb #bcbe9447
 def _intervals(
     scores: list,  # Of each metric: the score of all records, followed by those of the draws
 ) -> list:  # of `Interval`
@@ -559,7 +559,7 @@ def _intervals(
     bounds = np.percentile(side_by_side[1:], [2.5, 97.5], axis=0)
     return [Interval(*row) for row in np.vstack([side_by_side[0], bounds]).T.tolist()]
 
-# %% ../../nbs/api/scoring/05_table.ipynb #bcbe9447
+
 def _scores_of(drawn: np.ndarray, metrics: list, columns: list) -> dict:  # {metric: `Interval`}
     "Of each metric that applies; the first row holds the sums over all records, others the draws'"
     scores = {}
@@ -746,8 +746,7 @@ def seed_difference_table(
     values, parts = _side_by_side(a, b, columns), []
     for by, group, inside in _groups(groups, len(values)):
         part = _differences(values[inside], clusters[inside], chosen, columns, draws)
-        rests = _resting(both, clusters, inside, chosen)
-        n, few = zip(*(rests[m.name] for m in chosen), strict=True)
+        n, few = zip(*_resting(both, clusters, inside, chosen).values(), strict=True)
         parts.append(part.assign(by=by, group=group, n=n, clusters=few))
     return _established(pd.concat(parts).assign(system=system, against=against))
 
