@@ -32,7 +32,9 @@ def make_media(
     seen = protein_index >= 0
     before = F.pad(protein_index[:, :-1], (1, 0), value=-1)
     slot = ((protein_index != before) & seen).cumsum(1) - 1  # [B, T], -1 before the first protein
-    k, at = max(1, int(slot.max()) + 1), slot.clamp(min=0)
+    # one token a row sees one protein at most: while answers are written nobody waits to be told
+    k = 1 if slot.shape[1] == 1 else max(1, int(slot.max()) + 1)
+    at = slot.clamp(min=0)
     slots = protein_index.new_zeros(len(slot), k)
     slots.scatter_reduce_(1, at, protein_index.clamp(min=0), "amax")
     mask = None

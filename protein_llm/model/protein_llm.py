@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ..config import ModelConfig
-from . import generation, parts, saving
+from . import generation, parts, saving, served
 from .attention import record_inputs
 from .bridges import make_bridge
 from .flamingo import insert_cross_attention, make_media
@@ -244,9 +244,13 @@ def answers(
     eos_id: int | None = None,  # The token that ends an answer; the config's when None
     tell: Callable | None = None,  # Called after each pass with the number of answers that ended
     follow: Callable | None = None,  # Called after each pass with every `Answer` so far
+    decoder: str = "own",  # own, or vllm where that is installed (`11a_served`)
 ) -> list:  # `Answer` of each sample, those of a prompt beside each other [R*samples]
     "Answer prompts, however many; with a model in slices on all ranks together"
-    return generation.write_answers(self, prompts, names, how, eos_id, tell, follow)
+    writers = dict(own=generation.write_answers, vllm=served.served_answers)
+    if decoder not in writers:
+        raise ValueError(f"unknown decoder {decoder!r}: choose from {', '.join(writers)}")
+    return writers[decoder](self, prompts, names, how, eos_id, tell, follow)
 
 # %% ../../nbs/api/model/12_protein_llm.ipynb #45f77a55
 @patch
