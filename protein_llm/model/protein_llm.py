@@ -21,7 +21,7 @@ from .attention import record_inputs
 from .bridges import make_bridge
 from .flamingo import insert_cross_attention, make_media
 from .generation import GREEDY, Decoding
-from .lean import make_lean, narrow_last_layer
+from .lean import join_projections, make_lean, narrow_last_layer
 from .llm import add_lora, llm_hash, load_llm
 from .loss import answer_positions, record_sums, token_nll
 from .parts import NewTokens, part_of, place_tokens
@@ -57,6 +57,8 @@ class ProteinLLM(PreTrainedModel):
         for name, p in self.named_parameters():
             p.requires_grad_(part_of(name) is not None)
         make_lean(self.llm)
+        if cfg.lora_r and llm.device.type == "cuda":  # launches cost nothing on a CPU
+            join_projections(self.llm)
         self.is_narrow = narrow_last_layer(self.llm.get_decoder())
 
     def forward(
