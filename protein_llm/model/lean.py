@@ -61,7 +61,7 @@ class _SwiGLU(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         return _d_swiglu(grad, gate, up, F.silu(_halves(gate, up)[0]))
 
-
+# %% ../../nbs/api/model/05_lean.ipynb #d52eccbb
 def _halves(gate, up):
     "Gate and up; None for `up` where `gate` is both beside each other"
     return gate.chunk(2, -1) if up is None else (gate, up)

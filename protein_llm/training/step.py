@@ -166,13 +166,13 @@ def _accumulate(model, batches: Iterator, n: int, n_answer, data, acc) -> float:
 # %% ../../nbs/api/training/06_step.ipynb #28044cd2
 def step_gradients(
     model: ProteinLLM,  # In training mode
-    records: np.ndarray,  # Records of the step, all ranks': positions in the token store
+    records: np.ndarray,  # Of all ranks: positions in the token store
     data: RunData,  # Tokens and features
     cfg: TrainConfig,  # Sizes of micro-batches
     acc: Accelerator,  # From `make_accelerator`
-    feed: Feed | None = None,  # Makes micro-batches; None: one for this step alone
-    following: np.ndarray | None = None,  # Records of the next step, which `feed` begins
-) -> dict:  # Of all ranks: `loss`, `answer_tokens`, `tokens`, `flops`, `fill`
+    feed: Feed | None = None,  # None: one for this step
+    following: np.ndarray | None = None,  # Records of the next step
+) -> dict:  # `loss`, `answer_tokens`, `tokens`, `flops`, `fill`
     "Accumulate the gradient of a step. Raises `FloatingPointError` when the loss is not finite"
     lengths = data.tokens.lengths(records)
     n_answer = int(lengths.sum() - data.tokens.prompt_lengths(records).sum())
