@@ -205,7 +205,7 @@ def _read_behind(model: ProteinLLM, prompt: _Read, ids: torch.Tensor) -> torch.T
     seen = torch.cat([own.new_ones(C * A, T), own], 1)  # the prompt, and what stands before
     out = model.llm.get_decoder()(
         inputs_embeds=model.embed(ids.view(1, C * A)),
-        **model.media(batch.protein_index[:, -1:].expand(1, C * A), prompt.proteins),
+        **model.media(batch.on_cpu.protein_index[:, -1:].expand(1, C * A), prompt.proteins),
         attention_mask=seen[None, None],
         position_ids=T + torch.arange(A, device=device).repeat(C)[None],
         past_key_values=prompt.kept,

@@ -26,18 +26,20 @@ class Media:
 # %% ../../nbs/api/model/02_flamingo.ipynb #a8bdb7cc
 def make_media(
     latents: Tensor,  # Latents of the batch's proteins [P, N, D_media]
-    protein_index: Tensor,  # Latest protein of each token, -1 for none [B, T]
-) -> Media:
+    protein_index: Tensor,  # Latest protein of each token, -1 for none, on the CPU where nobody is to wait [B, T]
+) -> Media:  # On the device of the latents
     "Gather the proteins of each row into slots, one for each run of tokens that share a protein"
     seen = protein_index >= 0
     before = F.pad(protein_index[:, :-1], (1, 0), value=-1)
     slot = ((protein_index != before) & seen).cumsum(1) - 1  # [B, T], -1 before the first protein
-    k, at = max(1, int(slot.max()) + 1), slot.clamp(min=0)
+    is_one = slot.shape[1] == 1  # a new token to each row has one slot
+    k, at = 1 if is_one else max(1, int(slot.max()) + 1), slot.clamp(min=0)
     slots = protein_index.new_zeros(len(slot), k)
     slots.scatter_reduce_(1, at, protein_index.clamp(min=0), "amax")
+    at, slots, seen = (z.to(latents.device, non_blocking=True) for z in (at, slots, seen))
     mask = None
     if k > 1:
-        own = at[..., None] == torch.arange(k, device=slot.device)  # [B, T, K]
+        own = at[..., None] == torch.arange(k, device=at.device)  # [B, T, K]
         mask = own.repeat_interleave(latents.shape[1], -1)[:, None]
     return Media(latents, slots, mask, seen[..., None])
 

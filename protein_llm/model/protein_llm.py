@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ..config import ModelConfig
-from . import generation, parts, saving
+from . import generation, parts, saving, served
 from .attention import record_inputs
 from .bridges import make_bridge
 from .flamingo import insert_cross_attention, make_media
 from .generation import GREEDY, Decoding
-from .lean import make_lean, narrow_last_layer
+from .lean import join_projections, make_lean, narrow_last_layer
 from .llm import add_lora, llm_hash, load_llm
 from .loss import answer_positions, record_sums, token_nll
 from .parts import NewTokens, part_of, place_tokens
@@ -57,6 +57,8 @@ class ProteinLLM(PreTrainedModel):
         for name, p in self.named_parameters():
             p.requires_grad_(part_of(name) is not None)
         make_lean(self.llm)
+        if cfg.lora_r and llm.device.type == "cuda":  # launches cost nothing on a CPU
+            join_projections(self.llm)
         self.is_narrow = narrow_last_layer(self.llm.get_decoder())
 
     def forward(
@@ -146,7 +148,7 @@ def embed(
 @patch
 def media(
     self: ProteinLLM,
-    protein_index: Tensor,  # Latest protein of each token, -1 for none [B, T]
+    protein_index: Tensor,  # Latest protein of each token, -1 for none, on the CPU where nobody is to wait [B, T]
     proteins: Tensor | None,  # From `see`
 ) -> dict:  # The keyword that the gated layers take; empty for other archs
     "What the gated layers of flamingo look at"
@@ -162,10 +164,9 @@ def decoder_inputs(
     proteins: Tensor | None,  # From `see`
 ) -> dict:  # Embeddings [B, T, D_lm], and for flamingo the media
     "What the decoder reads: text with the proteins in their places"
-    x = self.embed(batch.input_ids)
+    x, host = self.embed(batch.input_ids), batch.on_cpu
     if self.cfg.arch in ("text", "flamingo"):
-        return dict(inputs_embeds=x, **self.media(batch.protein_index, proteins))
-    host = batch.on_cpu
+        return dict(inputs_embeds=x, **self.media(host.protein_index, proteins))
     n_tokens = host.feature_mask.sum(1) if self.cfg.n_tokens == 0 else None  # one a residue
     where = host.input_ids == self.ids[1], host.protein_index
     return dict(inputs_embeds=place_tokens(x, *where, proteins, n_tokens))
@@ -244,9 +245,13 @@ def answers(
     eos_id: int | None = None,  # The token that ends an answer; the config's when None
     tell: Callable | None = None,  # Called after each pass with the number of answers that ended
     follow: Callable | None = None,  # Called after each pass with every `Answer` so far
+    decoder: str = "own",  # own, or vllm where that is installed (`11a_served`)
 ) -> list:  # `Answer` of each sample, those of a prompt beside each other [R*samples]
     "Answer prompts, however many; with a model in slices on all ranks together"
-    return generation.write_answers(self, prompts, names, how, eos_id, tell, follow)
+    writers = dict(own=generation.write_answers, vllm=served.served_answers)
+    if decoder not in writers:
+        raise ValueError(f"unknown decoder {decoder!r}: choose from {', '.join(writers)}")
+    return writers[decoder](self, prompts, names, how, eos_id, tell, follow)
 
 # %% ../../nbs/api/model/12_protein_llm.ipynb #45f77a55
 @patch

@@ -46,7 +46,7 @@ from protein_llm.training.plan import (
     require_fit,
     short_plan_text,
 )
-from .step import make_optimizer, train_step
+from .step import Feed, make_optimizer, train_step
 from .throughput import memory_gb
 from .warm_start import can_warm_start, warm_start
 
@@ -66,7 +66,7 @@ class Training:
         acc: Accelerator,  # From `make_accelerator`
     ):
         self.run, self.acc, self.cfg = run, acc, run.cfg.train
-        self.tell = _teller(acc)
+        self.tell, self.feed = _teller(acc), None
         self.data = RunData(run.cfg, acc.device, self.tell, self.cfg.loss_on)
         require_own_folder(run.folder / "model")
         self.data.tokenizer  # noqa: B018 - a missing language model is found out before the corpus is built
@@ -240,6 +240,28 @@ def move_window(self: Training):
     self.data.features.move(self._window_proteins(window), folder, self.acc)
     self.window = window
 
+# %% ../../nbs/api/training/09_loop.ipynb #cb54b4b2
+@patch
+def following(self: Training) -> np.ndarray | None:  # Positions in the token store
+    "The next step's records; None behind the last step, and where they open a window"
+    step = self.step + 1
+    opens = self.cfg.features == "window" and step % self.cfg.window == 0
+    return None if opens or step == self.cfg.steps else self.positions[self.chosen(step)]
+
+
+def _makes_ahead(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+@contextmanager
+def _fed(training: Training):
+    "Let a thread make the next step's first micro-batch; it ends with the training, however that ends"
+    if not _makes_ahead(training.acc.device):
+        yield
+        return
+    with Feed(training.data, training.cfg, training.acc) as training.feed:
+        yield
+
 # %% ../../nbs/api/training/09_loop.ipynb #3efcc045
 def _refuse_spike(line: dict, past: list, max_spike: float):
     "Raise `FloatingPointError` where a step's loss is far above those before it; told from the 20th step on"
@@ -279,7 +301,8 @@ def next_step(
     chosen = t.chosen(t.step)
     with _explained(t, t.record_ids.iloc[chosen].tolist()):
         positions = t.positions[chosen]
-        line = train_step(t.model, t.opt, t.step, positions, t.data, t.cfg, t.acc)
+        ahead = (t.feed, t.following()) if t.feed else ()
+        line = train_step(t.model, t.opt, t.step, positions, t.data, t.cfg, t.acc, *ahead)
         _refuse_spike(line, t.past, t.cfg.max_spike)
     for kind in ("tokens", "answer_tokens"):
         before = int(t.past[-1][f"{kind}_seen"]) if t.past else 0
@@ -445,7 +468,8 @@ def train(
     run.folder.mkdir(parents=True, exist_ok=True)
     training = Training(run, acc)
     silent = not acc.is_main_process
-    with progress(n_steps, run.cfg.model.name, "steps", training.step, silent) as bar:
+    name = run.cfg.model.name
+    with _fed(training), progress(n_steps, name, "steps", training.step, silent) as bar:
         while training.step < n_steps:
             line = next_step(training)
             shown = dict(loss=f"{line['loss']:.3f}", tokens_per_s=f"{line['tokens_per_s']:.0f}")
