@@ -48,11 +48,12 @@ def wide_results(
 READING = ("which_protein_pairs", "which_protein_first", "entity_f1", "information_f1", "rouge_l")
 TASKS = ("go_fmax", "ec_choice_1")  # of those that `task_scores` adds
 UTILITY = READING + TASKS
-FEW_RUNS, FEW_UNITS = 8, 3  # runs that a correlation needs, and what is drawn of them
+FEW_RUNS = 8  # that a correlation needs
+FEW_UNITS = 5  # places, or cells, that runs are drawn of
 
 
 def _units(wide: pd.DataFrame) -> list:  # Rows that go together
-    "Runs of a place; of a cell where there are fewer than three places"
+    "Runs of a place; of a cell where there are fewer than `FEW_UNITS` places"
     keys = ["place"] if wide.place.nunique() >= FEW_UNITS else ["place", "cell"]
     return [group.index.to_numpy() for _, group in wide.groupby(keys)]
 
@@ -100,7 +101,8 @@ def fig_utility(
     ax.set_ylabel(METRICS[metric].label)
     ax.xaxis.set_major_locator(MaxNLocator(5))
     legend_below(ax, columns=2)
-    name_axes(ax, title, f"loss on test, nats per token. {subtitle}".strip())
+    words = "loss on test, nats per token; runs that see a protein"
+    name_axes(ax, title, f"{words}. {subtitle}".strip())
     return fig
 
 # %% ../../nbs/api/experiments/06_questions.ipynb #4f17ab49
@@ -114,7 +116,8 @@ def utility_finding(
     if not r.established:
         return f"Whether a lower loss goes with more {word} is not established"
     does = "goes" if r.value > 0 else "does not go"
-    return f"A lower loss {does} with more {word} (rank correlation {r.value:.2f})"
+    interval = f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]"
+    return f"A lower loss {does} with more {word} (rank correlation {interval})"
 
 # %% ../../nbs/api/experiments/06_questions.ipynb #e27af4e1
 def _beside_blind(entries: list) -> list:  # [{cell name: entry}]

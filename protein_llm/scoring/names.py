@@ -22,7 +22,7 @@ BASELINE_LABELS = dict(
     ridge_feature="ridge on features",
     knn_random="k nearest, random encoder",
     ridge_random="ridge, random encoder",
-    bare_llm="language model, untrained",
+    bare_llm="bare language model",
 )  # what people read for each
 BASELINES = tuple(BASELINE_LABELS)
 
