@@ -46,17 +46,20 @@ ALL_ARMS = dict(text=4_000, mlp=1_700, perceiver=1_700, flamingo=1_700, blind=1_
 
 TASK = dict(folder="figures/downstream")
 ALL_TASKS = ALL | dict(folder="figures/downstream/tiny_all", n_written=0)
-# of the committed results these are of arms with 500 steps, as the default had: GRPO, SEARCH, LEVERS and parts, below
+# of the arms whose rewards, search, levers and parts are committed: the default had so many
+EARLIER_STEPS = 500
 # the lab's objections are in the page; the training is to show what they are worth
-GRPO = dict(folder="figures/grpo", force=True, arm_steps=500)
+GRPO = dict(folder="figures/grpo", force=True, arm_steps=EARLIER_STEPS)
 # seconds on two cores, and parameters of its own
 REWARDS = dict(go=(900, dict(steps=30, lr=0.0001)), ec=(1_200, {}))
 # task: seconds on two cores, beside another; the dearest first
 DOWNSTREAM = dict(ppi=400, stability=400, go=220, ec=100)
 DOWNSTREAM_MORE = dict(go_process=270, go_component=270, location=100)
 # six times the validation proteins: a difference of .01 in pairs can be seen
-SEARCH = dict(n_proteins=4_100, steps=500, changes="n_valid_clusters=600", folder="figures")
-LEVERS = dict(folder="figures", n_seeds=1, steps=500)
+SEARCH = dict(
+    n_proteins=4_100, steps=EARLIER_STEPS, changes="n_valid_clusters=600", folder="figures"
+)
+LEVERS = dict(folder="figures", n_seeds=1, steps=EARLIER_STEPS)
 # the default over seeds; text, which takes as long as all others, has one
 SEEDS = dict(
     n_proteins=3_600,
@@ -72,7 +75,7 @@ LADDER = dict(groups="ladder_steps,ladder_epochs", changes="max_residues=512")
 RETRIEVAL = dict(n_proteins=3_600, steps=600, n_swap=250, n_generate=100)
 QUESTIONS = dict(
     seeds=(1_600, SEEDS),
-    parts=(4_800, SEEDS | dict(tasks="go,ec", changes="steps=500")),
+    parts=(4_800, SEEDS | dict(tasks="go,ec", changes=f"steps={EARLIER_STEPS}")),
     ladder=(12_000, LADDER),
     llm=(7_500, dict(changes="max_residues=512")),
     ways=(8_500, {}),

@@ -567,7 +567,7 @@ def _not_protein_rules() -> dict:
 
 HOW_TO_MEND = {
     "a missing value": "give the sequence, or leave the record out",
-    "a header or an id": "residues alone, without digits, > and |",
+    "a header or an id": "only residues: no digit, > or |",
     "three-letter code": "write one letter a residue",
     "nucleotides": "almost all letters are A, C, G, T, U, N: give the translated protein",
     "words": "put the residues there: are two columns swapped?",

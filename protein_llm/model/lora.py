@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['lora_forward', 'lora_backward', 'as_computed', 'apply_lora', 'lora_linear', 'adapter_of', 'fuse_lora', 'join_weights',
-           'lora_group', 'merged_lora']
+           'lora_group', 'is_sliced', 'merged_lora']
 
 # %% ../../nbs/api/model/04_lora.ipynb #b8b10627
 from contextlib import contextmanager
@@ -219,19 +219,25 @@ def _merged_weight(layer: nn.Module) -> Tensor | None:
     total = torch.addmm(weight.to(kind), b.to(kind), a.to(kind), alpha=scale)
     return as_computed(weight, total)[0]
 
+# %% ../../nbs/api/model/04_lora.ipynb #7eeaae19
+def is_sliced(
+    model: nn.Module,
+) -> bool:
+    "Whether ranks hold slices of it (FSDP2)"
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(p, DTensor) for p in model.parameters())
+
 # %% ../../nbs/api/model/04_lora.ipynb #2bcb6595
 @contextmanager
 def merged_lora(
     model: nn.Module,  # With adapters that `fuse_lora` took, or without any
 ):  # Yields how many layers are merged; both weights of each are in memory meanwhile
     "Let adapted layers be one product within a `with` block; afterwards all weights are what they were"
-    from torch.distributed.tensor import DTensor
-
-    # weights in slices (FSDP2) are put together by others, layer by layer
-    sliced = any(isinstance(p, DTensor) for p in model.parameters())
     frozen = []
     try:
-        for layer in [] if sliced else model.modules():
+        # weights in slices are put together by others, layer by layer
+        for layer in [] if is_sliced(model) else model.modules():
             with torch.no_grad():
                 merged = _merged_weight(layer)
             if merged is not None:

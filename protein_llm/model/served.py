@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from .generation import GREEDY, Answer, Decoding, answer_key, is_sliced
-from .lora import merged_lora
+from .generation import GREEDY, Answer, Decoding, answer_key
+from .lora import is_sliced, merged_lora
 from .parts import trained_state
 from ..proteins.encoder import weights_hash
 from ..text.packing import Batch

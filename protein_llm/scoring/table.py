@@ -468,6 +468,16 @@ def _drawn(sums: np.ndarray, draws: int, seed: int, most: int = 2**21) -> np.nda
         out.append(_weights(rng, n, min(part, draws - start)) @ sums)
     return np.concatenate(out)
 
+# %% ../../nbs/api/scoring/05_table.ipynb #9d9ced07
+def _intervals(
+    scores: list,  # Of each metric: the score of all records, followed by those of the draws
+) -> list:  # of `Interval`
+    if not scores:
+        return []
+    side_by_side = np.stack(scores, 1)  # [1 + draws, metrics]
+    bounds = np.percentile(side_by_side[1:], [2.5, 97.5], axis=0)
+    return [Interval(*row) for row in np.vstack([side_by_side[0], bounds]).T.tolist()]
+
 # %% ../../nbs/api/scoring/05_table.ipynb #e7960ee5
 def drawn_scores(
     statistics: np.ndarray,  # What the score is computed from, per record [n, K]
@@ -486,8 +496,7 @@ def interval_of(
     drawn: np.ndarray,  # On each draw [draws]
 ) -> Interval:
     "The 95 % percentile interval"
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high))
+    return _intervals([np.append(value, drawn)])[0]
 
 # %% ../../nbs/api/scoring/05_table.ipynb #1bb27ada
 def bootstrap(
@@ -550,16 +559,6 @@ def _groups(
 SCORE_COLUMNS = ("system", "metric", "by", "group", "value", "low", "high", "n", "clusters")
 
 # %% ../../nbs/api/scoring/05_table.ipynb #bcbe9447
-def _intervals(
-    scores: list,  # Of each metric: the score of all records, followed by those of the draws
-) -> list:  # of `Interval`
-    if not scores:
-        return []
-    side_by_side = np.stack(scores, 1)  # [1 + draws, metrics]
-    bounds = np.percentile(side_by_side[1:], [2.5, 97.5], axis=0)
-    return [Interval(*row) for row in np.vstack([side_by_side[0], bounds]).T.tolist()]
-
-
 def _scores_of(drawn: np.ndarray, metrics: list, columns: list) -> dict:  # {metric: `Interval`}
     "Of each metric that applies; the first row holds the sums over all records, others the draws'"
     scores = {}
