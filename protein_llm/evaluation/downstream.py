@@ -30,7 +30,7 @@ from .answers import answer_records, choice_losses, weights_digest
 from .baselines import composition, find_hits
 from .task_data import TaskData
 from ..model import Decoding, ProteinLLM
-from ..model.export import merged_copy
+from ..model.lora import merged_lora
 from ..scoring.table import METRICS, Metric, declare, difference_table, score_table
 from protein_llm.tasks.task import (
     Items,
@@ -329,7 +329,8 @@ def arm_log_likelihoods(
 
     def make():
         asked = held[["record_id"]].assign(task=task.name)
-        losses = choice_losses(merged_copy(model), asked, data, {task.name: choices}, task.ends)
+        with merged_lora(model.eval().llm):
+            losses = choice_losses(model, asked, data, {task.name: choices}, task.ends)
         return -losses.nll.to_numpy().reshape(len(held), len(choices))
 
     key = digest(data.key, held.record_id.tolist(), choices, task.ends)
