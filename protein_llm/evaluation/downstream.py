@@ -316,7 +316,7 @@ def _kept(path: Path, make: Callable) -> np.ndarray:
             np.save(f, make())
     return np.load(path)
 
-
+# %% ../../nbs/api/evaluation/10_downstream.ipynb #418a2ab3
 def arm_log_likelihoods(
     task: Task,  # What is asked
     model: ProteinLLM,  # In evaluation mode

@@ -306,12 +306,8 @@ def size_axis(
     "Every size at its place on a logarithmic axis; a label where there is room"
     ax.set_xscale("log", base=2)
     shown = (
-        sizes
-        if len(sizes) < 6
-        else sizes[len(sizes) % 2 - 1 :: 2]
-        if len(sizes) % 2
-        else sizes[1::2]
-    )
+        sizes if len(sizes) < 6 else sizes[::-2][::-1]
+    )  # every other one, the largest among them
     ax.set_xticks(shown, [f"{size:,}" for size in shown])
     ax.set_xticks([], minor=True)
 

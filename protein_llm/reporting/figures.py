@@ -359,10 +359,13 @@ def _score_panel(ax, table: pd.DataFrame, systems: list, best: str):
             _interval(ax, r, y, colour, 5)
         if rows.empty:
             _no_score(ax, m.name, y)
+    if m.chance is not None:
+        ax.axvline(m.chance, color=_INK, linestyle=":", linewidth=1, zorder=1)
     ax.margins(x=0.1)
     better = "higher is better" if m.better > 0 else "lower is better"
-    ax.set(title=m.label, xlabel=f"{m.unit} ({better})".strip())
-    ax.xaxis.set_major_locator(MaxNLocator(4))
+    dotted = "" if m.chance is None else f"\ndotted: chance, {m.chance:g}"
+    ax.set(title=m.label, xlabel=f"{m.unit} ({better})".strip() + dotted)
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
 

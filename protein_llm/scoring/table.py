@@ -47,6 +47,7 @@ class Metric:
     score: Callable  # Sums of the columns [.., K] -> score [..]
     unit: str = ""  # Such as nats per token
     better: int = 1  # 1: higher is better; -1: lower is better
+    chance: float | None = None  # What who knows nothing scores, where that is known
     digits: int = 3  # Behind the point
     of: str = "answers"  # The table of statistics: answers, losses, changed, ranking, probes
     rests_on: str = ""  # Column that must be above 0 in a record for the score to rest on it; empty: on every record
@@ -226,14 +227,15 @@ _PROBES = (
 )
 
 # %% ../../nbs/api/scoring/05_table.ipynb #840a5c5d
-def _which_protein(name: str, label: str, columns: tuple) -> Metric:
+def _which_protein(name: str, label: str, columns: tuple, chance: float) -> Metric:
     "Whose answer is it? By likelihood, among the own protein and others"
-    return Metric(f"which_protein_{name}", label, columns, ratio, of="ranking", headline=True)
+    how = dict(chance=chance, of="ranking", headline=True)
+    return Metric(f"which_protein_{name}", label, columns, ratio, **how)
 
 
 _RANKING = (
-    _which_protein("pairs", "pairs won", ("pairs_won", "pairs")),
-    _which_protein("first", "first of 10", ("first", "records")),
+    _which_protein("pairs", "pairs won", ("pairs_won", "pairs"), 0.5),
+    _which_protein("first", "first of 10", ("first", "records"), 0.1),
 )
 METRICS = {m.name: m for m in (*_RANKING, *_LOSSES, *_ANSWERS, *_BESIDE_SHOWN, *_PROBES)}
 
