@@ -211,9 +211,8 @@ def library(tally):
     "Run every library notebook; nbdev_test prints no count, so it is taken here"
     paths = [p for p in notebooks() if not skipped(p) and not p.name.startswith("_")]
     began = time.time()
-    code, out = run(
-        [BIN / "nbdev_test", "--n_workers", 2, "--timing"], OMP_NUM_THREADS="1"
-    )  # two workers: more threads would wait for each other
+    # two workers: more threads would wait for each other
+    code, out = run([BIN / "nbdev_test", "--n_workers", 2, "--timing"], OMP_NUM_THREADS="1")
     bad = [
         p
         for p in paths
@@ -272,9 +271,8 @@ def notebook(name, label, parameters):
 
 def corrupt():
     "A manifest whose shipped file was cut short"
-    manifest = read(ROOT / "data_manifests" / "demo.json") | dict(
-        name="corrupt"
-    )  # a name of its own: what is unpacked already is not asked for again
+    # a name of its own: what is unpacked already is not asked for again
+    manifest = read(ROOT / "data_manifests" / "demo.json") | dict(name="corrupt")
     whole = ROOT / manifest["origin"]["path"]
     (OUT / whole.name).write_bytes(whole.read_bytes()[:100_000])
     manifest["origin"]["path"] = f"runs/smoke/{whole.name}"

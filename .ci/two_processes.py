@@ -83,9 +83,8 @@ def answers(model, cfg, folder, acc):
 
     data = RunData(cfg)
     model, _ = shard_model(model, make_optimizer(model, cfg.train), acc)
-    sliced = sum(hasattr(p, "to_local") for p in model.parameters()) / len(
-        list(model.parameters())
-    )  # now: what is gathered for an answer may stay so
+    # now: what is gathered for an answer may stay so
+    sliced = sum(hasattr(p, "to_local") for p in model.parameters()) / len(list(model.parameters()))
     told = answer_records(
         model,
         data.corpus.records_of("test").head(3),

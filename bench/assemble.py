@@ -616,9 +616,8 @@ def main():
             f"input: {sum(p.stat().st_size for p in data.rglob('*') if p.is_file()) / 1e9:.2f} GB",
             flush=True,
         )
-        rounds = [
-            {n: run(n, data, work) for n in names} for _ in range(2)
-        ]  # before this process grows: what it starts would show its peak memory as theirs
+        # before this process grows: what it starts would show its peak memory as theirs
+        rounds = [{n: run(n, data, work) for n in names} for _ in range(2)]
         sets = {n: kept(n, work) for n in names}
         for n in names[1:]:
             assert len(sets[n]) == len(sets["ours"]) and (sets[n] == sets["ours"]).all(), (

@@ -47,10 +47,11 @@ def proteins(n, longest):
     from protein_llm.data.manifest import fetch
 
     text = next((fetch("demo") / "swissprot").glob("*.fasta")).read_text()
+    # a name may hold a >
     found = sorted(
         {"".join(block.split("\n")[1:]) for block in ("\n" + text).split("\n>")[1:]},
         key=lambda s: (len(s), s),
-    )  # a name may hold a >
+    )
     found = [s for s in found if len(s) <= longest]
     return found[:: max(1, len(found) // n)][:n]
 
@@ -260,10 +261,11 @@ def main():
     print(f"esm3: peak memory of a pass: stock {stock:,.0f} MB, ours {ours:,.0f} MB")
     figures, bars = dict(esm3_memory=stock / max(ours, 1.0)), QUICK_BARS if args.quick else BARS
     sizes = [] if args.quick else [(t, t, {}) for t in SIDES if "_by_" in t]
+    # title, sides, environment
     cases = dict(
         esm2=[("esm2", "esm2", {}), ("esm2_kept", "esm2", KEPT), *sizes],
         esm3=[("esm3", "esm3", {})],
-    )  # title, sides, environment
+    )
     for name in cases:
         errors, residues = equal(name, args.quick)
         figures |= errors

@@ -53,29 +53,18 @@ from torch import nn
 from train_step import SPECIAL, clock, floor, fresh_model, make_records, make_tokenizer
 
 BARS = dict(v2048=8.0, v151936=10.0)
-QUICK_BARS = dict(
-    v2048=5.0, v151936=4.9
-)  # 15 % below the first quick run: a guard against getting slower, not the goal
-RECORDS, QUICK_RECORDS, STEPS, ROUNDS, QUICK_ROUNDS = (
-    16,
-    4,
-    2,
-    3,
-    2,
-)  # Records of an optimizer step, steps, rounds
+# 15 % below the first quick run: a guard against getting slower, not the goal
+QUICK_BARS = dict(v2048=5.0, v151936=4.9)
+# Records of an optimizer step, steps, rounds
+RECORDS, QUICK_RECORDS, STEPS, ROUNDS, QUICK_ROUNDS = (16, 4, 2, 3, 2)
 ROWS, QUICK_ROWS = (4, 8), (4,)  # Records of the peer's micro-batch
 PACKS, QUICK_PACKS = (1_024, 2_048, 4_096), (1_024,)  # Tokens of our packed row
-D, TOKENS, HIDDEN, HEADS = (
-    128,
-    32,
-    256,
-    8,
-)  # Width of the encoder; protein tokens, width of the MLP, heads of the pooling
+# Width of the encoder; protein tokens, width of the MLP, heads of the pooling
+D, TOKENS, HIDDEN, HEADS = (128, 32, 256, 8)
 BLOCKS = 4, 64, 4  # Of the encoder: heads, heads of the geometric attention, layers
-VOCABS, ERROR = (
-    (2_048, 151_936),
-    1e-3,
-)  # Sizes of the vocabulary; largest difference of a step's loss
+# Sizes of the vocabulary; largest difference of a step's loss
+VOCABS, ERROR = ((2_048, 151_936), 1e-3)
+# What `--gpu` puts in the place of these
 GPU = dict(
     D=1_536,
     BLOCKS=(24, 256, 48),
@@ -84,7 +73,7 @@ GPU = dict(
     RECORDS=64,
     ROWS=(8, 16, 32),
     PACKS=(4_096, 8_192, 16_384),
-)  # What `--gpu` puts in the place of these
+)
 EPOCHS, A_PROTEIN = 3, 7.5  # Of the published run: epochs, and records that share a protein
 
 
@@ -200,9 +189,8 @@ def live(encoder, sequences):
             base.DEVICE
         )
         h = encoder(sequence_tokens=ids, sequence_id=torch.where(ids == 1, -1, 0)).embeddings
-        found += [
-            row[kept] for row, kept in zip(h, ids > 2, strict=True)
-        ]  # without BOS, EOS and padding
+        # without BOS, EOS and padding
+        found += [row[kept] for row, kept in zip(h, ids > 2, strict=True)]
     return found
 
 
@@ -391,9 +379,8 @@ def compare(data, tried, build, rounds):
         for side, s in best.items():
             times[side].append(run(side, data, s)[1])
         bare.append(floor(data.records, best["ours"], data.vocab))
-    spent = {
-        side: np.min(t, axis=0).sum(axis=0) for side, t in times.items()
-    }  # of each step the fastest of the rounds [2]
+    # of each step the fastest of the rounds [2]
+    spent = {side: np.min(t, axis=0).sum(axis=0) for side, t in times.items()}
     print(
         f"V={data.vocab}: ms a record, and of CPUs: "
         + ", ".join(

@@ -43,9 +43,8 @@ from peers import add_peers
 
 BARS = dict(text=50.0, bridge=50.0)
 QUICK_BARS = dict(text=50.0, bridge=50.0)
-ARMS = dict(
-    text=("text", 2), bridge=("mlp", 5)
-)  # an arm, and how often the text of a record is repeated
+# an arm, and how often the text of a record is repeated
+ARMS = dict(text=("text", 2), bridge=("mlp", 5))
 COPIES, QUICK_COPIES = 25, 2
 SIZES, CHECKED, ROUNDS, BATCHES = {"": 64, "_16": 16}, 20, 5, 30
 

@@ -37,10 +37,8 @@ QUICK_BARS = dict(one_by_one=8.0, static=1.5)
 RECORDS, QUICK_RECORDS = 1_024, 256
 TEXT_RECORDS, QUICK_TEXT_RECORDS = 128, 32
 SIZES, QUICK_SIZES = (32, 64, 128, 256), (64, 128)  # Rows of a static batch that are tried
-SLOTS, QUICK_SLOTS = (
-    ((64, 16), (128, 32), (256, 32)),
-    ((64, 16), (128, 32)),
-)  # Slots, and prompts that are read at a time
+# Slots, and prompts that are read at a time
+SLOTS, QUICK_SLOTS = (((64, 16), (128, 32), (256, 32)), ((64, 16), (128, 32)))
 ROUNDS, QUICK_ROUNDS, MOST = 2, 1, 64
 
 

@@ -98,9 +98,8 @@ def step_sides(rows):
     llm = add_lora(load_llm(dtype="bfloat16", device=DEVICE, config=shape), ModelConfig())
     trained = [p for p in llm.parameters() if p.requires_grad]
     for p in trained:
-        torch.nn.init.normal_(
-            p, std=0.02
-        )  # PEFT starts with zeros in B, and then no gradient reaches A
+        # PEFT starts with zeros in B, and then no gradient reaches A
+        torch.nn.init.normal_(p, std=0.02)
     ids, labels, records = batch(rows)
 
     def ours():

@@ -132,9 +132,8 @@ def compare_bootstrap(n, again):
             for s, f in zip(sums, (bleu_from_statistics, ratio), strict=True)
         ]
 
-    weights = np.random.default_rng(0).multinomial(
-        names, np.full(names, 1 / names), size=again
-    )  # those of `bootstrap`
+    # those of `bootstrap`
+    weights = np.random.default_rng(0).multinomial(names, np.full(names, 1 / names), size=again)
 
     def peer():
         out = []

@@ -255,12 +255,13 @@ def main():
         (QUICK_RECORDS, QUICK_WHOLE, QUICK_BARS) if args.quick else (RECORDS, WHOLE, BARS)
     )
     add_peers()
+    # first, while this process is small: a child starts with its parent's peak
     alone = subprocess.run(
         [sys.executable, __file__, "--whole", str(n_whole)],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-    )  # first, while this process is small: a child starts with its parent's peak
+    )
     figures = json.loads(alone.stdout.splitlines()[-1])
     print(
         f"{n_whole:,} records: {figures['whole_seconds']:.2f} s, peak {figures['whole_gb']:.2f} GB, "

@@ -34,9 +34,8 @@ import numpy as np
 from peers import add_peers
 
 BARS = dict(hf=3.0, hf_grouped=2.5, trl=5.0, trl_packed=7.0)
-QUICK_BARS = dict(
-    hf=1.4, hf_grouped=1.4, trl=1.7, trl_packed=3.2
-)  # 15 % below what a quick run gave on a quiet machine: a guard against getting slower; BARS are the targets
+# 15 % below what a quick run gave on a quiet machine: a guard against getting slower; BARS are the targets
+QUICK_BARS = dict(hf=1.4, hf_grouped=1.4, trl=1.7, trl_packed=3.2)
 DEVICE, DTYPE = "cpu", "float32"
 SHAPE = dict(
     vocab_size=8_192,
@@ -49,14 +48,10 @@ SHAPE = dict(
     tie_word_embeddings=True,
 )
 ROUNDS, STEPS, QUICK_STEPS = 3, 3, 2
-RECORDS, QUICK_RECORDS = (
-    (48, 16),
-    (16, 8),
-)  # Records of an optimizer step: bridge mode's lengths, text mode's
-ROWS, QUICK_ROWS = (
-    (1, 2, 4, 8),
-    (1, 8),
-)  # What is tried: records of a micro-batch, where it is padded
+# Records of an optimizer step: bridge mode's lengths, text mode's
+RECORDS, QUICK_RECORDS = ((48, 16), (16, 8))
+# What is tried: records of a micro-batch, where it is padded
+ROWS, QUICK_ROWS = ((1, 2, 4, 8), (1, 8))
 PACKS, QUICK_PACKS = (1_024, 2_048, 4_096), (2_048,)  # Tokens of a packed row
 GPU = dict(
     DEVICE="cuda",
@@ -372,9 +367,8 @@ def floor(records, rows, vocab=None):
         seconds(rows, *shape)
         for shape in ((q, d), (kv, d), (kv, d), (d, q), (ffn, d), (ffn, d), (d, ffn))
     )
-    block = min(
-        vocab, 2_048
-    )  # of the vocabulary: writing the logits of all of it takes longer than the products
+    # of the vocabulary: writing the logits of all of it takes longer than the products
+    block = min(vocab, 2_048)
     return (
         SHAPE["num_hidden_layers"] * body * tokens
         + seconds(rows * answers // tokens, block, d) * answers * vocab / block
@@ -407,9 +401,10 @@ def compare(text, quick, folder):
         for side, (kind, s) in sides.items():
             times[side].append(run(kind, records, s, steps, 1e-4, folder)[1])
         bare.append(floor(records, best["ours"]))
+    # of each step the fastest of the rounds
     wall, cpu = (
         {side: float(np.min(t, axis=0)[:, k].sum()) for side, t in times.items()} for k in (0, 1)
-    )  # of each step the fastest of the rounds
+    )
     print(
         "microseconds a useful token, and of CPUs: "
         + ", ".join(

@@ -352,10 +352,8 @@ class Experiment:
 
     def start(self, step, threads, prefix=""):
         "The exit code of a step. Its lines go to the terminal; the executed notebook is kept"
-        env = os.environ | {
-            "JUPYTER_PREFER_ENV_PATH": "1",
-            "GOMP_SPINCOUNT": "3000",
-        }  # see Makefile
+        # see Makefile
+        env = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1", "GOMP_SPINCOUNT": "3000"}
         if threads:
             env |= {"OMP_NUM_THREADS": str(threads)}
         work = subprocess.Popen(

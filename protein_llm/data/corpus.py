@@ -64,9 +64,7 @@ SPLITS = ("train", "valid", "test")
 
 def reserved_proteins(
     llm: str = "tiny_lm",  # Language model
-) -> (
-    dict
-):  # Sequence of each protein that no arm on it uses, by id; empty if its pretraining is not known
+) -> dict:  # Sequence of each protein that no arm on it uses, by id; empty if it is not known
     "What `tiny_lm` was pretrained on, and other sizes on no more. Raises `ValueError` when list and sequences part"
     if llm not in TINY_LMS:
         return {}

@@ -236,14 +236,14 @@ def template_question(
     return pl.lit(_WORDINGS).gather(start + number % length)
 
 # %% ../../nbs/api/data/04_templates.ipynb #ac9bec2c
-OWN_TEMPLATES = (
+OWN_TEMPLATES = (  # with spaces for the task's _
     "What is the {task} of this protein?",
     "Give the {task} of this protein.",
     "State the {task} of the protein.",
     "Describe the {task} of this protein.",
     "What is known of this protein's {task}?",
     "Which {task} does this protein have?",
-)  # with spaces for the task's _
+)
 
 
 def own_question(

@@ -207,12 +207,8 @@ def knn_by_feature(
     return pd.concat(tables, ignore_index=True)[order]
 
 # %% ../../nbs/api/evaluation/02_baselines.ipynb #78760d5e
-ALPHAS = (
-    0.01,
-    0.1,
-    1.0,
-    10.0,
-)  # strengths of the ridge, in numbers of records, to choose from on valid
+# strengths of the ridge, in numbers of records, to choose from on valid
+ALPHAS = (0.01, 0.1, 1.0, 10.0)
 
 
 def _moments(ids, code, words, pooled, mean) -> tuple:  # [D], [D, D], [D, V]
@@ -428,11 +424,11 @@ def _long(tables: dict) -> pd.DataFrame:
 # %% ../../nbs/api/evaluation/02_baselines.ipynb #876ed6b0
 CLIP = 0.002  # nearest that a predicted share comes to 0 and 1: nothing is sure
 AT_CHANCE = ("majority", "template")  # of every protein they say the same
-UNRANKED = dict(
+UNRANKED = dict(  # baselines that are not asked which protein, and why
     nearest_sequence="it gives no probabilities, and most proteins have no hit",
     nearest_feature="k nearest by features is its form with probabilities",
     bare_llm="its likelihoods were not computed",
-)  # baselines that are not asked which protein, and why
+)
 
 # %% ../../nbs/api/evaluation/02_baselines.ipynb #a4fb9c3a
 def _bags_of(answers, known: pd.Index) -> csr_array:  # [answers, V]

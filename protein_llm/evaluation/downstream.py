@@ -341,9 +341,7 @@ def stated_log_likelihoods(
     task: Task,  # What is asked
     choices: list,  # Allowed answers
     values: np.ndarray,  # Log-likelihood of each [m, C]
-) -> (
-    np.ndarray
-):  # Of each being stated, by itself or by another one [m, C]; the same without `states`
+) -> np.ndarray:  # Of each being stated, by itself or another one [m, C]
     "Of a term all answers that imply it"
     if task.states is None:
         return values

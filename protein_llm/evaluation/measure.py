@@ -416,9 +416,7 @@ def _write_counted_losses(run: Run, folder: Path):
 # %% ../../nbs/api/evaluation/05_measure.ipynb #e0b0ce09
 def counted_losses(
     run: Run,  # A trained run
-) -> (
-    pd.DataFrame
-):  # `record_id, protein_id, task, cluster, twin, sum, count`; twin: the answer is in train
+) -> pd.DataFrame:  # `record_id, protein_id, task, cluster, twin, sum, count`; twin: in train
     "Loss of each test record over what its training counts; made once. Raises `FileNotFoundError` when not trained"
     run.require_trained()
     folder = run.folder / COUNTED

@@ -253,10 +253,8 @@ def keep_predictions(
 def compare_predictions(
     kept: list,  # From `keep_predictions`
     results: pd.DataFrame,  # From `result_table`, with the largest size
-) -> (
-    pd.DataFrame
-):  # `group, cell, metric, proteins, value, low, high, actual, error, inside, before, told`
-    "What was told beside what came"
+) -> pd.DataFrame:  # `group, cell, metric, proteins, value, low, high, actual, error, ...`
+    "What was told beside what came, whether its interval holds it (`inside`), and when (`before`, `told`)"
     table = pd.DataFrame(kept).drop(columns="runs")
     came = results[["group", "run", "metric", "value"]].rename(columns=dict(value="actual"))
     table = table.merge(came, on=["group", "run", "metric"], how="inner")
@@ -305,9 +303,8 @@ def size_axis(
 ):
     "Every size at its place on a logarithmic axis; a label where there is room"
     ax.set_xscale("log", base=2)
-    shown = (
-        sizes if len(sizes) < 6 else sizes[::-2][::-1]
-    )  # every other one, the largest among them
+    every_other = sizes[::-2][::-1]  # the largest among them
+    shown = sizes if len(sizes) < 6 else every_other
     ax.set_xticks(shown, [f"{size:,}" for size in shown])
     ax.set_xticks([], minor=True)
 

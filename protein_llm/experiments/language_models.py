@@ -154,10 +154,8 @@ def worth_table(
     found: list,  # From `collect`
     arm: str = "mlp",  # Arm
     draws: int = 1_000,  # Bootstrap draws
-) -> (
-    pd.DataFrame
-):  # `question, place, metric, system, against, value, low, high, established, runs`
-    "What a doubling of the proteins and of the language model adds to pairs won and to loss"
+) -> pd.DataFrame:  # `question, place, metric, system, against, value, low, high, ...`
+    "What a doubling of the proteins and of the language model adds to pairs won and to loss; `established`, `runs`"
     rows = []
     for kind, metric in (("ranking", "which_protein_pairs"), ("losses", "loss")):
         groups = _groups(found, kind, arm)

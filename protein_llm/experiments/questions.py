@@ -179,10 +179,8 @@ EARLY = 50  # steps that are told apart: those of the warm-up and just behind it
 
 def gradient_table(
     entries: list,  # Trained
-) -> (
-    pd.DataFrame
-):  # `group, place, cell, draw, seed, steps, part, median, spread, largest, answer_tokens`
-    "Gradient norms of each run, early and later"
+) -> pd.DataFrame:  # `group, place, cell, draw, seed, steps, part, median, spread, ...`
+    "Gradient norms of each run, early and later: also the `largest`, and `answer_tokens` of a batch"
     rows = []
     for entry in entries:
         log, cell = entry.run.log(), entry.cell

@@ -78,9 +78,7 @@ def waterfall_table(
     losses: dict,  # {(place, arm): test records with `cluster, sum, count, twin`}, in order
     arm: str = "mlp",  # Beside `blind`
     draws: int = 1_000,  # Of clusters
-) -> (
-    pd.DataFrame
-):  # A row a place: `loss`, `gap`, `fall` with intervals, `twins, records, clusters`
+) -> pd.DataFrame:  # A row a place: `loss, gap, fall` with intervals, and counts
     "What each change did to the loss, and what of it is told by the protein. Nats per token that counts"
     rows, before = [], None
     for place in dict.fromkeys(place for place, _ in losses):

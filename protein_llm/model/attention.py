@@ -148,9 +148,8 @@ def _attend_in_tails(query, key, value, tails, settings) -> list:  # [t, H, E] e
     sizes = [tails.shared, len(query) - tails.shared]
     begins, rests = zip(*[z.split(sizes) for z in (query, key, value)], strict=True)
     begin = _attend_in_run(*begins, None, settings)
-    q, *others = (
-        _pad_runs(z, tails.places, tails.count, len(tails.mask)) for z in rests
-    )  # [K, H, L, E]
+    padded = (_pad_runs(z, tails.places, tails.count, len(tails.mask)) for z in rests)
+    q, *others = padded  # [K, H, L, E]
     shared = (z.transpose(0, 1).expand(tails.count, -1, -1, -1) for z in begins[1:])
     k, v = (torch.cat(pair, 2) for pair in zip(shared, others, strict=True))  # [K, H_kv, P + L, E]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=tails.mask, **settings)

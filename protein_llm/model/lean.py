@@ -195,9 +195,8 @@ def _projections(attention, x) -> list:  # [B, H, T, E] each
     if _KNOWN_ATTENTION[type(attention).__name__]:
         query, key = attention.q_norm(query), attention.k_norm(key)
     else:
-        value = (
-            value.contiguous()
-        )  # or queries and keys would be kept with it until the backward pass
+        # or queries and keys would be kept with it until the backward pass
+        value = value.contiguous()
     return [z.transpose(1, 2) for z in (query, key, value)]
 
 

@@ -72,9 +72,8 @@ def _server(model, vllm, settings: dict):
     if key not in _SERVER:
         _SERVER.clear()
         how = dict(dtype=str(model.llm.dtype).removeprefix("torch."), skip_tokenizer_init=True)
-        how |= dict(
-            enable_prompt_embeds=True, logprobs_mode="raw_logprobs"
-        )  # before any temperature
+        # log-probabilities before any temperature
+        how |= dict(enable_prompt_embeds=True, logprobs_mode="raw_logprobs")
         if model.device.type == "cuda":  # the model stays where it is: a share of what is left
             free, total = torch.cuda.mem_get_info(model.device)
             how["gpu_memory_utilization"] = 0.9 * free / total

@@ -893,14 +893,8 @@ def require_figures_folder(
     folder = Path(folder).expanduser().absolute()
     if not folder.is_dir():
         return require_new_folder(folder)
-    beside = (
-        "summary.txt",
-        "tiny_all",
-        "smollm2",
-        "downstream",
-        "grpo",
-        "experiments",
-    )  # put there by other targets of make
+    # put there by other targets of make
+    beside = ("summary.txt", "tiny_all", "smollm2", "downstream", "grpo", "experiments")
     kept = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in beside]
     others = sorted(p.name for p in kept if not _is_figure(p))
     if others:

@@ -348,9 +348,8 @@ def share_sentence(
 def _glossed(texts: list) -> list:
     "Sentences in which each baseline is explained where it first stands"
     words = {BASELINE_LABELS[system]: said for system, said in BASELINE_WORDS.items()}
-    longest_first = sorted(
-        words, key=len, reverse=True
-    )  # `k nearest by features` is no `nearest by features`
+    # `k nearest by features` is no `nearest by features`
+    longest_first = sorted(words, key=len, reverse=True)
     names, known = "|".join(map(re.escape, longest_first)), set()
 
     def told(match):
@@ -805,14 +804,14 @@ def _figure(name: str, folder: Path) -> tuple:
     return page_figure(path.read_bytes(), marked(FIGURES[name]), plain(FIGURES[name]))
 
 # %% ../../nbs/api/reporting/04_report.ipynb #41ff530d
-COUNTED = dict(
+COUNTED = dict(  # what the numbers of a corpus are
     leaky_dropped="held-out proteins that were dropped for a relative in training or in what the language model read",
     reserved="proteins that the language model has read",
     merged="statements that say the same as another one and are kept once",
     test_hash="hash of the test records",
     tasks_left_out="tasks that are left out",
     answered_with_a_sequence_neighbour="scored questions for which the protein has a training protein that aligns",
-)  # what the numbers of a corpus are
+)
 
 # %% ../../nbs/api/reporting/04_report.ipynb #209327e6
 _BINS = {"none": "nothing aligns", "[0,30)": "under 30 %", "[30,50)": "30 to under 50 %"}

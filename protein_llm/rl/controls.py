@@ -443,15 +443,8 @@ def ask_system(
 
 # %% ../../nbs/api/rl/07_controls.ipynb #4c13b7c0
 _TABLES = ("log", "checks", "answers", "losses")
-_ASKED = (
-    "valid",
-    "test",
-    "swapped",
-    "rl",
-    "drawn",
-    "rl_end",
-    "test_end",
-)  # else kept ones are others
+# else kept ones are others
+_ASKED = ("valid", "test", "swapped", "rl", "drawn", "rl_end", "test_end")
 
 
 def _system_key(study: Study, name: str, seed: int) -> str:

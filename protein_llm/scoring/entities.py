@@ -254,19 +254,15 @@ class _Index:
     "Names by their words"
 
     def __init__(self, names: Iterable):
-        self.words, self.written, self.runs = (
-            {},
-            {},
-            {},
-        )  # runs: 1 for a name, 2 for a beginning, 3 for both
+        self.words, self.written = {}, {}
+        self.runs = {}  # 1 for a name, 2 for a beginning, 3 for both
         for name, kind, i in names:
             key = _key(name)
             if len(key) < 3 or key in GENERIC or key.replace(" ", "").isdigit():
                 continue
             if kind == "gene" or _is_symbol(name):
-                self.written.setdefault(key, {}).setdefault(
-                    re.sub(r"^\W+|\W+$", "", name), (kind, i)
-                )
+                as_written = re.sub(r"^\W+|\W+$", "", name)
+                self.written.setdefault(key, {}).setdefault(as_written, (kind, i))
             elif key not in self.words:
                 self.words[key] = kind, i
             self.runs[key] = self.runs.get(key, 0) | 1
@@ -277,9 +273,8 @@ class _Index:
 def _finds(index: _Index, text: str) -> Iterator[tuple]:  # (start, end, kind, id)
     "Every name in a text, overlapping ones too"
     words, runs, starts, at = _WORD.findall(text), index.runs, [], 0
-    for w in (
-        words
-    ):  # between two words there is no letter or digit, so that a word is found where it is
+    # between two words there is no letter or digit, so that a word is found where it is
+    for w in words:
         starts.append(at := text.find(w, at))
         at += len(w)
     lower = [w.lower() for w in words]
@@ -861,11 +856,12 @@ def entity_mask(
     utf8: bool = False,  # Over the bytes of the text in UTF-8 rather than its characters
 ) -> np.ndarray:  # True where an entity is named [characters or bytes]
     "Part a text into entities and template"
+    # where each character begins
     at = (
         np.r_[0, np.cumsum([len(c.encode("utf-8", "surrogatepass")) for c in text], dtype=int)]
         if utf8
         else np.arange(len(text) + 1)
-    )  # where each character begins
+    )
     mask = np.zeros(at[-1], bool)
     for e in entities:
         mask[at[e.start] : at[e.end]] = True
@@ -878,9 +874,8 @@ def entity_tokens(
 ) -> np.ndarray:  # True where a token and an entity overlap [T]
     "Which tokens of a text name something"
     start, end = np.asarray(offsets, int).reshape(-1, 2).T
-    ours = (
-        np.array([(e.start, e.end) for e in entities], int).reshape(-1, 2).T[..., None]
-    )  # [2, E, 1]
+    # [2, E, 1]
+    ours = np.array([(e.start, e.end) for e in entities], int).reshape(-1, 2).T[..., None]
     return ((start < ours[1]) & (end > ours[0])).any(0)
 
 # %% ../../nbs/api/scoring/04_entities.ipynb #e88ed8d7

@@ -40,9 +40,8 @@ def bleu_statistics(
 ) -> np.ndarray:  # [n, 10] int64
     "Of each pair what BLEU is computed from: two lengths, n-grams that match (4), all n-grams (4)"
     check_pairs(predictions, references)
-    scorer = BLEU(
-        effective_order=True
-    )  # effective order changes sentence scores only, not the counts taken here
+    # effective order changes sentence scores only, not the counts taken here
+    scorer = BLEU(effective_order=True)
     scores = [scorer.sentence_score(p, [r]) for p, r in zip(predictions, references, strict=False)]
     return np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scores], np.int64)
 
@@ -53,9 +52,8 @@ def bleu_from_statistics(
     "BLEU of summed statistics (Papineni et al. 2002) with sacrebleu's exponential smoothing of orders without a match"
     sums = np.asarray(sums, float)
     sys_len, ref_len, correct, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
-    zeros = np.cumsum(
-        (correct == 0) & (total > 0), axis=-1
-    )  # the k-th order without a match counts as 1/2^k
+    # the k-th order without a match counts as 1/2^k
+    zeros = np.cumsum((correct == 0) & (total > 0), axis=-1)
     safe = np.maximum(total, 1)
     precision = np.where(correct > 0, correct / safe, 0.5**zeros / safe)
     brevity = np.where(sys_len < ref_len, np.exp(1 - ref_len / np.maximum(sys_len, 1e-9)), 1.0)
@@ -78,9 +76,8 @@ def bleu(
 # %% ../../nbs/api/scoring/01_metrics.ipynb #d9ab843e
 _GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi".split()
 _GREEK += "omicron pi rho sigma tau upsilon phi chi psi omega".split()
-GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", _GREEK, strict=False)) | {
-    "ς": "sigma"
-}  # letters, and how English texts spell them
+# letters, and how English texts spell them
+GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", _GREEK, strict=False)) | {"ς": "sigma"}
 
 
 @lru_cache(maxsize=None)  # as many as there are characters
@@ -168,9 +165,9 @@ class _Characters(dict):
     "A character for each word"
 
     def __missing__(self, word):
-        return self.setdefault(
-            word, chr(n if (n := len(self)) < 0xD800 else n + 0x800)
-        )  # no surrogates
+        n = len(self)
+        surrogates = 0x800 if n >= 0xD800 else 0  # they are no characters, and left out
+        return self.setdefault(word, chr(n + surrogates))
 
 
 def _subsequence(a, b):

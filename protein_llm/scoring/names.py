@@ -12,7 +12,7 @@ import unicodedata
 from ..core import digest
 
 # %% ../../nbs/api/scoring/02_names.ipynb #27e1520c
-BASELINE_LABELS = dict(
+BASELINE_LABELS = dict(  # what people read for each
     majority="majority answer",
     template="template",
     composition="ridge on composition",
@@ -23,11 +23,11 @@ BASELINE_LABELS = dict(
     knn_random="k nearest, random encoder",
     ridge_random="ridge, random encoder",
     bare_llm="bare language model",
-)  # what people read for each
+)
 BASELINES = tuple(BASELINE_LABELS)
 
 # %% ../../nbs/api/scoring/02_names.ipynb #8e59a626
-BASELINE_WORDS = dict(
+BASELINE_WORDS = dict(  # what each does, for people who meet its name
     majority="the commonest training answer of the task, whatever the protein",
     template="the training answer that shares most words with all others of its task, whatever the protein",
     composition="linear regression from amino acid frequencies and length alone to the words of an answer",
@@ -38,7 +38,7 @@ BASELINE_WORDS = dict(
     knn_random="as k nearest by features, with an encoder whose weights are random",
     ridge_random="as ridge on features, with an encoder whose weights are random",
     bare_llm="the language model as it was before this training, with the sequence in the prompt",
-)  # what each does, for people who meet its name
+)
 
 # %% ../../nbs/api/scoring/02_names.ipynb #fb99e526
 _FILLERS = ("the", "a", "baseline", "answer", "answers", "by", "on", "of", "train", "protein")

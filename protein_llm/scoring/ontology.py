@@ -107,11 +107,12 @@ def read_obo(
     path = Path(path)
     with open_read_file(path, encoding="utf-8") as f:
         graph = obonet.read_obo(closing(_obo_lines(f, path.name)), ignore_obsolete=False)
+    # a parent that the file does not define has no data
     rows = [
         _term(i, node, path.name, _parents(graph, i))
         for i, node in sorted(graph.nodes(data=True))
         if node
-    ]  # a parent that the file does not define has no data
+    ]
     if not rows:
         raise ValueError(f"{path.name}: no [Term] in it")
     return pd.DataFrame(rows)
@@ -176,9 +177,9 @@ def load_terms(
     "Terms of GO, InterPro and Pfam: shipped, verified against their manifest, or your own"
 
     def shipped(name):
-        return pd.read_csv(
-            fetch("terms") / f"{name}.tsv.gz", sep="\t", keep_default_na=False, quoting=3
-        )  # no quotes: names hold them
+        path = fetch("terms") / f"{name}.tsv.gz"
+        # no quotes: names hold them
+        return pd.read_csv(path, sep="\t", keep_default_na=False, quoting=3)
 
     own = None if interpro is None else read_interpro(interpro)
     pfam = shipped("pfam")

@@ -574,9 +574,8 @@ class TokenStore:
     ):
         folder = Path(folder)
         self.manifest = read_json(folder / "manifest.json")
-        self.ids = np.asarray(
-            np.memmap(folder / "ids.bin", np.int32, "r")
-        )  # padding id, all records
+        # padding id, all records
+        self.ids = np.asarray(np.memmap(folder / "ids.bin", np.int32, "r"))
         self.cuts = _table(folder / "cuts.npy")  # [R, 3 or more]
         self.proteins = _table(folder / "proteins.npy")  # [R, P]
         self.record_ids = _names(folder / "record_id.arrow")
