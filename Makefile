@@ -52,7 +52,7 @@ smollm2-tasks: setup ## downstream tasks asked of that larger language model's a
 lab: setup ## JupyterLab on the front page; arguments as in: make lab args="--port 8899"
 	@exec $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $$([ "$$(id -u)" != 0 ] || echo --allow-root) $(args)
 
-readme: setup ## README.md from nbs/index.ipynb
+readme: setup ## README.md from nbs/index.ipynb, RESULTS.md from nbs/results.ipynb
 	@$(BIN)/python scripts/readme.py
 
 docs: setup ## the default run's executed notebooks as pages into docs/, to be committed

@@ -320,11 +320,11 @@ def checks():
     yield "nbdev_export changes nothing", differs("nbdev_export", ["protein_llm"])
     yield "nbdev_clean changes nothing", differs("nbdev_clean", ["nbs"])
     yield (
-        "README.md is what nbs/index.ipynb gives",
+        "README.md and RESULTS.md are what their notebooks give",
         checked(BIN / "python", "scripts/readme.py", "--check"),
     )
     yield (
-        "every command of README is listed to be tried",
+        "every command of README and RESULTS is listed to be tried",
         checked(BIN / "python", ".ci/readme_commands.py", "--check"),
     )
     yield "the notebooks' form", "\n".join(filter(None, map(form, notebooks())))

@@ -1,4 +1,4 @@
-"""Runs every command of README.md, each at smoke size.
+"""Runs every command of README.md and RESULTS.md, each at smoke size.
 A command that is not known here fails the check, so that none is ever printed untried. What needs a hub, a GPU, eight
 of them or twenty minutes is tried as far as it goes without. Started by `.ci/test.py` after the smoke runs."""
 
@@ -295,12 +295,12 @@ def untried(text):
     found = commands(text)
     unknown, gone = [c for c in found if c not in TRIES], [c for c in TRIES if c not in found]
     if unknown:
-        return f"README has commands that {Path(__file__).name} does not try: {unknown}"
-    return f"{Path(__file__).name} tries commands that README does not have: {gone}" if gone else ""
+        return f"README or RESULTS has commands that {Path(__file__).name} does not try: {unknown}"
+    return f"{Path(__file__).name} tries commands that neither page has: {gone}" if gone else ""
 
 
 def main():
-    text = (ROOT / "README.md").read_text()
+    text = "\n".join((ROOT / page).read_text() for page in ("README.md", "RESULTS.md"))
     if wrong := untried(text):
         sys.exit(wrong)
     if "--check" in sys.argv:  # that they are listed, in a moment

@@ -1,4 +1,4 @@
-"""README.md from nbs/index.ipynb; in both, sentences and scores from figures/summary.txt and figures/results.csv.
+"""README.md from nbs/index.ipynb and RESULTS.md from nbs/results.ipynb; in all, sentences and scores from figures/.
 With --check nothing is written: exit code 1 says that they differ."""
 
 import csv
@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-INDEX, README = ROOT / "nbs" / "index.ipynb", ROOT / "README.md"
+PAGES = {"index.ipynb": "README.md", "results.ipynb": "RESULTS.md"}  # below nbs/, and in the root
 START = "<!-- from figures/summary.txt and figures/results.csv, by `make readme` -->"
 END = "<!-- end of the table -->"
 ALL = "<!-- from figures/tiny_all/summary.txt and results.csv, by `make readme` -->"
@@ -31,7 +31,7 @@ SHOWN = dict(
     information_f1="information F1",
     hallucination_rate="hallucination",
 )
-HEAD = "<!-- made from nbs/index.ipynb by `make readme`: edit that -->"
+HEAD = "<!-- made from nbs/{} by `make readme`: edit that -->"
 
 
 def cell(row):
@@ -168,33 +168,42 @@ PARTS = {
 }
 
 
-def filled(text):
+def filled(text, name):
     "A text with sentences and tables between their marks"
     for (start, end), part in PARTS.items():
         before, found, rest = text.partition(start)
         if found:
             _, found, after = rest.partition(end)
             if not found:
-                sys.exit(f"{INDEX.name} has the line {start}, but not {end} behind it")
+                sys.exit(f"nbs/{name} has the line {start}, but not {end} behind it")
             text = f"{before}{start}\n{part()}\n{end}{after}"
     return text
 
 
-def index():
-    "The front page's notebook, as it is and with the present table"
-    old = INDEX.read_text(encoding="utf-8")
-    notebook = json.loads(old)
-    sources = ["".join(each["source"]) for each in notebook["cells"]]
+def sources(notebook):
+    "The texts of a notebook's cells"
+    return ["".join(each["source"]) for each in notebook["cells"]]
+
+
+def require_marks(notebooks):
+    "Every table belongs into one place"
+    everything = "\n".join(text for each in notebooks for text in sources(each))
     for start, _ in PARTS:
-        if sum(start in source for source in sources) != 1:
-            sys.exit(f"{INDEX.name} must hold once the line {start}, behind which a table belongs")
-    for each, source in zip(notebook["cells"], sources, strict=True):
-        each["source"] = filled(source).splitlines(keepends=True)
-    return old, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        if everything.count(start) != 1:
+            sys.exit(
+                f"{' or '.join(PAGES)} must hold once the line {start}, behind which a table belongs"
+            )
 
 
-def render(notebook):
-    "A notebook's text as Markdown; its links start in nbs/, those of the README in the root"
+def with_tables(name, notebook):
+    "A page's notebook as text, with the present tables"
+    for each, source in zip(notebook["cells"], sources(notebook), strict=True):
+        each["source"] = filled(source, name).splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def render(name, notebook):
+    "A notebook's text as Markdown; its links start in nbs/, those of the page in the root"
     call = [
         sys.executable,
         "-m",
@@ -211,21 +220,28 @@ def render(notebook):
     ).stdout
     for mark in (mark for pair in PARTS for mark in pair):
         text = text.replace(mark + "\n", "")
-    return f"{HEAD}\n\n" + re.sub(r'(\]\(|src="|href=")\.\./', r"\1", text).strip() + "\n"
+    return (
+        f"{HEAD.format(name)}\n\n" + re.sub(r'(\]\(|src="|href=")\.\./', r"\1", text).strip() + "\n"
+    )
 
 
 def main():
-    old, new = index()
-    text = render(new)
-    same = old == new and README.exists() and README.read_text(encoding="utf-8") == text
+    paths = {name: ROOT / "nbs" / name for name in PAGES}
+    before = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+    notebooks = {name: json.loads(text) for name, text in before.items()}
+    require_marks(notebooks.values())
+    written = {paths[name]: with_tables(name, each) for name, each in notebooks.items()}
+    written |= {ROOT / PAGES[name]: render(name, written[path]) for name, path in paths.items()}
+    changed = [
+        p for p, text in written.items() if not p.exists() or p.read_text(encoding="utf-8") != text
+    ]
     if "--check" in sys.argv:
+        names = ", ".join(p.name for p in changed)
         sys.exit(
-            0
-            if same
-            else "README.md or its table is not what nbs/index.ipynb and figures/ give: run `make readme`"
+            f"{names}: not what notebook and figures/ give: run `make readme`" if changed else 0
         )
-    INDEX.write_text(new, encoding="utf-8")
-    README.write_text(text, encoding="utf-8")
+    for path in changed:
+        path.write_text(written[path], encoding="utf-8")
 
 
 main()
