@@ -206,6 +206,15 @@ def _point(ax, r, y: float, colour: str, filled: bool):
     face = colour if filled else "white"
     ax.plot(r.value, y, "o", color=colour, markerfacecolor=face, markersize=6, zorder=3)
 
+# %% ../../nbs/api/experiments/05_ways.ipynb #02915aac
+def _below(metric, against: str, places: list, subtitle: str) -> str:
+    "What stands below the axis: what is shown, the conditions, and what empty dots are"
+    side = "right" if metric.better > 0 else "left"
+    words = [f"{metric.label} minus {against}; {side} of 0: better.", subtitle]
+    if len(places) > 1:
+        words.append(f"({places[0]} full, {' and '.join(places[1:])} empty)")
+    return " ".join(filter(None, words))
+
 # %% ../../nbs/api/experiments/05_ways.ipynb #030dc0f5
 @mpl.rc_context(STYLE)
 def fig_ways(
@@ -227,9 +236,7 @@ def fig_ways(
         _point(ax, r, y, COLOURS.get(arms.get(r.system), "#8C8C8C"), k == 0)
     name_rows(ax, cells)
     ax.xaxis.set_major_locator(MaxNLocator(4))
-    m = METRICS[metric]
-    side = "right" if m.better > 0 else "left"
-    name_axes(ax, title, f"{m.label} minus {against}; {side} of 0: better. {subtitle}".strip())
+    name_axes(ax, title, _below(METRICS[metric], against, places, subtitle))
     return fig
 
 # %% ../../nbs/api/experiments/05_ways.ipynb #8f43b04a
