@@ -162,6 +162,14 @@ def _systems(found: list, baselines: list) -> dict:  # {(group, name): found}
 # %% ../../nbs/api/experiments/04_ladder.ipynb #fb19272f
 GAIN_COLUMNS = ["group", "cell", "metric", "value", "low", "high", "established", "sizes", "runs"]
 
+# %% ../../nbs/api/experiments/04_ladder.ipynb #1dc063ee
+_DUST = 1e-9  # blind's pairs are alike at every size; this is left of its slope of 0
+
+
+def _is_apart(gain: tuple) -> bool:  # With `low` and `high`
+    "Whether an interval excludes zero"
+    return bool(gain.low > _DUST or gain.high < -_DUST)
+
 # %% ../../nbs/api/experiments/04_ladder.ipynb #23191285
 def gain_table(
     found: list,  # From `collect`
@@ -180,9 +188,8 @@ def gain_table(
             n = dict(sizes=len(tables), runs=sum(map(len, tables.values())))
             for metric in metrics_in(kind, next(iter(tables.values()))[0]):
                 gain = gain_per_doubling(tables, clusters, metric, draws)
-                apart = bool(gain.low > 0 or gain.high < 0) and enough
                 row = dict(group=group, cell=name, metric=metric, **gain._asdict())
-                rows.append(row | dict(established=apart) | n)
+                rows.append(row | dict(established=enough and _is_apart(gain)) | n)
     return pd.DataFrame(rows, columns=GAIN_COLUMNS)
 
 # %% ../../nbs/api/experiments/04_ladder.ipynb #76b038c5

@@ -39,7 +39,8 @@ from protein_llm.reporting.fields import (
 )
 from .page import folded, html_page, marked, page_figure, page_table, plain
 from .report import RULE, TERMS, lead_sentences
-from ..scoring.table import FEW, FEW_RECORDS, claim, label
+from ..scoring.names import BASELINE_LABELS
+from ..scoring.table import FEW, FEW_RECORDS, METRICS, claim, label
 
 # %% ../../nbs/api/reporting/11_post.ipynb #3cccb8fb
 _TYPED = re.compile(r"(?<![A-Za-z\d_])\d")  # F1 is a name, 95 a number
@@ -87,10 +88,7 @@ EXPERIMENTS = dict(
     four_ways="Which bridge, at published sizes and at matched parameters?",
     llm_size="Is the size of the language model worth more than data?",
     diversity="Do several ways to word a fact help, at equal rows?",
-    gradients="Are gradients smaller where there is more data, at equal answer tokens?",
-    utility="Does a lower loss mean answers that are worth more?",
     retrieval="Does reading add to copying, with the nearest train proteins in the prompt?",
-    grpo="Does training by rewards teach more than the same answers do?",
 )
 
 # %% ../../nbs/api/reporting/11_post.ipynb #66304764
@@ -108,6 +106,23 @@ def _experiment(results: Results, name: str) -> pd.DataFrame | None:
         raise ValueError(f"undeclared experiment {name!r}: choose from {', '.join(EXPERIMENTS)}")
     return read_experiment(Path(results.folder) / "experiments", _begins(name))
 
+# %% ../../nbs/api/reporting/11_post.ipynb #2e4f8185
+# what a status counts, where tables hold other comparisons, too
+_COUNTED_AGAINST = dict(ladder=DOUBLING, metastudent=DOUBLING, waterfall="the line before")
+
+
+def _counted(table: pd.DataFrame, metric: str, against: str) -> pd.DataFrame:
+    "The comparisons of an experiment, each pair of systems once; doublings are those of arms that see a protein"
+    compared = table[(table.against != "") & (table.metric == (metric or table.metric))]
+    compared = compared[compared.against == (against or compared.against)]
+    if "cell" in compared:
+        sees = ~compared.cell.isin(("blind", *BASELINE_LABELS))
+        compared = compared[sees | (compared.against != DOUBLING)]
+    systems = compared.get("system", compared.metric).fillna("")
+    pair = [" ".join(sorted(both)) for both in zip(systems, compared.against, strict=True)]
+    where = [c for c in ("question", "group", "place", "cell", "by", "metric") if c in compared]
+    return compared[~compared.assign(pair=pair).duplicated([*where, "pair"])]
+
 # %% ../../nbs/api/reporting/11_post.ipynb #01e4725e
 def _experiment_status(
     results: Results,  # Ours
@@ -119,8 +134,7 @@ def _experiment_status(
     table = _experiment(results, name)
     if table is None:
         return STATUSES[2]
-    compared = table[(table.against != "") & (table.metric == (metric or table.metric))]
-    compared = compared[compared.against == (against or compared.against)]
+    compared = _counted(table, metric, against or _COUNTED_AGAINST.get(name, ""))
     words = [
         status(row).partition(", ")[2] for row in compared.to_dict("records") if row["established"]
     ]
@@ -137,6 +151,65 @@ def _experiment_sentence(
     "What is asked, and how far it is answered"
     state = _experiment_status(results, name)
     return f"{EXPERIMENTS[name]} {state[0].upper()}{state[1:]}."
+
+# %% ../../nbs/api/reporting/11_post.ipynb #54442585
+def _of_all(results: Results, ending: str) -> list:  # (question, table)
+    "Tables of all questions whose names end alike, as `parts_utility.csv`"
+    paths = sorted((Path(results.folder) / "experiments").glob(f"*_{ending}.csv"))
+    return [(p.stem.removesuffix(f"_{ending}").replace("_", " "), pd.read_csv(p)) for p in paths]
+
+
+def _utility_status(results: Results) -> str:  # Begins with one of `STATUSES`
+    "Of which runs a lower loss goes with more of a score; established where it does so in every question"
+    tables = _of_all(results, "utility")
+    if not tables:
+        return STATUSES[2]
+    words = [
+        f"{t.established.sum()} of {len(t)} metrics over {t.runs.max()} runs of {q}"
+        for q, t in tables
+    ]
+    everywhere = all(t.established.any() for _, t in tables)
+    return f"{STATUSES[0] if everywhere else STATUSES[1]}, {'; '.join(words)}"
+
+# %% ../../nbs/api/reporting/11_post.ipynb #319d7158
+def _utility(results: Results, name: str = "") -> list:
+    "The rank correlation of a lower loss with each score, question by question"
+    state = _utility_status(results)
+    words = f"Does a lower loss mean answers that are worth more? {state[0].upper()}{state[1:]}."
+    points = [
+        f"{q}, {r.runs} runs: rank correlation of a lower loss with {label(r.metric)} {r.value:.2f} "
+        f"[{r.low:.2f}, {r.high:.2f}], {STATUSES[0] if r.established else STATUSES[1]}."
+        for q, table in _of_all(results, "utility")
+        for r in table.itertuples()
+    ]
+    return [("p", words), ("list", points)] if points else [("p", words)]
+
+# %% ../../nbs/api/reporting/11_post.ipynb #009d24f0
+def _norms_by_size(results: Results) -> list:  # Sentences
+    "The gradient norm behind the first steps, of the fewest and of the most proteins"
+    told = []
+    for question, table in _of_all(results, "gradients"):
+        later = table[table.part == "later"]
+        later = later.assign(size=later.place.str.extract(r"^(\d+) proteins$")[0].astype(float))
+        for cell, some in later.dropna(subset="size").groupby("cell", sort=False):
+            norms = some.groupby("size")["median"].mean()
+            if len(norms) > 1:
+                ends = [f"{norms[n]:.3f} with {n:,.0f}" for n in (norms.index[0], norms.index[-1])]
+                told.append(f"{label(cell)}, {question}: {' and '.join(ends)} train proteins.")
+    return told
+
+
+def _gradients_status(results: Results) -> str:  # Begins with one of `STATUSES`
+    "Norms by size stand without an interval"
+    return f"{STATUSES[1]}, no interval is computed" if _norms_by_size(results) else STATUSES[2]
+
+# %% ../../nbs/api/reporting/11_post.ipynb #d33003ac
+def _gradients(results: Results, name: str = "") -> list:
+    "Gradient norms by the number of train proteins"
+    state = _gradients_status(results)
+    words = f"Are gradients smaller where there is more data? {state[0].upper()}{state[1:]}."
+    points = _norms_by_size(results)
+    return [("p", words), ("list", points)] if points else [("p", words)]
 
 # %% ../../nbs/api/reporting/11_post.ipynb #dfc9e11f
 def _several(results: Results) -> str:
@@ -179,6 +252,7 @@ def fields(
     "The functions and names of a template"
     functions = dict(score=score, published=published, quotient=quotient, several=_several)
     functions |= dict(norm=_norm, forecast=_forecast, experiment=_experiment_status)
+    functions |= dict(utility=_utility_status, gradients=_gradients_status)
     names = {name: partial(function, results) for name, function in functions.items()}
     of_rows = dict(gap=gap_text, status=status, clause=clause, claim=claim)
 
@@ -325,7 +399,7 @@ def _published_rows(
 
 # %% ../../nbs/api/reporting/11_post.ipynb #23fdcdd8
 _NAMES_ONE = ("group", "place", "cell", "system", "arm", "seed")
-_MOST_ROWS = 60  # of an experiment's table on the page
+_MOST_ROWS = 200  # of an experiment's table on the page
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -363,6 +437,11 @@ def gain_points(
 ) -> list:  # Sentences
     "What a doubling of the proteins adds, a sentence each"
     gains = table[(table.against == DOUBLING) & table.metric.isin(HEADLINE)]
+    if gains.empty:
+        return []
+    gains = gains[gains.cell.isin((*ARCHS, "ridge_feature"))]
+    at_chance = gains.metric.map(lambda m: METRICS[m].chance is not None)
+    gains = gains[~((gains.cell == "blind") & at_chance)]  # at every size alike
     return [
         f"{label(r['cell'])}, {r['group'].replace('_', ' ')}: a doubling of proteins changes "
         f"{label(r['metric'])} by {gap_text(r)}, {status(r)}."
@@ -444,14 +523,14 @@ def _claims(results: Results, asked: str) -> list:
 def _rewards(results: Results, name: str) -> list:
     "What training by a reward supported, as its page says"
     facts = results.facts(f"grpo/{name}.json")
-    return [("list", facts["claims"][:4])]
+    return [("p", f"{facts['label']}:"), ("list", facts["claims"][:4])]
 
 
 _ROWS = dict(results=_results_rows, sizes=_size_rows, tasks=_task_rows, levers=lever_rows)
 _ROWS |= dict(published=_published_rows)
 
 # %% ../../nbs/api/reporting/11_post.ipynb #88037705
-KINDS = "comparisons, table, fold, figure, explorer, experiment, claims, rewards, summary"
+KINDS = "comparisons, table, fold, figure, explorer, experiment, claims, rewards, utility, gradients, summary"
 
 
 def _asked(source: Source, names: dict, line: str) -> list:
@@ -470,6 +549,7 @@ def _asked(source: Source, names: dict, line: str) -> list:
     if kind == "explorer":
         return [("explorer", caption)]
     plain_kinds = dict(experiment=_experiment_parts, claims=_claims, rewards=_rewards)
+    plain_kinds |= dict(utility=_utility, gradients=_gradients)
     if kind in plain_kinds:
         return plain_kinds[kind](results, name)
     if kind == "summary":
