@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['READING', 'TASKS', 'UTILITY', 'FEW_RUNS', 'FEW_UNITS', 'EARLY', 'EVERY', 'wide_results', 'utility_table',
-           'fig_utility', 'utility_finding', 'task_rows', 'task_scores', 'gradient_table', 'source_cells']
+           'fig_utility', 'utility_finding', 'asked_tasks', 'task_rows', 'task_scores', 'gradient_table',
+           'source_cells']
 
 # %% ../../nbs/api/experiments/06_questions.ipynb #cee60a91
 from itertools import cycle
@@ -18,12 +19,13 @@ from scipy.stats import rankdata
 
 from ..core import run_folder
 from ..evaluation.downstream import Features, Limits, headline_of, measure_task
-from .cells import Cell, Entry
+from .cells import Cell, Entry, asked_names
 from .ladder import legend_below
 from .results import RESULT_COLUMNS, named_row
 from ..reporting.downstream import items_of, run_arm
 from ..reporting.figures import COLOURS, STYLE, axes_of, name_axes
 from ..scoring.table import METRICS, Interval
+from ..tasks.all_tasks import TASKS as DOWNSTREAM
 from ..tasks.task import Task
 
 # %% ../../nbs/api/experiments/06_questions.ipynb #a16d0694
@@ -118,6 +120,14 @@ def utility_finding(
     does = "goes" if r.value > 0 else "does not go"
     interval = f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]"
     return f"A lower loss {does} with more {word} (rank correlation {interval})"
+
+# %% ../../nbs/api/experiments/06_questions.ipynb #44cbfe9a
+def asked_tasks(
+    text: str,  # Names, a comma between two, or none
+) -> list:  # Tasks
+    "Tasks that are given. Raises `ValueError` on one that there is not, or that the corpus does not teach"
+    taught = tuple(name for name, task in DOWNSTREAM.items() if task.taught)
+    return [DOWNSTREAM[name] for name in asked_names("tasks", text, taught)]
 
 # %% ../../nbs/api/experiments/06_questions.ipynb #e27af4e1
 def _beside_blind(entries: list) -> list:  # [{cell name: entry}]
