@@ -9,6 +9,7 @@ __all__ = ['READING', 'TASKS', 'UTILITY', 'FEW_RUNS', 'FEW_UNITS', 'EARLY', 'EVE
 
 # %% ../../nbs/api/experiments/06_questions.ipynb #cee60a91
 from itertools import cycle
+from textwrap import fill
 
 import matplotlib as mpl
 import numpy as np
@@ -100,7 +101,7 @@ def fig_utility(
         cells = of_arm.groupby("cell", sort=False)
         for marker, (cell, rows) in zip(cycle(_MARKERS), cells, strict=False):
             ax.plot(rows.loss, rows[metric], marker, color=colour, label=cell)
-    ax.set_ylabel(METRICS[metric].label)
+    ax.set_ylabel(fill(METRICS[metric].label, 32))
     ax.xaxis.set_major_locator(MaxNLocator(5))
     legend_below(ax, columns=2)
     words = "loss on test, nats per token; runs that see a protein"

@@ -155,9 +155,8 @@ def waterfall_finding(
 ) -> str:  # For a title
     "How far the loss went, and what of it the protein tells at both ends, in words"
     first, last = table.iloc[0], table.iloc[-1]
-    gaps = [f"{r.gap:+.3f} [{r.gap_low:+.3f}, {r.gap_high:+.3f}]" for r in (first, last)]
     told = f"The loss goes from {first.loss:.2f} to {last.loss:.2f}"
-    return f"{told}; {arm} less blind is {gaps[0]} at first and {gaps[1]} at last"
+    return f"{told}, {arm} minus blind from {first.gap:+.3f} to {last.gap:+.3f}"
 
 # %% ../../nbs/api/experiments/08_waterfall.ipynb #aebfec28
 @mpl.rc_context(STYLE)
@@ -172,12 +171,14 @@ def fig_waterfall(
     for y, r in enumerate(table.itertuples()):
         if y:
             ax.plot([table.loss[y - 1], r.loss], [y - 0.5, y - 0.5], color="#BBBBBB", linewidth=2)
-        ax.plot([r.loss_low, r.loss_high], [y, y], color=COLOURS[arm], linewidth=2)
-        ax.plot(r.loss, y, "o", color=COLOURS[arm], markersize=6)
-        ax.plot(r.loss - r.gap, y, "o", color=COLOURS["blind"], markerfacecolor="white")
+        ax.plot([r.loss_low, r.loss_high], [y - 0.13] * 2, color=COLOURS[arm], linewidth=2)
+        ax.plot(r.loss, y - 0.13, "o", color=COLOURS[arm], markersize=6)
+        ax.plot(r.loss - r.gap, y + 0.17, "o", color=COLOURS["blind"], markerfacecolor="white")
     name_rows(ax, [place.replace(", ", ",\n") for place in table.place])
     ax.set_xlim(left=0)
     name_axes(
-        ax, title, f"nats per token that counts; full: {arm}; empty: blind. {subtitle}".strip()
+        ax,
+        title,
+        f"nats per token that counts; full: {arm}; empty: blind; grey: the fall. {subtitle}".strip(),
     )
     return fig

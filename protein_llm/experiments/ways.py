@@ -222,12 +222,16 @@ def _point(ax, r, y: float, colour: str, filled: bool):
     ax.plot(r.value, y, "o", color=colour, markerfacecolor=face, markersize=6, zorder=3)
 
 # %% ../../nbs/api/experiments/05_ways.ipynb #02915aac
-def _below(metric, against: str, places: list, subtitle: str) -> str:
+def _below(rows: pd.DataFrame, metric, against: str, subtitle: str) -> str:
     "What stands below the axis: what is shown, the conditions, and what empty dots are"
-    side = "right" if metric.better > 0 else "left"
+    side, places = "right" if metric.better > 0 else "left", list(dict.fromkeys(rows.place))
     words = [f"{metric.label} minus {against}; {side} of 0: better.", subtitle]
+    if "clusters" in rows:
+        words.append(f"{rows.n.max():,.0f} records of {rows.clusters.max():,.0f} clusters")
     if len(places) > 1:
         words.append(f"({places[0]} full, {' and '.join(places[1:])} empty)")
+    elif not rows.established.all():
+        words.append("(hollow: not established)")
     return " ".join(filter(None, words))
 
 # %% ../../nbs/api/experiments/05_ways.ipynb #030dc0f5
@@ -240,7 +244,7 @@ def fig_ways(
     subtitle: str = "",  # The conditions
     against: str = "blind",  # What is subtracted
 ) -> Figure:
-    "What each arm adds to another; full dots in the first place (published sizes), empty ones in the next"
+    "What each arm adds to another; where there are two places, full dots in the first and empty ones in the next"
     rows = differences[(differences.against == against) & (differences.metric == metric)]
     cells, places = _order(rows), list(dict.fromkeys(rows.place))
     fig, (ax,) = axes_of(1.3 + 0.36 * len(cells))
@@ -248,10 +252,11 @@ def fig_ways(
     for r in rows.itertuples():
         k = places.index(r.place)
         y = cells.index(r.system) + (k - (len(places) - 1) / 2) * 0.3
-        _point(ax, r, y, COLOURS.get(arms.get(r.system), "#8C8C8C"), k == 0)
+        full = k == 0 if len(places) > 1 else bool(r.established)
+        _point(ax, r, y, COLOURS.get(arms.get(r.system), "#8C8C8C"), full)
     name_rows(ax, cells)
     ax.xaxis.set_major_locator(MaxNLocator(4))
-    name_axes(ax, title, _below(METRICS[metric], against, places, subtitle))
+    name_axes(ax, title, _below(rows, METRICS[metric], against, subtitle))
     return fig
 
 # %% ../../nbs/api/experiments/05_ways.ipynb #8f43b04a
