@@ -345,7 +345,7 @@ def _draw_told(ax, told: pd.DataFrame):
         at = r.proteins * 2 ** (0.12 * (place + 1))
         ax.errorbar(at, r.value, reach, color=COLOURS.get(r.cell, "#8C8C8C"), **look)
     if len(told):
-        when = "told before it was trained" if told.before.all() else "told from smaller sizes"
+        when = "told before training" if told.before.all() else "told from smaller sizes"
         ax.plot([], [], "D", color="#4D4D4D", markerfacecolor="white", label=when)
 
 
