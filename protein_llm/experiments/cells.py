@@ -82,7 +82,7 @@ def _require_once(parameter: str, names: tuple):
         if names.count(name) > 1:
             raise ValueError(f"parameter {parameter}: {name!r} is given twice: give it once")
 
-
+# %% ../../nbs/api/experiments/01_cells.ipynb #90c15e24
 def asked_names(
     parameter: str,  # A notebook's: `once`
     text: str,  # Names, a comma between two, or none
