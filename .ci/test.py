@@ -79,7 +79,6 @@ CHAIN = {
             groups="ladder_steps,llm,retrieval",
             n_llm_sizes=2,
             arms="mlp,blind",
-            once="",
             retrieve=2,
             n_sizes=2,
             smallest=40,

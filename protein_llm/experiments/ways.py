@@ -227,7 +227,7 @@ def _below(rows: pd.DataFrame, metric, against: str, subtitle: str) -> str:
     side, places = "right" if metric.better > 0 else "left", list(dict.fromkeys(rows.place))
     words = [f"{metric.label} minus {against}; {side} of 0: better.", subtitle]
     if "clusters" in rows:
-        words.append(f"{rows.n.max():,.0f} records of {rows.clusters.max():,.0f} clusters")
+        words[-1] += f", {rows.n.max():,.0f} records of {rows.clusters.max():,.0f} clusters"
     if len(places) > 1:
         words.append(f"({places[0]} full, {' and '.join(places[1:])} empty)")
     elif not rows.established.all():
@@ -263,6 +263,12 @@ def fig_ways(
 FEW_NAMES = 4  # that a title holds
 
 
+def _worse(rows: pd.DataFrame) -> str:
+    "The other half of a finding"
+    names = ", ".join(rows.system) if len(rows) < FEW_NAMES else f"{len(rows)} of them"
+    return f"; worse: {names}" if len(rows) else ""
+
+# %% ../../nbs/api/experiments/05_ways.ipynb #c1855f04
 def ways_finding(
     differences: pd.DataFrame,  # From `difference_rows`, of `way_cells`
     metric: str,  # Name in `METRICS`
@@ -271,15 +277,16 @@ def ways_finding(
     "Which arms beat the one that sees no protein, the best first, in words"
     rows = differences[(differences.against == "blind") & (differences.metric == metric)]
     rows, m = rows[rows.place == place], METRICS[metric]
-    better = rows[rows.established.astype(bool) & (rows.value * m.better > 0)]
+    apart = rows[rows.established.astype(bool)]
+    better, worse = apart[apart.value * m.better > 0], apart[apart.value * m.better < 0]
     ordered = better.sort_values("value", ascending=m.better < 0)
     if not len(ordered):
         return f"{m.label}: no arm is established to beat one that sees no protein"
     told = [f"{r.system} {r.value:+.{m.digits}f}" for r in ordered.itertuples()]
     if len(told) > FEW_NAMES:
         many = f"{len(told)} of {len(rows)} are better than one that sees no protein"
-        return f"{m.label}: {many}, the most {told[0]}"
-    return f"{m.label}, better than one that sees no protein: {', '.join(told)}"
+        return f"{m.label}: {many}, the most {told[0]}{_worse(worse)}"
+    return f"{m.label}, better than one that sees no protein: {', '.join(told)}{_worse(worse)}"
 
 # %% ../../nbs/api/experiments/05_ways.ipynb #29039a7e
 def gaps_finding(
