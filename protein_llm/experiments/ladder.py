@@ -189,7 +189,7 @@ def gain_table(
     found: list,  # From `collect`
     baselines: list = (),  # From `collect_baselines`
     draws: int = 1_000,  # Bootstrap draws
-) -> pd.DataFrame:  # `GAIN_COLUMNS`, `LATE_COLUMNS`; no rows of fewer than three sizes
+) -> pd.DataFrame:  # `GAIN_COLUMNS`, `LATE_COLUMNS`; of three sizes or more
     "What a doubling of the train proteins adds to each metric of each arm and baseline"
     rows = []
     for (group, name), some in _systems(found, baselines).items():
@@ -244,7 +244,7 @@ def predictions(
         own = results[(results.group == cell.group) & (results.cell == cell.name)]
         for metric in PREDICTED:
             scores = own[(own.metric == metric) & (own.subset > 0)]
-            is_chance = cell.arm == "blind" and metric != "loss"
+            is_chance = cell.arm == "blind" and METRICS[metric].chance is not None
             if len(scores) < 3 or is_chance:
                 continue
             told = predict(scores.subset.tolist(), scores.value.tolist(), size)

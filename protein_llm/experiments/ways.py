@@ -222,9 +222,9 @@ def _point(ax, r, y: float, colour: str, filled: bool):
     ax.plot(r.value, y, "o", color=colour, markerfacecolor=face, markersize=6, zorder=3)
 
 # %% ../../nbs/api/experiments/05_ways.ipynb #02915aac
-def _below(rows: pd.DataFrame, metric, against: str, subtitle: str) -> str:
+def _below(rows: pd.DataFrame, metric, against: str, places: list, subtitle: str) -> str:
     "What stands below the axis: what is shown, the conditions, and what empty dots are"
-    side, places = "right" if metric.better > 0 else "left", list(dict.fromkeys(rows.place))
+    side = "right" if metric.better > 0 else "left"
     words = [f"{metric.label} minus {against}; {side} of 0: better.", subtitle]
     if "clusters" in rows:
         words[-1] += f", {rows.n.max():,.0f} records of {rows.clusters.max():,.0f} clusters"
@@ -256,7 +256,7 @@ def fig_ways(
         _point(ax, r, y, COLOURS.get(arms.get(r.system), "#8C8C8C"), full)
     name_rows(ax, cells)
     ax.xaxis.set_major_locator(MaxNLocator(4))
-    name_axes(ax, title, _below(rows, METRICS[metric], against, subtitle))
+    name_axes(ax, title, _below(rows, METRICS[metric], against, places, subtitle))
     return fig
 
 # %% ../../nbs/api/experiments/05_ways.ipynb #8f43b04a

@@ -144,13 +144,17 @@ def _experiment_status(
     return f"{STATUSES[0]}, {' and '.join(counts)} of {len(compared):,} comparisons, each by its own interval"
 
 # %% ../../nbs/api/reporting/11_post.ipynb #4f1d85b1
+def _answered(question: str, state: str) -> str:
+    "A question and how far it is answered"
+    return f"{question} {state[0].upper()}{state[1:]}."
+
+
 def _experiment_sentence(
     results: Results,  # Ours
     name: str,  # Of `EXPERIMENTS`
 ) -> str:
     "What is asked, and how far it is answered"
-    state = _experiment_status(results, name)
-    return f"{EXPERIMENTS[name]} {state[0].upper()}{state[1:]}."
+    return _answered(EXPERIMENTS[name], _experiment_status(results, name))
 
 # %% ../../nbs/api/reporting/11_post.ipynb #54442585
 def _of_all(results: Results, ending: str) -> list:  # (question, table)
@@ -159,9 +163,8 @@ def _of_all(results: Results, ending: str) -> list:  # (question, table)
     return [(p.stem.removesuffix(f"_{ending}").replace("_", " "), pd.read_csv(p)) for p in paths]
 
 
-def _utility_status(results: Results) -> str:  # Begins with one of `STATUSES`
+def _utility_state(tables: list) -> str:  # Begins with one of `STATUSES`
     "Of which runs a lower loss goes with more of a score; established where it does so in every question"
-    tables = _of_all(results, "utility")
     if not tables:
         return STATUSES[2]
     words = [
@@ -172,17 +175,27 @@ def _utility_status(results: Results) -> str:  # Begins with one of `STATUSES`
     return f"{STATUSES[0] if everywhere else STATUSES[1]}, {'; '.join(words)}"
 
 # %% ../../nbs/api/reporting/11_post.ipynb #319d7158
+def _utility_status(results: Results) -> str:  # Begins with one of `STATUSES`
+    "For a row of comparisons"
+    return _utility_state(_of_all(results, "utility"))
+
+
+def _with_points(words: str, points: list) -> list:
+    "A sentence, and a list below it where there is one"
+    return [("p", words), ("list", points)] if points else [("p", words)]
+
+
 def _utility(results: Results, name: str = "") -> list:
     "The rank correlation of a lower loss with each score, question by question"
-    state = _utility_status(results)
-    words = f"Does a lower loss mean answers that are worth more? {state[0].upper()}{state[1:]}."
+    tables = _of_all(results, "utility")
+    words = _answered("Does a lower loss mean answers that are worth more?", _utility_state(tables))
     points = [
         f"{q}, {r.runs} runs: rank correlation of a lower loss with {label(r.metric)} {r.value:.2f} "
         f"[{r.low:.2f}, {r.high:.2f}], {STATUSES[0] if r.established else STATUSES[1]}."
-        for q, table in _of_all(results, "utility")
+        for q, table in tables
         for r in table.itertuples()
     ]
-    return [("p", words), ("list", points)] if points else [("p", words)]
+    return _with_points(words, points)
 
 # %% ../../nbs/api/reporting/11_post.ipynb #009d24f0
 def _norms_by_size(results: Results) -> list:  # Sentences
@@ -199,17 +212,21 @@ def _norms_by_size(results: Results) -> list:  # Sentences
     return told
 
 
-def _gradients_status(results: Results) -> str:  # Begins with one of `STATUSES`
+def _gradients_state(norms: list) -> str:  # Begins with one of `STATUSES`
     "Norms by size stand without an interval"
-    return f"{STATUSES[1]}, no interval is computed" if _norms_by_size(results) else STATUSES[2]
+    return f"{STATUSES[1]}, no interval is computed" if norms else STATUSES[2]
+
+
+def _gradients_status(results: Results) -> str:  # Begins with one of `STATUSES`
+    "For a row of comparisons"
+    return _gradients_state(_norms_by_size(results))
 
 # %% ../../nbs/api/reporting/11_post.ipynb #d33003ac
 def _gradients(results: Results, name: str = "") -> list:
     "Gradient norms by the number of train proteins"
-    state = _gradients_status(results)
-    words = f"Are gradients smaller where there is more data? {state[0].upper()}{state[1:]}."
-    points = _norms_by_size(results)
-    return [("p", words), ("list", points)] if points else [("p", words)]
+    norms = _norms_by_size(results)
+    words = _answered("Are gradients smaller where there is more data?", _gradients_state(norms))
+    return _with_points(words, norms)
 
 # %% ../../nbs/api/reporting/11_post.ipynb #dfc9e11f
 def _several(results: Results) -> str:
@@ -489,8 +506,7 @@ def _experiment_parts(results: Results, name: str) -> list:
     table, words = _experiment(results, name), _experiment_sentence(results, name)
     if table is None:
         return [("p", words)]
-    parts, points = [("p", words)], gain_points(table)
-    parts += [("list", points)] if points else []
+    parts = _with_points(words, gain_points(table))
     for start in _begins(name):
         for path in sorted((Path(results.folder) / "experiments").glob(f"{start}*.svg")):
             if path.stem.endswith("_runs"):  # which of them are done: for who runs them
